@@ -1,0 +1,230 @@
+"""Configuration of Chinese ModernBERT. The defaults are the paper's 377 M parameter model.
+
+Names follow transformers' own ModernBERT. Unknown keys and contradictory values are refused,
+because a misspelt key that is silently ignored costs a whole pretraining run.
+"""
+
+import difflib
+from dataclasses import fields
+
+from transformers import PreTrainedConfig
+
+GLOBAL_ROPE_THETA = 80_000.0
+LOCAL_ROPE_THETA = 10_000.0
+
+# What a saved folder tells the Auto classes; the tokenizer says the same in tokenizer_config.json.
+AUTO_MAP = {
+    "AutoConfig": "configuration_chinese_modernbert.ChineseModernBertConfig",
+    "AutoModel": "modeling_chinese_modernbert.ChineseModernBertModel",
+    "AutoModelForMaskedLM": "modeling_chinese_modernbert.ChineseModernBertForMaskedLM",
+}
+
+# Not fields of the configuration, but legitimately passed to it or found in a saved config.json.
+_ACCEPTED_KEYS = {
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "experts_implementation",
+    "global_attn_every_n_layers",
+    "global_rope_theta",
+    "local_rope_theta",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "quantization_config",
+    "torch_dtype",
+}
+
+
+class ChineseModernBertConfig(PreTrainedConfig):
+    """Shape and hyperparameters of a Chinese ModernBERT encoder.
+
+    Args:
+        vocab_size: entries of the vocabulary; ids must fit in 15 bits to be stored in row files.
+        hidden_size: width of the residual stream.
+        intermediate_size: inner width of the gated feed-forward (GeGLU) block.
+        num_hidden_layers, num_attention_heads: depth, and heads per layer. The head size,
+            `hidden_size / num_attention_heads`, must be an even whole number (RoPE turns pairs).
+        hidden_activation: gate of the feed-forward block and activation of the MLM head.
+        max_position_embeddings: context, in tokens, that the model is made for.
+        initializer_range: standard deviation of the (truncated) normal initialisation; output
+            projections of the blocks are scaled down by `sqrt(2 * num_hidden_layers)`.
+        norm_eps: epsilon of every RMSNorm.
+        local_attention: window of local layers in tokens; a token sees `local_attention / 2`
+            tokens to each side, both ends included.
+        layer_types: `"full_attention"` or `"sliding_attention"` for each layer. Left out, every
+            `global_attn_every_n_layers`-th layer (default 3), counted from the first, is global.
+        rope_parameters: `{"full_attention": {...}, "sliding_attention": {...}}` as transformers
+            has it. Left out, it is built from `global_rope_theta` (default 80,000) and
+            `local_rope_theta` (default 10,000).
+        embedding_dropout, attention_dropout, mlp_dropout: dropout after the embeddings, after
+            the attention output projection and inside the feed-forward block. The paper uses none.
+
+    Raises:
+        ValueError: on an unknown key, or on values that contradict each other; the message names
+            the key and the mend.
+
+    Source: arXiv 2510.12285, section 3; field names after transformers' ModernBERT.
+    """
+
+    model_type = "chinese_modernbert"
+
+    vocab_size: int = 32_000
+    hidden_size: int = 1024
+    intermediate_size: int = 2624
+    num_hidden_layers: int = 28
+    num_attention_heads: int = 16
+    hidden_activation: str = "gelu"
+    max_position_embeddings: int = 8192
+    initializer_range: float = 0.02
+    norm_eps: float = 1e-5
+    local_attention: int = 128
+    layer_types: list[str] | None = None
+    rope_parameters: dict | None = None
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    mlp_dropout: float = 0.0
+    pad_token_id: int | None = 0
+    cls_token_id: int | None = 2
+    sep_token_id: int | None = 3
+    mask_token_id: int | None = 4
+    bos_token_id: int | None = 2
+    eos_token_id: int | None = 3
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        self._refuse_unknown_keys(kwargs)
+        self._check_shape()
+        every_n = kwargs.pop("global_attn_every_n_layers", None)
+        self._resolve_layer_types(every_n)
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        super().__post_init__(**kwargs)
+
+    def _refuse_unknown_keys(self, kwargs: dict) -> None:
+        known = _ACCEPTED_KEYS | {field.name for field in fields(self)}
+        for key in kwargs:
+            if key in known or key.startswith("_"):
+                continue
+            close = difflib.get_close_matches(key, sorted(known), n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"ChineseModernBertConfig: unknown key {key!r}.{hint}")
+
+    def _check_shape(self) -> None:
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+            "local_attention",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(
+                    f"ChineseModernBertConfig: {name} must be a whole number of at least 1, "
+                    f"got {value!r}."
+                )
+        for name in ("embedding_dropout", "attention_dropout", "mlp_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"ChineseModernBertConfig: {name} must lie in [0, 1), "
+                    f"got {getattr(self, name)!r}."
+                )
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"ChineseModernBertConfig: hidden_size {self.hidden_size} is not a multiple of "
+                f"num_attention_heads {self.num_attention_heads}. Choose a hidden_size of "
+                f"{self.num_attention_heads} × an even head size, such as 64."
+            )
+        if self.head_size % 2:
+            raise ValueError(
+                f"ChineseModernBertConfig: hidden_size {self.hidden_size} over "
+                f"num_attention_heads {self.num_attention_heads} gives the odd head size "
+                f"{self.head_size}, but RoPE turns pairs of dimensions. Choose an even head size."
+            )
+        if self.local_attention % 2:
+            raise ValueError(
+                f"ChineseModernBertConfig: local_attention {self.local_attention} must be even, "
+                "half of the window lies to each side."
+            )
+        for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < self.vocab_size:
+                raise ValueError(
+                    f"ChineseModernBertConfig: {name} {value} lies outside the vocabulary of "
+                    f"{self.vocab_size} entries."
+                )
+
+    def _resolve_layer_types(self, every_n: int | None) -> None:
+        if every_n is not None and every_n < 1:
+            raise ValueError(
+                "ChineseModernBertConfig: global_attn_every_n_layers must be at least 1 "
+                f"(1 makes every layer global), got {every_n}."
+            )
+        derived = [
+            "sliding_attention" if layer % (every_n or 3) else "full_attention"
+            for layer in range(self.num_hidden_layers)
+        ]
+        if self.layer_types is None:
+            self.layer_types = derived
+        elif every_n is not None and self.layer_types != derived:
+            raise ValueError(
+                f"ChineseModernBertConfig: layer_types contradicts global_attn_every_n_layers "
+                f"{every_n}. Give only one of them."
+            )
+        if len(self.layer_types) != self.num_hidden_layers:
+            raise ValueError(
+                f"ChineseModernBertConfig: layer_types has {len(self.layer_types)} entries for "
+                f"num_hidden_layers {self.num_hidden_layers}. Give one entry a layer."
+            )
+        unknown = set(self.layer_types) - {"full_attention", "sliding_attention"}
+        if unknown:
+            raise ValueError(
+                f"ChineseModernBertConfig: layer_types holds {sorted(unknown)}; each entry must "
+                "be 'full_attention' or 'sliding_attention'."
+            )
+
+    def convert_rope_params_to_dict(self, **kwargs):
+        """Builds `rope_parameters`, one entry per layer type; called by transformers' base."""
+        given = dict(self.rope_parameters or {})
+        thetas = {
+            "full_attention": kwargs.pop("global_rope_theta", None),
+            "sliding_attention": kwargs.pop("local_rope_theta", None),
+        }
+        defaults = {"full_attention": GLOBAL_ROPE_THETA, "sliding_attention": LOCAL_ROPE_THETA}
+        if unknown := set(given) - set(thetas):
+            raise ValueError(
+                f"ChineseModernBertConfig: rope_parameters has unknown entries {sorted(unknown)}; "
+                "it takes 'full_attention' and 'sliding_attention'."
+            )
+        for layer_type, theta in thetas.items():
+            entry = {"rope_type": "default", **(given.get(layer_type) or {})}
+            entry.setdefault("rope_theta", theta if theta is not None else defaults[layer_type])
+            if theta is not None and entry["rope_theta"] != theta:
+                raise ValueError(
+                    f"ChineseModernBertConfig: rope_parameters[{layer_type!r}] has rope_theta "
+                    f"{entry['rope_theta']}, but {theta} was given as well. Give only one of them."
+                )
+            if entry["rope_type"] != "default":
+                raise ValueError(
+                    f"ChineseModernBertConfig: rope_type {entry['rope_type']!r} in "
+                    f"rope_parameters[{layer_type!r}] is not supported; use 'default'."
+                )
+            if not entry["rope_theta"] > 0:
+                raise ValueError(
+                    f"ChineseModernBertConfig: rope_theta of {layer_type!r} must be positive, "
+                    f"got {entry['rope_theta']!r}."
+                )
+            given[layer_type] = entry
+        self.rope_parameters = given
+        return kwargs
+
+    @property
+    def head_size(self) -> int:
+        """Dimensions of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+
+ChineseModernBertConfig.register_for_auto_class()

@@ -1,0 +1,593 @@
+"""Chinese ModernBERT: an encoder that works on a stream of real tokens.
+
+Notable about it:
+- padding is taken out once at the door and put back once at the exit; in between, hidden states
+  are (total_tokens, hidden_size) and no layer knows of rows or padding;
+- documents in the stream never see each other, in any backend and in either direction;
+- every third layer attends globally within its document, the others within a 128-token window;
+- RMSNorm before each block, GeGLU feed-forward, RoPE with one base per layer type, no biases in
+  the blocks, tied embeddings;
+- in training, the MLM head runs on masked tokens only.
+
+After *Chinese ModernBERT with Whole-Word Masking*, arXiv 2510.12285.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.utils.generic import can_return_tuple
+
+try:
+    from .configuration_chinese_modernbert import ChineseModernBertConfig
+except ImportError:  # imported from a checkout, where the files are not a package
+    from configuration_chinese_modernbert import ChineseModernBertConfig
+
+
+# ---------------------------------------------------------------------------------------------
+# The stream: which tokens are real, and where documents begin
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class TokenStream:
+    """Where the real tokens of a batch lie, and which documents they form.
+
+    Attributes:
+        batch_shape: (batch, sequence) of the input.
+        indices: (total_tokens,) positions of the real tokens in the flattened input, or None
+            where every token is real.
+        cu_seqlens: (documents + 1,) int32, cumulative lengths: document d is the slice
+            `cu_seqlens[d]:cu_seqlens[d + 1]` of the stream.
+        bounds: the same numbers as Python integers, read from the device once a forward.
+        positions: (total_tokens,) position of each token for RoPE.
+    """
+
+    batch_shape: tuple[int, int]
+    indices: Tensor | None
+    cu_seqlens: Tensor
+    bounds: list[int]
+    positions: Tensor
+    _local_masks: dict = field(default_factory=dict)
+
+    @property
+    def max_seqlen(self) -> int:
+        return max((end - start for start, end in self.documents()), default=0)
+
+    def documents(self) -> list[tuple[int, int]]:
+        """(start, end) of each document in the stream."""
+        return list(zip(self.bounds[:-1], self.bounds[1:], strict=True))
+
+    def unpad(self, x: Tensor) -> Tensor:
+        """(batch, sequence, ...) -> (total_tokens, ...)."""
+        x = x.reshape(-1, *x.shape[2:])
+        return x if self.indices is None else x[self.indices]
+
+    def pad(self, x: Tensor) -> Tensor:
+        """(total_tokens, ...) -> (batch, sequence, ...), zeros where there was padding."""
+        batch, sequence = self.batch_shape
+        if self.indices is not None:
+            padded = x.new_zeros(batch * sequence, *x.shape[1:])
+            x = padded.index_copy(0, self.indices, x)
+        return x.view(batch, sequence, *x.shape[1:])
+
+    def local_mask(self, window: int, block: int, dtype: torch.dtype) -> Tensor:
+        """Additive mask of blockwise local attention, built once a forward.
+
+        Returns (blocks, 1, block, block + 2 * window): 0 where a query of the block may see the
+        key, -inf elsewhere.
+        """
+        key = (window, block, dtype)
+        if key not in self._local_masks:
+            total, device = self.bounds[-1], self.positions.device
+            padded = -(-total // block) * block
+            document = torch.full((padded + 2 * window,), -1, device=device)
+            lengths = self.cu_seqlens.diff().long()
+            document[window : window + total] = torch.repeat_interleave(
+                torch.arange(len(lengths), device=device), lengths, output_size=total
+            )
+            of_query = document[window : window + padded].view(-1, block, 1)
+            of_key = document.unfold(0, block + 2 * window, block).unsqueeze(1)
+            offset = torch.arange(block, device=device)[:, None] + window
+            distance = (offset - torch.arange(block + 2 * window, device=device)).abs()
+            # The filler behind the last token shares the document -1, so each of its rows has
+            # something to attend to: an all-masked row would send NaN back through the keys.
+            allowed = (of_query == of_key) & (distance <= window)
+            mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
+            self._local_masks[key] = mask.masked_fill_(~allowed, -math.inf).unsqueeze(1)
+        return self._local_masks[key]
+
+
+def make_stream(
+    batch_shape: tuple[int, int],
+    device: torch.device,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+) -> TokenStream:
+    """Finds the real tokens and the document borders of a batch.
+
+    Three forms of input are understood:
+    - padded: `attention_mask` (batch, sequence), 0 at padding on either side; a row is a document;
+    - packed: `position_ids` (batch, sequence) that restart at 0; a document begins at each 0;
+    - flattened: `cu_seqlens` (documents + 1,) over a batch of one row, as transformers' flattening
+      collator and sentence-transformers give them.
+    Padding is as if it were not there: it takes up no positions.
+
+    Raises:
+        ValueError: on shapes that do not fit, or `cu_seqlens` that contradict the input.
+    """
+    batch, sequence = batch_shape
+    total = batch * sequence
+    if attention_mask is not None and tuple(attention_mask.shape) != (batch, sequence):
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}, expected {(batch, sequence)}:"
+            " one entry a token, 0 at padding."
+        )
+    if position_ids is not None:
+        position_ids = position_ids.expand(batch, sequence).reshape(-1)
+
+    indices = None
+    if attention_mask is not None:
+        real = attention_mask.reshape(-1) != 0
+        if not real.all():
+            if cu_seqlens is not None:
+                raise ValueError(
+                    "attention_mask hides tokens, but cu_seq_lens_q counts every one. Flattened "
+                    "input has no padding: leave attention_mask out."
+                )
+            indices = real.nonzero().squeeze(1)
+            total = len(indices)
+
+    if cu_seqlens is not None:
+        bounds = cu_seqlens.tolist()
+        if batch != 1 or bounds[0] != 0 or bounds[-1] != total or sorted(bounds) != bounds:
+            raise ValueError(
+                f"cu_seq_lens_q must rise from 0 to the {total} tokens of one flattened row "
+                f"(batch size 1), got {bounds[:3]} … {bounds[-1]} for batch size {batch}."
+            )
+        cu_seqlens = cu_seqlens.to(device=device, dtype=torch.int32)
+    else:
+        row = (torch.arange(total, device=device) if indices is None else indices) // sequence
+        begins = torch.ones(total, dtype=torch.bool, device=device)
+        begins[1:] = row[1:] != row[:-1]
+        if position_ids is not None:
+            begins |= (position_ids if indices is None else position_ids[indices]) == 0
+        starts = begins.nonzero().squeeze(1)
+        cu_seqlens = F.pad(starts, (0, 1), value=total).to(torch.int32)
+        bounds = cu_seqlens.tolist()
+
+    if position_ids is None:
+        lengths = cu_seqlens.diff().long()
+        first = torch.repeat_interleave(cu_seqlens[:-1].long(), lengths, output_size=total)
+        positions = torch.arange(total, device=device) - first
+    else:
+        positions = position_ids if indices is None else position_ids[indices]
+    return TokenStream((batch, sequence), indices, cu_seqlens, bounds, positions)
+
+
+# ---------------------------------------------------------------------------------------------
+# Attention: one function, with backends behind it
+# ---------------------------------------------------------------------------------------------
+
+
+def eager_attention(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window: int | None):
+    """The reference: each document by itself, softmax in fp32. Also gives the weights."""
+    outputs, weights = [], []
+    for start, end in stream.documents():
+        scores = torch.einsum("qhd,khd->hqk", q[start:end], k[start:end]) * q.shape[-1] ** -0.5
+        if window is not None:
+            position = torch.arange(end - start, device=q.device)
+            too_far = (position[:, None] - position[None, :]).abs() > window
+            scores = scores.masked_fill(too_far, -math.inf)
+        weight = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+        outputs.append(torch.einsum("hqk,khd->qhd", weight, v[start:end]))
+        weights.append(weight)
+    return torch.cat(outputs), weights
+
+
+# Queries of one block of local attention; their keys are the block and a window to each side.
+LOCAL_BLOCK = 128
+
+
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window: int | None):
+    """torch's scaled_dot_product_attention: local layers blockwise, global ones per document."""
+    # Under autocast q and k come out of RoPE and v out of a projection: make them one type.
+    k, v = k.to(q.dtype), v.to(q.dtype)
+    if window is None or stream.max_seqlen <= window + 1:
+        return _sdpa_per_document(q, k, v, stream), None
+    return _sdpa_blockwise(q, k, v, stream, window), None
+
+
+def _sdpa_per_document(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream) -> Tensor:
+    documents = stream.documents()
+    if len({end - start for start, end in documents}) == 1:  # uniform lengths go as one batch
+        q, k, v = (x.view(len(documents), -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+    outputs = [
+        F.scaled_dot_product_attention(q[:, :, start:end], k[:, :, start:end], v[:, :, start:end])
+        for start, end in documents
+        if end > start
+    ]
+    return torch.cat(outputs, dim=2).squeeze(0).transpose(0, 1)
+
+
+def _sdpa_blockwise(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window: int) -> Tensor:
+    total = q.shape[0]
+    filler = -total % LOCAL_BLOCK
+    q = F.pad(q, (0, 0, 0, 0, 0, filler)).unflatten(0, (-1, LOCAL_BLOCK)).transpose(1, 2)
+    k, v = (
+        F.pad(x, (0, 0, 0, 0, window, filler + window))
+        .unfold(0, LOCAL_BLOCK + 2 * window, LOCAL_BLOCK)  # (blocks, heads, head size, keys)
+        .transpose(2, 3)
+        .contiguous()
+        for x in (k, v)
+    )
+    mask = stream.local_mask(window, LOCAL_BLOCK, q.dtype)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).flatten(0, 1)[:total]
+
+
+ATTENTION_BACKENDS = {"eager": eager_attention, "sdpa": sdpa_attention}
+
+
+def rotary_angles(positions: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos and sin of RoPE, each (total_tokens, 1, head_size / 2), in fp32.
+
+    Computed where they are needed: a buffer would be cast by `.to(bfloat16)`, and comes back
+    uninitialised from `from_pretrained` when it is not persistent.
+    """
+    exponent = torch.arange(0, head_size, 2, dtype=torch.float32, device=positions.device)
+    angles = positions.float()[:, None] * theta ** (-exponent / head_size)
+    return angles.cos()[:, None], angles.sin()[:, None]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns (total_tokens, heads, head size) by the angles; halves form the pairs."""
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return turned.to(x.dtype)
+
+
+# ---------------------------------------------------------------------------------------------
+# Blocks
+# ---------------------------------------------------------------------------------------------
+
+
+def _linear(in_features: int, out_features: int, std: float, bias: bool = False) -> nn.Linear:
+    """A Linear that carries the standard deviation of its own initialisation.
+
+    transformers skips the initialisation hook of containers in custom code, so the hook has to
+    find everything on the leaf.
+    """
+    layer = nn.Linear(in_features, out_features, bias=bias)
+    layer.init_std = std
+    return layer
+
+
+def _output_std(config: ChineseModernBertConfig) -> float:
+    return config.initializer_range / math.sqrt(2 * config.num_hidden_layers)
+
+
+class ChineseModernBertEmbeddings(nn.Module):
+    """Token embeddings, normalised."""
+
+    def __init__(self, config: ChineseModernBertConfig):
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.drop = nn.Dropout(config.embedding_dropout)
+
+    def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        embedded = self.tok_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        return self.drop(self.norm(embedded))
+
+
+class ChineseModernBertAttention(nn.Module):
+    """Multi-head self-attention over a token stream, global or local."""
+
+    def __init__(self, config: ChineseModernBertConfig, layer_type: str):
+        super().__init__()
+        self.config = config
+        self.window = config.local_attention // 2 if layer_type == "sliding_attention" else None
+        self.Wqkv = _linear(config.hidden_size, 3 * config.hidden_size, config.initializer_range)
+        self.Wo = _linear(config.hidden_size, config.hidden_size, _output_std(config))
+        self.drop = nn.Dropout(config.attention_dropout)
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], stream: TokenStream):
+        """(total_tokens, hidden_size) -> the same, and the backend's weights or None."""
+        qkv = self.Wqkv(x).view(len(x), 3, -1, self.config.head_size)
+        q, k, v = qkv.unbind(dim=1)
+        attend = ATTENTION_BACKENDS[self.config._attn_implementation]
+        out, weights = attend(rotate(q, *angles), rotate(k, *angles), v, stream, self.window)
+        return self.drop(self.Wo(out.flatten(1))), weights
+
+
+class ChineseModernBertMLP(nn.Module):
+    """GeGLU: a gated feed-forward block."""
+
+    def __init__(self, config: ChineseModernBertConfig):
+        super().__init__()
+        self.Wi = _linear(config.hidden_size, 2 * config.intermediate_size, config.initializer_range)
+        self.act = ACT2FN[config.hidden_activation]
+        self.drop = nn.Dropout(config.mlp_dropout)
+        self.Wo = _linear(config.intermediate_size, config.hidden_size, _output_std(config))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden, gate = self.Wi(x).chunk(2, dim=-1)
+        return self.Wo(self.drop(self.act(hidden) * gate))
+
+
+class ChineseModernBertLayer(GradientCheckpointingLayer):
+    """Pre-norm attention and feed-forward, each with a residual connection."""
+
+    def __init__(self, config: ChineseModernBertConfig, layer_idx: int):
+        super().__init__()
+        self.layer_type = config.layer_types[layer_idx]
+        # The first layer reads embeddings that are normalised already.
+        normalised = layer_idx == 0
+        self.attn_norm = (
+            nn.Identity() if normalised else nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        )
+        self.attn = ChineseModernBertAttention(config, self.layer_type)
+        self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = ChineseModernBertMLP(config)
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], stream: TokenStream):
+        """(total_tokens, hidden_size) -> the same, and the attention weights or None."""
+        attended, weights = self.attn(self.attn_norm(x), angles, stream)
+        x = x + attended
+        return x + self.mlp(self.mlp_norm(x)), weights
+
+
+# ---------------------------------------------------------------------------------------------
+# Models
+# ---------------------------------------------------------------------------------------------
+
+
+class ChineseModernBertPreTrainedModel(PreTrainedModel):
+    config_class = ChineseModernBertConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ChineseModernBertEmbeddings", "ChineseModernBertLayer"]
+    _supports_sdpa = True
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # transformers searches the source for its own dispatch; ours is ATTENTION_BACKENDS.
+        return True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Truncated normal at two standard deviations, after ModernBERT; norms at one."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            std = getattr(module, "init_std", self.config.initializer_range)
+            init.trunc_normal_(module.weight, mean=0.0, std=std, a=-2 * std, b=2 * std)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.RMSNorm):
+            init.ones_(module.weight)
+
+
+class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
+    """The bare encoder."""
+
+    def __init__(self, config: ChineseModernBertConfig):
+        super().__init__(config)
+        self.embeddings = ChineseModernBertEmbeddings(config)
+        self.layers = nn.ModuleList(
+            ChineseModernBertLayer(config, layer) for layer in range(config.num_hidden_layers)
+        )
+        self.final_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings.tok_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings.tok_embeddings = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        max_length_q: int | None = None,
+        max_length_k: int | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> BaseModelOutput:
+        """Encodes a batch.
+
+        Args:
+            input_ids: (batch, sequence) token ids; or give `inputs_embeds`.
+            attention_mask: (batch, sequence), 0 at padding, on either side.
+            position_ids: (batch, sequence) or (1, sequence). A document begins wherever they are
+                0, so packed rows are given by positions that restart.
+            inputs_embeds: (batch, sequence, hidden_size) instead of `input_ids`.
+            cu_seq_lens_q, cu_seq_lens_k: (documents + 1,) cumulative lengths of a flattened batch
+                of one row; an encoder needs both to be the same.
+            max_length_q, max_length_k: accepted beside them, but found from the lengths.
+            output_attentions: also give the weights, (batch, heads, sequence, sequence) a layer;
+                only the eager backend has them.
+            output_hidden_states: also give the states (batch, sequence, hidden_size) after the
+                embeddings and after each layer; the last one is `last_hidden_state`.
+
+        Returns:
+            `last_hidden_state` (batch, sequence, hidden_size), zeros at padding.
+
+        Raises:
+            ValueError: on contradictory input; the message says what fits.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        if (cu_seq_lens_q is None) != (cu_seq_lens_k is None) or (
+            cu_seq_lens_k is not cu_seq_lens_q and not torch.equal(cu_seq_lens_q, cu_seq_lens_k)
+        ):
+            raise ValueError("cu_seq_lens_q and cu_seq_lens_k must be given together, and equal.")
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"The {self.config._attn_implementation!r} backend does not form attention "
+                "weights. Call model.set_attn_implementation('eager') for output_attentions."
+            )
+
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        if input_ids is not None and input_ids.dim() != 2:
+            raise ValueError(
+                f"input_ids must be (batch, sequence), got shape {tuple(input_ids.shape)}."
+            )
+        stream = make_stream(
+            tokens.shape[:2], tokens.device, attention_mask, position_ids, cu_seq_lens_q
+        )
+        tokens = stream.unpad(tokens)
+        x = self.embeddings(*((tokens, None) if inputs_embeds is None else (None, tokens)))
+        angles = {
+            layer_type: rotary_angles(stream.positions, self.config.head_size, rope["rope_theta"])
+            for layer_type, rope in self.config.rope_parameters.items()
+        }
+
+        hidden_states, attentions = [], []
+        for layer in self.layers:
+            if output_hidden_states:
+                hidden_states.append(stream.pad(x))
+            x, weights = layer(x, angles[layer.layer_type], stream)
+            if output_attentions:
+                attentions.append(_dense_attentions(weights, stream))
+        last_hidden_state = stream.pad(self.final_norm(x))
+        hidden_states.append(last_hidden_state)
+        return BaseModelOutput(
+            last_hidden_state=last_hidden_state,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+
+
+def _dense_attentions(weights: list[Tensor], stream: TokenStream) -> Tensor:
+    """Per-document weights (heads, length, length) -> (batch, heads, sequence, sequence)."""
+    batch, sequence = stream.batch_shape
+    dense = weights[0].new_zeros(batch, weights[0].shape[0], sequence, sequence)
+    for weight, (start, end) in zip(weights, stream.documents(), strict=True):
+        place = torch.arange(start, end, device=dense.device)
+        if stream.indices is not None:
+            place = stream.indices[start:end]
+        if end > start:
+            column = place % sequence
+            dense[place[0] // sequence, :, column[:, None], column[None, :]] = weight.permute(
+                1, 2, 0
+            )
+    return dense
+
+
+class ChineseModernBertPredictionHead(nn.Module):
+    """Dense, activation and norm before the tied decoder."""
+
+    def __init__(self, config: ChineseModernBertConfig):
+        super().__init__()
+        self.dense = _linear(config.hidden_size, config.hidden_size, config.initializer_range)
+        self.act = ACT2FN[config.hidden_activation]
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.act(self.dense(x)))
+
+
+class ChineseModernBertForMaskedLM(ChineseModernBertPreTrainedModel):
+    """The encoder with the masked-language-modelling head it is pretrained with."""
+
+    _tied_weights_keys = {"decoder.weight": "model.embeddings.tok_embeddings.weight"}
+    # The loss is normalised by num_items_in_batch: Trainer must not divide it again.
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: ChineseModernBertConfig):
+        super().__init__(config)
+        self.model = ChineseModernBertModel(config)
+        self.head = ChineseModernBertPredictionHead(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.decoder
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.decoder = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        max_length_q: int | None = None,
+        max_length_k: int | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> MaskedLMOutput:
+        """Predicts masked tokens. Takes what `ChineseModernBertModel.forward` takes, and:
+
+        Args:
+            labels: (batch, sequence) original ids of masked tokens, -100 elsewhere.
+            num_items_in_batch: masked tokens of the whole optimizer step (all accumulated batches
+                and processes); the loss is the sum over this batch divided by it. Left out, it is
+                the mean over this batch.
+
+        Returns:
+            `loss`, computed on masked tokens only, 0 where nothing is masked; `logits` (batch,
+            sequence, vocab_size). In training with labels, `logits` is None: forming them for the
+            other 70 to 85 % of tokens would be most of the cost of a small model.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            cu_seq_lens_q=cu_seq_lens_q,
+            cu_seq_lens_k=cu_seq_lens_k,
+            max_length_q=max_length_q,
+            max_length_k=max_length_k,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        hidden = outputs.last_hidden_state
+        loss = logits = None
+        if labels is None or not self.training:
+            logits = self.decoder(self.head(hidden))
+        if labels is not None:
+            masked = labels != -100
+            targets = labels[masked]
+            predicted = self.decoder(self.head(hidden[masked])) if logits is None else logits[masked]
+            count = len(targets) if num_items_in_batch is None else num_items_in_batch
+            if not torch.is_tensor(count):
+                count = torch.tensor(count)
+            count = count.to(hidden.device).clamp(min=1)
+            loss = F.cross_entropy(predicted.float(), targets, reduction="sum") / count
+        return MaskedLMOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+ChineseModernBertModel.register_for_auto_class("AutoModel")
+ChineseModernBertForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")

@@ -1,0 +1,194 @@
+"""Pretrains Chinese ModernBERT: stage I on short rows, stage II on long ones.
+
+    python train_mlm.py configs/quickstart.yaml
+    python train_mlm.py configs/quickstart.yaml --stage 2 --resume stage2.training.max_steps=200
+
+The run file names the rows, the model and the two schedules of each stage. The standard Trainer
+does the work: the collator masks whole words at the curriculum's rate, a LambdaLR follows the
+damped cosine, and a callback completes the log. Everything random or scheduled depends on the seed
+and the position in the training order alone, so a run that is killed and resumed goes on as if
+nothing had happened.
+"""
+
+import argparse
+import functools
+import json
+import sys
+from pathlib import Path
+
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    AutoTokenizer,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.integrations import get_reporting_integration_callbacks
+
+from configuration_chinese_modernbert import ChineseModernBertConfig
+from data_collator_wwm import DataCollatorForWholeWordMasking
+from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.encoding import FIRST_ORDINARY_ID, token_lengths
+from pretraining.evaluation import (
+    EVALUATION_MASK_RATE,
+    EvaluationRows,
+    MaskedLanguageModellingMetrics,
+    TrainOrEvaluationCollator,
+    reduce_logits,
+)
+from pretraining.hub import HubPush, save_model_folder
+from pretraining.order import TrainingOrder
+from pretraining.rows import open_rows
+from pretraining.run_config import STAGES, Run, RunConfigError, load_run
+from pretraining.schedules import DampedCosine, mask_rate
+from pretraining.training_log import TrainingLog
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    try:
+        run = load_run(arguments.config, arguments.overrides)
+        numbers = STAGES if arguments.stage == "both" else (int(arguments.stage),)
+        plans = [StagePlan(run, number, arguments) for number in numbers]
+    except (OSError, ValueError) as error:
+        sys.exit(f"train_mlm.py: {error}")
+    for plan in plans:
+        plan.train()
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="run file (YAML)")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="replaces a value of the run file, such as stage1.learning_rate.peak=5e-4",
+    )
+    parser.add_argument("--stage", choices=["1", "2", "both"], default="both")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last complete checkpoint"
+    )
+    parser.add_argument(
+        "--push_to_hub",
+        metavar="REPO",
+        help="upload every checkpoint and the finished model to this repository",
+    )
+    return parser.parse_intermixed_args()
+
+
+class StagePlan:
+    """One stage, checked when it is built and trained when it is asked to.
+
+    Both stages of a run are built before the first is trained, so that a mistake in the second
+    shows at once and not after days.
+
+    Raises:
+        ValueError, OSError: naming the file or key that cannot work, and the mend.
+    """
+
+    def __init__(self, run: Run, number: int, arguments: argparse.Namespace):
+        self.run, self.number, self.resume = run, number, arguments.resume
+        self.stage = run.stage(number)
+        self.folder = Path(run.output_dir) / f"stage{number}"
+        self.final = self.folder / "final"
+        self.push_to_hub = arguments.push_to_hub
+        self.done = self.resume and self.final.exists()
+        if not self.resume and self.folder.exists() and any(self.folder.iterdir()):
+            raise RunConfigError(
+                f"{self.folder} holds an earlier run. Add --resume to go on with it, or set "
+                "output_dir to a new folder."
+            )
+        self.tokenizer = AutoTokenizer.from_pretrained(run.tokenizer, trust_remote_code=True)
+        self.rows = open_rows(self.stage.train_rows)
+        self.eval_rows = open_rows(self.stage.eval_rows) if self.stage.eval_rows else None
+        self.training_arguments = self._training_arguments()
+        self.rows_per_step = (
+            self.training_arguments.per_device_train_batch_size
+            * self.training_arguments.gradient_accumulation_steps
+            * self.training_arguments.world_size
+        )
+        self.steps = self.training_arguments.max_steps
+        self.learning_rate = DampedCosine(
+            total_steps=self.steps, **vars(self.stage.learning_rate)
+        )
+        self.mask_rate = functools.partial(
+            mask_rate, total_steps=self.steps, **vars(self.stage.mask_rate)
+        )
+        self.mask_rate(0)  # refuses contradictory settings now
+        self._check_start_and_shapes(arguments)
+
+    def _training_arguments(self) -> TrainingArguments:
+        values = self.run.training | self.stage.training
+        if values.get("max_steps", 0) < 1:
+            raise RunConfigError(
+                f"stage{self.number}.training.max_steps is missing: it fixes the length of the "
+                "stage, on which both schedules depend. Set it to at least 1."
+            )
+        if self.eval_rows is None and values.get("eval_strategy", "no") != "no":
+            raise RunConfigError(
+                f"stage{self.number}.eval_rows is missing, but eval_strategy asks for evaluation."
+            )
+        return TrainingArguments(
+            output_dir=str(self.folder),
+            seed=self.run.seed,
+            learning_rate=self.stage.learning_rate.peak,
+            train_sampling_strategy="sequential",
+            remove_unused_columns=False,
+            include_num_input_tokens_seen="non_padding",
+            **values,
+        )
+
+    def _check_start_and_shapes(self, arguments: argparse.Namespace) -> None:
+        """Where the weights come from, and whether rows, tokenizer and model belong together."""
+        source = self.stage.init_from
+        if source is None and self.number == 2:
+            source = str(Path(self.run.output_dir) / "stage1" / "final")
+            if arguments.stage == "2" and not Path(source, "model.safetensors").exists():
+                raise RunConfigError(
+                    f"stage 2 starts from stage 1's weights, and {source} holds none. Train "
+                    "stage 1 first (--stage both), or name a model folder in stage2.init_from."
+                )
+        elif source is not None and not Path(source, "config.json").exists():
+            raise RunConfigError(
+                f"stage{self.number}.init_from: {source} is not a model folder, it has no "
+                "config.json."
+            )
+        self.source = source
+        if source is not None and Path(source, "config.json").exists():
+            config_file = Path(source, "config.json")
+        else:
+            config_file = Path(self.run.model)
+        try:
+            self.config = ChineseModernBertConfig.from_json_file(str(config_file))
+        except FileNotFoundError:
+            raise RunConfigError(f"model: {config_file} does not exist.") from None
+        except json.JSONDecodeError as error:
+            raise RunConfigError(f"{config_file}: not a JSON file: {error}") from error
+        except ValueError as error:
+            raise RunConfigError(f"{config_file}: {error}") from error
+        for name, rows in (("train_rows", self.rows), ("eval_rows", self.eval_rows)):
+            if rows is None:
+                continue
+            self._check_rows(f"stage{self.number}.{name}", rows)
+        if len(self.tokenizer) != self.config.vocab_size:
+            raise RunConfigError(
+                f"{config_file}: vocab_size {self.config.vocab_size} does not fit the tokenizer "
+                f"in {self.run.tokenizer}, which has {len(self.tokenizer)} entries."
+            )
+
+    def _check_rows(self, key: str, rows) -> None:
+        if rows.seq_len > self.config.max_position_embeddings:
+            raise RunConfigError(
+                f"{key}: its rows of {rows.seq_len} tokens are longer than the model's "
+                f"max_position_embeddings of {self.config.max_position_embeddings}. Raise that in "
+                "the model's configuration, or prepare shorter rows."
+            )
+        tokenizer_file = Path(self.run.tokenizer, "tokenizer.json")
+        if rows.manifest["tokenizer_sha256"] != sha256_of(tokenizer_file):
+            raise RunConfigError(
+                f"{key}: its rows were made with another tokenizer than {tokenizer_file}. "
+                "Prepare them again with this one."
+            )
