@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .PHONY: quickstart test lint
 
 quickstart: $(VENV)/installed
-	$(BIN)/python quickstart.py
+	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/installed lint
 	$(BIN)/python -m pytest

@@ -504,7 +504,8 @@ class ChineseModernBertPredictionHead(nn.Module):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.act(self.dense(x)))
+        # Under autocast the projection is bf16 and the norm's weight fp32; the fused norm wants one.
+        return self.norm(self.act(self.dense(x)).to(self.norm.weight.dtype))
 
 
 class ChineseModernBertForMaskedLM(ChineseModernBertPreTrainedModel):

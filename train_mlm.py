@@ -28,17 +28,17 @@ from transformers.integrations import get_reporting_integration_callbacks
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from data_collator_wwm import DataCollatorForWholeWordMasking
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
-from pretraining.encoding import FIRST_ORDINARY_ID, token_lengths
+from pretraining.encoding import token_lengths
 from pretraining.evaluation import (
-    EVALUATION_MASK_RATE,
     EvaluationRows,
     MaskedLanguageModellingMetrics,
     TrainOrEvaluationCollator,
+    evaluation_mask_rate,
     reduce_logits,
 )
 from pretraining.hub import HubPush, save_model_folder
 from pretraining.order import TrainingOrder
-from pretraining.rows import open_rows
+from pretraining.rows import open_rows, sha256_of
 from pretraining.run_config import STAGES, Run, RunConfigError, load_run
 from pretraining.schedules import DampedCosine, mask_rate
 from pretraining.training_log import TrainingLog
@@ -192,3 +192,116 @@ class StagePlan:
                 f"{key}: its rows were made with another tokenizer than {tokenizer_file}. "
                 "Prepare them again with this one."
             )
+
+    def train(self) -> None:
+        """Trains the stage, or what is left of it, and writes its finished model folder."""
+        if self.done:
+            print(f"stage {self.number}: already finished, see {self.final}")
+            return
+        checkpoint = last_complete_checkpoint(self.folder) if self.resume else None
+        set_seed(self.run.seed)
+        if self.source is None:
+            model = ChineseModernBertForMaskedLM(self.config)
+        else:
+            model = ChineseModernBertForMaskedLM.from_pretrained(self.source)
+        trainer = self._trainer(model)
+        if trainer.is_world_process_zero():
+            print(self._summary(model, checkpoint))
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if self.eval_rows is not None and not evaluated_at_the_end(trainer.state):
+            trainer.evaluate()
+        if trainer.is_world_process_zero():
+            save_model_folder(
+                trainer, self.final, self.number, self.stage.train_rows, self.rows.seq_len
+            )
+            for callback in trainer.callback_handler.callbacks:
+                if isinstance(callback, HubPush):
+                    callback.upload(self.final, f"stage {self.number}, finished", wait=True)
+            print(f"stage {self.number}: finished model in {self.final}")
+        trainer.accelerator.wait_for_everyone()
+
+    def _trainer(self, model: ChineseModernBertForMaskedLM) -> Trainer:
+        # Ours comes before the callbacks that write logs down, so that they write its figures too.
+        callbacks = [
+            TrainingLog(self.mask_rate, self.rows_per_step * self.rows.seq_len),
+            *(
+                callback()
+                for callback in get_reporting_integration_callbacks(
+                    self.training_arguments.report_to
+                )
+            ),
+        ]
+        self.training_arguments.report_to = []
+        if self.push_to_hub:
+            callbacks.append(HubPush(self.push_to_hub, self.number))
+        # The two stages draw different orders and masks.
+        seed = self.run.seed + self.number
+        special = self.rows.manifest["special_token_ids"]
+        collator = functools.partial(
+            DataCollatorForWholeWordMasking,
+            **special,
+            vocab_size=self.config.vocab_size,
+            first_ordinary_id=self.rows.manifest["first_ordinary_id"],
+        )
+        trainer = Trainer(
+            model=model,
+            args=self.training_arguments,
+            train_dataset=TrainingOrder(self.rows, self.steps * self.rows_per_step, seed),
+            eval_dataset=None if self.eval_rows is None else EvaluationRows(self.eval_rows),
+            data_collator=TrainOrEvaluationCollator(
+                train=collator(
+                    seed=seed, rows_per_step=self.rows_per_step, mask_rate=self.mask_rate
+                ),
+                evaluation=collator(
+                    seed=0, rows_per_step=1, mask_rate=evaluation_mask_rate, replace=(1, 0, 0)
+                ),
+            ),
+            processing_class=self.tokenizer,
+            compute_metrics=MaskedLanguageModellingMetrics(token_lengths(self.tokenizer.backend_tokenizer)),
+            preprocess_logits_for_metrics=reduce_logits,
+            callbacks=callbacks,
+        )
+        optimizer = trainer.create_optimizer()
+        peak = self.stage.learning_rate.peak
+        trainer.lr_scheduler = LambdaLR(optimizer, lambda step: self.learning_rate(step) / peak)
+        return trainer
+
+    def _summary(self, model: ChineseModernBertForMaskedLM, checkpoint: str | None) -> str:
+        tokens = self.steps * self.rows_per_step * self.rows.seq_len
+        start = checkpoint or self.source or "fresh weights"
+        return (
+            f"stage {self.number}: {model.num_parameters() / 1e6:.1f} M parameters, from {start}\n"
+            f"  {self.steps:,} steps × {self.rows_per_step} rows × {self.rows.seq_len} tokens "
+            f"= {tokens:,} positions, {tokens / self.rows.seq_len / len(self.rows):.2f} epochs of "
+            f"{self.stage.train_rows}\n"
+            f"  attention: {model.config._attn_implementation}"
+        )
+
+
+def last_complete_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end, or None.
+
+    Trainer writes trainer_state.json last, so one that is missing or cut off tells of a checkpoint
+    that a kill left half-written.
+    """
+    checkpoints = sorted(
+        folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True
+    )
+    for checkpoint in checkpoints:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            return str(checkpoint)
+        except (OSError, ValueError):
+            print(f"{checkpoint} is incomplete, looking for the one before it")
+    return None
+
+
+def evaluated_at_the_end(state) -> bool:
+    """Whether the last step was evaluated."""
+    return any(
+        "eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history
+    )
+
+
+if __name__ == "__main__":
+    main()

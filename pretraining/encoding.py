@@ -1,0 +1,76 @@
+"""Text -> uint16 tokens with word-start bits."""
+
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from pretraining.rows import MAX_VOCAB_SIZE, WORD_START
+from pretraining.words import word_starts
+
+
+def token_lengths(tokenizer: Tokenizer) -> np.ndarray:
+    """(vocab_size,) int64 characters that each id stands for.
+
+    A character outside the vocabulary becomes one token a byte: the first counts for the
+    character, the others for nothing. Special tokens count as nothing.
+    """
+    lengths = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
+    special = tokenizer.get_added_tokens_decoder()
+    for token, index in tokenizer.get_vocab().items():
+        if index in special:
+            continue
+        if len(token) == 6 and token.startswith("<0x"):
+            continuation = 0x80 <= int(token[3:5], 16) < 0xC0
+            lengths[index] = 0 if continuation else 1
+        else:
+            lengths[index] = len(token)
+    return lengths
+
+
+def first_ordinary_id(tokenizer: Tokenizer) -> int:
+    """The first id that stands for text of its own: special, reserved and byte tokens lie below."""
+    return tokenizer.token_to_id("<0xFF>") + 1
+
+
+class Encoder:
+    """Encodes texts for row files.
+
+    Args:
+        tokenizer_file: the tokenizer.json.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if its ids need more than 15 bits.
+    """
+
+    def __init__(self, tokenizer_file: Path):
+        if not tokenizer_file.exists():
+            raise FileNotFoundError(f"{tokenizer_file}: no such tokenizer.")
+        self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        # A literal "[MASK]" in a corpus is text, not a mask.
+        self.tokenizer.encode_special_tokens = True
+        if self.tokenizer.get_vocab_size() > MAX_VOCAB_SIZE:
+            raise ValueError(
+                f"{tokenizer_file}: {self.tokenizer.get_vocab_size()} entries; row files hold ids "
+                f"of 15 bits, so at most {MAX_VOCAB_SIZE}."
+            )
+        self.lengths = token_lengths(self.tokenizer)
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """A (tokens,) uint16 array for each text; a token has the bit iff a word starts with it.
+
+        Raises:
+            ValueError: if a text holds half a surrogate pair.
+        """
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [self._mark(*pair) for pair in zip(texts, encodings, strict=True)]
+
+    def _mark(self, text: str, encoding) -> np.ndarray:
+        ids = np.array(encoding.ids, dtype=np.uint16)
+        lengths = self.lengths[ids]
+        starts = lengths.cumsum() - lengths
+        begins = np.zeros(len(text) + 1, dtype=bool)
+        begins[word_starts(text)] = True
+        # The later bytes of a character lie, by this count, where the next one starts.
+        return ids | np.where(begins[starts] & (lengths > 0), WORD_START, np.uint16(0))

@@ -1,0 +1,198 @@
+"""Rows on disk: one uint16 a token, of which 15 bits are the id and one says "a word starts here".
+
+A row is exactly `seq_len` of them: documents laid end to end, each framed `[CLS] … [SEP]`, the
+rest `[PAD]`. It holds all that training needs to know: documents begin at its [CLS] tokens, mask
+units at its word starts. A row set is a folder of Arrow shards, which `datasets` opens, and a
+manifest with what they were made from.
+"""
+
+import bisect
+import functools
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+WORD_START = np.uint16(1 << 15)
+TOKEN_ID = np.uint16(WORD_START - 1)
+MAX_VOCAB_SIZE = 1 << 15
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+SHARD_TOKENS = 1 << 27  # 256 MiB
+BATCH_ROWS = 256
+
+
+class RowsError(ValueError):
+    """A row set that cannot be trained on as it is."""
+
+
+def split_row(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint16 of any shape -> (token ids as int64, word starts as bool), of that shape."""
+    return (row & TOKEN_ID).astype(np.int64), (row & WORD_START) != 0
+
+
+def sha256_of(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def write_rows(folder: Path, rows: Iterable[np.ndarray], seq_len: int, facts: dict) -> dict:
+    """Writes a row set, shard by shard; the folder appears only once it is complete.
+
+    Args:
+        rows: uint16 arrays (seq_len,).
+        facts: what the manifest shall say of their making; if it is filled while the rows are
+            drawn, the manifest holds it as it stands at the end.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        RowsError: if the folder exists already.
+    """
+    if folder.exists():
+        raise RowsError(f"{folder} exists already; remove it or choose another --output.")
+    temporary = folder.with_name(f".{folder.name}.incomplete")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        rows = iter(rows)
+        shards = []
+        while len(shards) == 0 or shards[-1]["rows"] == max(1, SHARD_TOKENS // seq_len):
+            shard = _write_shard(temporary, len(shards), rows, seq_len)
+            if shard is None:
+                break
+            shards.append(shard)
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "seq_len": seq_len,
+            "rows": sum(shard["rows"] for shard in shards),
+            **facts,
+            "shards": shards,
+        }
+        content = json.dumps(manifest, indent=1, ensure_ascii=False)
+        (temporary / MANIFEST).write_text(content, encoding="utf-8")
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _write_shard(folder: Path, number: int, rows, seq_len: int) -> dict | None:
+    rows = itertools.islice(rows, max(1, SHARD_TOKENS // seq_len))
+    first = next(rows, None)
+    if first is None:
+        return None
+    rows = itertools.chain((first,), rows)
+    features = datasets.Features({"row": datasets.List(datasets.Value("uint16"), length=seq_len)})
+    schema = features.arrow_schema
+    file = folder / f"rows-{number:05}.arrow"
+    count = 0
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        while batch := list(itertools.islice(rows, BATCH_ROWS)):
+            values = pa.array(np.concatenate(batch), type=pa.uint16())
+            column = pa.FixedSizeListArray.from_arrays(values, seq_len)
+            writer.write_batch(pa.record_batch([column], schema=schema))
+            count += len(batch)
+    size = file.stat().st_size
+    return {"file": file.name, "rows": count, "bytes": size, "sha256": sha256_of(file)}
+
+
+def open_rows(folder: str | Path) -> "Rows":
+    """Opens a row set after checking every byte of it against its manifest.
+
+    Raises:
+        RowsError: on a missing or broken manifest, or a missing, truncated or damaged shard.
+    """
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RowsError(
+            f"{folder} is no row set, it has no {MANIFEST}; make one with "
+            "python -m pretraining.prepare_corpus."
+        ) from None
+    except ValueError as error:
+        raise RowsError(f"{folder / MANIFEST}: broken ({error}); prepare the rows again.") from None
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise RowsError(
+            f"{folder / MANIFEST}: format_version {manifest.get('format_version')!r}, this code "
+            f"reads {FORMAT_VERSION}; prepare the rows again."
+        )
+    if not manifest["rows"]:
+        raise RowsError(f"{folder}: the row set is empty; prepare it from a larger corpus.")
+
+    def check(shard: dict) -> None:
+        file = folder / shard["file"]
+        if not file.exists():
+            raise RowsError(f"{file}: the shard is missing; copy or prepare the rows again.")
+        if file.stat().st_size != shard["bytes"]:
+            raise RowsError(
+                f"{file}: truncated, {file.stat().st_size} bytes instead of {shard['bytes']}; copy "
+                "or prepare the rows again."
+            )
+        if sha256_of(file) != shard["sha256"]:
+            raise RowsError(
+                f"{file}: damaged, its SHA-256 is not the manifest's; copy or prepare the rows "
+                "again."
+            )
+
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+        list(pool.map(check, manifest["shards"]))
+    return Rows(folder, manifest)
+
+
+@dataclass
+class Rows:
+    """A row set, memory-mapped when first read, so that it pickles as a path and a manifest.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what it was made from, and its counts.
+    """
+
+    folder: Path
+    manifest: dict
+    _tables: list | None = field(default=None, repr=False)
+
+    def __getstate__(self):
+        return {**self.__dict__, "_tables": None}
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens of a row."""
+        return self.manifest["seq_len"]
+
+    def __len__(self) -> int:
+        return self.manifest["rows"]
+
+    @functools.cached_property
+    def _ends(self) -> list[int]:
+        return list(itertools.accumulate(shard["rows"] for shard in self.manifest["shards"]))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(seq_len,) uint16."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        if self._tables is None:
+            self._tables = [
+                datasets.Dataset.from_file(str(self.folder / shard["file"])).with_format(
+                    "numpy", dtype=np.uint16
+                )
+                for shard in self.manifest["shards"]
+            ]
+        shard = bisect.bisect_right(self._ends, index)
+        first = self._ends[shard] - self.manifest["shards"][shard]["rows"]
+        return self._tables[shard][index - first]["row"]

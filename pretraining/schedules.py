@@ -1,0 +1,97 @@
+"""The two schedules of pretraining, as pure functions of the step.
+
+A step is counted from 0, the first update, to `total_steps - 1`, the last.
+"""
+
+import math
+from dataclasses import dataclass
+
+
+def mask_rate(
+    step: int, total_steps: int, warmup_steps: int, minimum: float = 0.15, maximum: float = 0.30
+) -> float:
+    """Share of tokens to mask: up from `minimum` in the warm-up, then down to it again.
+
+    With S = total_steps and S_w = warmup_steps:
+        s <= S_w: minimum + (maximum - minimum) * s / S_w
+        s >  S_w: maximum - (maximum - minimum) * (s - S_w) / (S - S_w)
+
+    Raises:
+        ValueError: on settings that contradict each other.
+
+    Source: arXiv 2510.12285, mask-rate curriculum.
+    """
+    if not 0 < minimum <= maximum < 1:
+        raise ValueError(
+            f"mask_rate: minimum {minimum} and maximum {maximum} must satisfy "
+            "0 < minimum <= maximum < 1."
+        )
+    _check_warmup("mask_rate", warmup_steps, total_steps)
+    if step < warmup_steps:
+        return minimum + (maximum - minimum) * step / warmup_steps
+    return maximum - (maximum - minimum) * (step - warmup_steps) / (total_steps - warmup_steps)
+
+
+def peak_envelope(p: float, peak: float, minimum: float, damping: float) -> float:
+    """Upper envelope of the damped cosine: falls from `peak` at p = 0 to `minimum` at p = 1."""
+    return minimum + (peak - minimum) * (1 - p) ** damping
+
+
+def valley_envelope(p: float, minimum: float) -> float:
+    """Lower envelope of the damped cosine: `minimum` throughout."""
+    return minimum
+
+
+@dataclass(frozen=True)
+class DampedCosine:
+    """Learning rate of a step: a cosine of `cycles` cycles between two envelopes.
+
+    With p = s / S, s the step and S = total_steps:
+        (Peak(p) + Valley(p)) / 2 + (Peak(p) - Valley(p)) / 2 * cos(pi * (2 * cycles - 1) * p)
+    so it starts on the peak envelope and ends on the valley. During the first `warmup_steps` it
+    is multiplied by s / warmup_steps, a linear ramp from 0 that meets the curve.
+
+    The formula is the paper's; its envelopes were not to be had, so `peak_envelope` and
+    `valley_envelope` are our reading, and stand apart to be replaced.
+
+    Raises:
+        ValueError: on settings that contradict each other.
+
+    Source: arXiv 2510.12285, damped-cosine schedule.
+    """
+
+    peak: float
+    minimum: float
+    total_steps: int
+    warmup_steps: int = 0
+    cycles: int = 2
+    damping: float = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.minimum <= self.peak or self.peak == 0:
+            raise ValueError(
+                f"learning_rate: minimum {self.minimum} and peak {self.peak} must satisfy "
+                "0 <= minimum <= peak and 0 < peak."
+            )
+        if self.cycles < 1:
+            raise ValueError(f"learning_rate: cycles must be at least 1, got {self.cycles}.")
+        if self.damping < 0:
+            raise ValueError(f"learning_rate: damping must not be negative, got {self.damping}.")
+        _check_warmup("learning_rate", self.warmup_steps, self.total_steps)
+
+    def __call__(self, step: int) -> float:
+        # Schedulers also ask for the step after the last.
+        p = min(step, self.total_steps) / self.total_steps
+        upper = peak_envelope(p, self.peak, self.minimum, self.damping)
+        lower = valley_envelope(p, self.minimum)
+        wave = math.cos(math.pi * (2 * self.cycles - 1) * p)
+        rate = (upper + lower) / 2 + (upper - lower) / 2 * wave
+        return rate * min(1.0, step / self.warmup_steps) if self.warmup_steps else rate
+
+
+def _check_warmup(name: str, warmup_steps: int, total_steps: int) -> None:
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"{name}: warmup_steps {warmup_steps} must lie between 0 and the {total_steps} steps "
+            "of the stage (max_steps); shorten the warm-up or train longer."
+        )
