@@ -149,7 +149,8 @@ class ChineseModernBertConfig(PreTrainedConfig):
                 f"ChineseModernBertConfig: local_attention {self.local_attention} must be even, "
                 "half of the window lies to each side."
             )
-        for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
+        for token in ("pad", "cls", "sep", "mask", "bos", "eos"):
+            name = f"{token}_token_id"
             value = getattr(self, name)
             if value is not None and not 0 <= value < self.vocab_size:
                 raise ValueError(
@@ -211,6 +212,11 @@ class ChineseModernBertConfig(PreTrainedConfig):
                 raise ValueError(
                     f"ChineseModernBertConfig: rope_type {entry['rope_type']!r} in "
                     f"rope_parameters[{layer_type!r}] is not supported; use 'default'."
+                )
+            if unknown := set(entry) - {"rope_type", "rope_theta"}:
+                raise ValueError(
+                    f"ChineseModernBertConfig: rope_parameters[{layer_type!r}] has unknown entries "
+                    f"{sorted(unknown)}; it takes 'rope_type' and 'rope_theta'."
                 )
             if not entry["rope_theta"] > 0:
                 raise ValueError(

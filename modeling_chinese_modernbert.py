@@ -132,6 +132,11 @@ def make_stream(
             " one entry a token, 0 at padding."
         )
     if position_ids is not None:
+        if tuple(position_ids.shape) not in ((batch, sequence), (1, sequence)):
+            raise ValueError(
+                f"position_ids has shape {tuple(position_ids.shape)}, expected "
+                f"{(batch, sequence)} or {(1, sequence)}."
+            )
         position_ids = position_ids.expand(batch, sequence).reshape(-1)
 
     indices = None
@@ -145,13 +150,16 @@ def make_stream(
                 )
             indices = real.nonzero().squeeze(1)
             total = len(indices)
+    if total == 0:
+        raise ValueError("the batch holds no real token: it is empty, or attention_mask all zero.")
 
     if cu_seqlens is not None:
         bounds = cu_seqlens.tolist()
-        if batch != 1 or bounds[0] != 0 or bounds[-1] != total or sorted(bounds) != bounds:
+        if batch != 1 or bounds[:1] != [0] or bounds[-1] != total or sorted(bounds) != bounds:
             raise ValueError(
                 f"cu_seq_lens_q must rise from 0 to the {total} tokens of one flattened row "
-                f"(batch size 1), got {bounds[:3]} … {bounds[-1]} for batch size {batch}."
+                f"(batch size 1), got {len(bounds)} entries from {bounds[:1]} to {bounds[-1:]} "
+                f"for batch size {batch}."
             )
         cu_seqlens = cu_seqlens.to(device=device, dtype=torch.int32)
     else:
@@ -316,7 +324,9 @@ class ChineseModernBertMLP(nn.Module):
 
     def __init__(self, config: ChineseModernBertConfig):
         super().__init__()
-        self.Wi = _linear(config.hidden_size, 2 * config.intermediate_size, config.initializer_range)
+        self.Wi = _linear(
+            config.hidden_size, 2 * config.intermediate_size, config.initializer_range
+        )
         self.act = ACT2FN[config.hidden_activation]
         self.drop = nn.Dropout(config.mlp_dropout)
         self.Wo = _linear(config.intermediate_size, config.hidden_size, _output_std(config))
@@ -452,6 +462,11 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             raise ValueError(
                 f"input_ids must be (batch, sequence), got shape {tuple(input_ids.shape)}."
             )
+        if inputs_embeds is not None and inputs_embeds.dim() != 3:
+            raise ValueError(
+                "inputs_embeds must be (batch, sequence, hidden_size), got shape "
+                f"{tuple(inputs_embeds.shape)}."
+            )
         stream = make_stream(
             tokens.shape[:2], tokens.device, attention_mask, position_ids, cu_seq_lens_q
         )
@@ -488,9 +503,7 @@ def _dense_attentions(weights: list[Tensor], stream: TokenStream) -> Tensor:
             place = stream.indices[start:end]
         if end > start:
             column = place % sequence
-            dense[place[0] // sequence, :, column[:, None], column[None, :]] = weight.permute(
-                1, 2, 0
-            )
+            dense[place[0] // sequence][:, column[:, None], column[None, :]] = weight
     return dense
 
 
@@ -568,15 +581,23 @@ class ChineseModernBertForMaskedLM(ChineseModernBertPreTrainedModel):
             max_length_k=max_length_k,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         hidden = outputs.last_hidden_state
+        if labels is not None and labels.shape != hidden.shape[:2]:
+            raise ValueError(
+                f"labels has shape {tuple(labels.shape)}, expected {tuple(hidden.shape[:2])}: one "
+                "entry a token, -100 where it is not masked."
+            )
         loss = logits = None
         if labels is None or not self.training:
             logits = self.decoder(self.head(hidden))
         if labels is not None:
             masked = labels != -100
             targets = labels[masked]
-            predicted = self.decoder(self.head(hidden[masked])) if logits is None else logits[masked]
+            predicted = (
+                self.decoder(self.head(hidden[masked])) if logits is None else logits[masked]
+            )
             count = len(targets) if num_items_in_batch is None else num_items_in_batch
             if not torch.is_tensor(count):
                 count = torch.tensor(count)

@@ -11,37 +11,20 @@ class ChineseModernBertTokenizer(PreTrainedTokenizerFast):
 
     A literal "[MASK]" (or another special token) in a text becomes that token, as pipelines
     expect; `split_special_tokens=True` treats it as ordinary text.
+
+    All of it is in tokenizer.json and tokenizer_config.json. There is no `__init__` on purpose:
+    transformers would take it for a reason to rebuild the tokenizer from its vocabulary alone,
+    losing the byte fallback and adding "<s>" and "</s>".
     """
 
-    vocab_files_names = {"tokenizer_file": "tokenizer.json"}
-    model_input_names = ["input_ids", "attention_mask"]
+    vocab_files_names = {"tokenizer_file": "tokenizer.json"}  # noqa: RUF012 - transformers' name
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
 
-    def __init__(
-        self,
-        *args,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=8192,
-        clean_up_tokenization_spaces=False,
-        **kwargs,
-    ):
+    def save_pretrained(self, *args, **kwargs):
         # How a folder was found is no property of the tokenizer, yet it would be saved with it.
         for key in ("is_local", "local_files_only"):
-            kwargs.pop(key, None)
-        super().__init__(
-            *args,
-            pad_token=pad_token,
-            unk_token=unk_token,
-            cls_token=cls_token,
-            sep_token=sep_token,
-            mask_token=mask_token,
-            model_max_length=model_max_length,
-            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
-            **kwargs,
-        )
+            self.init_kwargs.pop(key, None)
+        return super().save_pretrained(*args, **kwargs)
 
 
 ChineseModernBertTokenizer.register_for_auto_class("AutoTokenizer")

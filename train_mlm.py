@@ -111,9 +111,7 @@ class StagePlan:
             * self.training_arguments.world_size
         )
         self.steps = self.training_arguments.max_steps
-        self.learning_rate = DampedCosine(
-            total_steps=self.steps, **vars(self.stage.learning_rate)
-        )
+        self.learning_rate = DampedCosine(total_steps=self.steps, **vars(self.stage.learning_rate))
         self.mask_rate = functools.partial(
             mask_rate, total_steps=self.steps, **vars(self.stage.mask_rate)
         )
@@ -257,7 +255,9 @@ class StagePlan:
                 ),
             ),
             processing_class=self.tokenizer,
-            compute_metrics=MaskedLanguageModellingMetrics(token_lengths(self.tokenizer.backend_tokenizer)),
+            compute_metrics=MaskedLanguageModellingMetrics(
+                token_lengths(self.tokenizer.backend_tokenizer)
+            ),
             preprocess_logits_for_metrics=reduce_logits,
             callbacks=callbacks,
         )

@@ -1,7 +1,7 @@
 """Opens a model folder as any user would, and fills masks in Chinese sentences.
 
-    python examples/fill_mask.py runs/quickstart/stage2/final
-    python examples/fill_mask.py FOLDER "今天的天气真[MASK]。"
+python examples/fill_mask.py runs/quickstart/stage2/final
+python examples/fill_mask.py FOLDER "今天的天气真[MASK]。"
 """
 
 import argparse

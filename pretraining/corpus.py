@@ -92,7 +92,9 @@ def _parse(line: bytes, file: Path, number: int, text_field: str) -> Document:
     except UnicodeDecodeError as error:
         raise CorpusError(f"{where}: not UTF-8 ({error}); convert the file to UTF-8.") from error
     except json.JSONDecodeError as error:
-        raise CorpusError(f"{where}: not a JSON object ({error}); mend or drop the line.") from error
+        raise CorpusError(
+            f"{where}: not a JSON object ({error}); mend or drop the line."
+        ) from error
     if not isinstance(record, dict):
         raise CorpusError(f"{where}: not a JSON object but a {type(record).__name__}.")
     if text_field not in record:

@@ -1,6 +1,6 @@
 """Draws a run: loss, learning rate and mask rate over the steps of its stages.
 
-    python -m pretraining.plot_run runs/quickstart
+python -m pretraining.plot_run runs/quickstart
 """
 
 import argparse

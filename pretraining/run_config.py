@@ -131,7 +131,9 @@ def load_run(path: str, overrides: typing.Sequence[str] = ()) -> Run:
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
-        raise RunConfigError(f"{path}: no such run file; configs/ has some to start from.") from None
+        raise RunConfigError(
+            f"{path}: no such run file; configs/ has some to start from."
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunConfigError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(values, dict):

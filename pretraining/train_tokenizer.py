@@ -64,8 +64,12 @@ def guaranteed_alphabet() -> set[str]:
                 except UnicodeDecodeError:
                     continue
                 alphabet.add(character)
-    alphabet |= set("嘅咗喺哋啲嚟唔冇嘢乜咩佢嗰啱攞瞓睇諗揾搵畀俾咁噉噃喎啩嘞囉㗎嘥揸掟掹摷撳擺攰曱甴氹瓹")
-    alphabet |= set("癐餸飲靚叻孭孱屙嬲嗌嗱嘈嘜噏噚冚冧凼哂哣啖啫啷喐喼嘥嘭噍噪嚿埋埲奀嫲孻屘搣搲摙撈撩")
+    alphabet |= set(
+        "嘅咗喺哋啲嚟唔冇嘢乜咩佢嗰啱攞瞓睇諗揾搵畀俾咁噉噃喎啩嘞囉㗎嘥揸掟掹摷撳擺攰曱甴氹瓹"
+    )
+    alphabet |= set(
+        "癐餸飲靚叻孭孱屙嬲嗌嗱嘈嘜噏噚冚冧凼哂哣啖啫啷喐喼嘥嘭噍噪嚿埋埲奀嫲孻屘搣搲摙撈撩"
+    )
     for first, last in ((0x3000, 0x30FF), (0xFF01, 0xFF5E), (0xFFE0, 0xFFE6), (0x2010, 0x2027)):
         alphabet |= {chr(code) for code in range(first, last + 1) if chr(code).isprintable()}
     return alphabet
@@ -149,7 +153,13 @@ def save(content: dict, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".tokenizer.json"
     temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    ChineseModernBertTokenizer(tokenizer_file=str(temporary)).save_pretrained(folder)
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    ChineseModernBertTokenizer(
+        tokenizer_file=str(temporary),
+        **dict(zip(names, SPECIAL_TOKENS, strict=True)),
+        model_max_length=8192,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)
     os.replace(temporary, folder / "tokenizer.json")
 
 

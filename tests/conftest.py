@@ -1,8 +1,18 @@
 """Shared by the tests of the model: a configuration small enough to run everywhere."""
 
 import pytest
+import torch
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny shapes gain nothing from threads, and on a busy machine they cost tenfold."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

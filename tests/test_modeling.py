@@ -560,7 +560,19 @@ def test_bf16_is_finite_and_near_fp32(make_model, backend):
     assert_near_fp32(states, reference)
 
 
+@pytest.fixture
+def every_warning():
+    """torch gives most warnings once a process; a test that waits for one needs them each time."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
+
+
 @backends
+# A norm whose weight is of another type than its input leaves the fused kernel, with this warning.
+@pytest.mark.filterwarnings("error:Mismatch dtype between input and weight")
+@pytest.mark.usefixtures("every_warning")
 def test_autocast_is_near_fp32_and_trains(make_model, backend):
     model = make_model(backend, ChineseModernBertForMaskedLM)
     batch = masked_batch(70, 200, side="left")
