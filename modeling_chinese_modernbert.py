@@ -517,7 +517,7 @@ class ChineseModernBertPredictionHead(nn.Module):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Under autocast the projection is bf16 and the norm's weight fp32; the fused norm wants one.
+        # Under autocast the projection is bf16 and the norm's weight fp32; the norm wants one type.
         return self.norm(self.act(self.dense(x)).to(self.norm.weight.dtype))
 
 

@@ -17,8 +17,8 @@ class ChineseModernBertTokenizer(PreTrainedTokenizerFast):
     losing the byte fallback and adding "<s>" and "</s>".
     """
 
-    vocab_files_names = {"tokenizer_file": "tokenizer.json"}  # noqa: RUF012 - transformers' name
-    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+    vocab_files_names = {"tokenizer_file": "tokenizer.json"}
+    model_input_names = ["input_ids", "attention_mask"]
 
     def save_pretrained(self, *args, **kwargs):
         # How a folder was found is no property of the tokenizer, yet it would be saved with it.
