@@ -503,7 +503,7 @@ def _dense_attentions(weights: list[Tensor], stream: TokenStream) -> Tensor:
             place = stream.indices[start:end]
         if end > start:
             column = place % sequence
-            dense[place[0] // sequence][:, column[:, None], column[None, :]] = weight
+            dense[int(place[0]) // sequence][:, column[:, None], column[None, :]] = weight
     return dense
 
 

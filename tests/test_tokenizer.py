@@ -134,7 +134,8 @@ def test_a_saved_tokenizer_opens_in_a_fresh_process(tokenizer, tmp_path):
         "from transformers import AutoTokenizer\n"
         "t = AutoTokenizer.from_pretrained('saved', trust_remote_code=True)\n"
         "text = '𠀀雨後的山路，很滑。'\n"
-        "print(type(t).__name__, len(t), t.decode(t(text).input_ids, skip_special_tokens=True) == text)"
+        "decoded = t.decode(t(text).input_ids, skip_special_tokens=True)\n"
+        "print(type(t).__name__, len(t), decoded == text)"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True

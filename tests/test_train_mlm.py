@@ -1,0 +1,299 @@
+"""Pretraining from end to end, on the example corpus with a very small model.
+
+One run of both stages is made once and looked at from all sides; a second is killed and resumed.
+"""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import train_mlm
+from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.plot_run import plot_run
+from pretraining.prepare_corpus import prepare
+from pretraining.schedules import DampedCosine, mask_rate
+
+ROOT = Path(__file__).parent.parent
+STEPS = {1: 50, 2: 6}
+LEARNING_RATE = {"peak": 2e-3, "minimum": 1e-4, "warmup_steps": 3, "cycles": 2, "damping": 1.0}
+MASK_RATE = {"minimum": 0.15, "maximum": 0.30, "warmup_steps": 4}
+SHAPE = {
+    "vocab_size": 32_000,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 256,
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Path:
+    """Rows of 64 and 256 tokens, a model configuration and a run file."""
+    folder = tmp_path_factory.mktemp("training")
+    for seq_len in (64, 256):
+        corpus = [str(ROOT / "examples" / "corpus" / "valid.jsonl")]
+        prepare(corpus, ROOT / "tokenizer.json", seq_len, folder / f"rows-{seq_len}", 1)
+    (folder / "model.json").write_text(json.dumps(SHAPE), encoding="utf-8")
+    run = {
+        "model": str(folder / "model.json"),
+        "tokenizer": str(ROOT),
+        "output_dir": str(folder / "run"),
+        "seed": 5,
+        "training": {"logging_steps": 1, "use_cpu": True, "report_to": "tensorboard"},
+    }
+    for stage, seq_len in ((1, 64), (2, 256)):
+        run[f"stage{stage}"] = {
+            "train_rows": str(folder / f"rows-{seq_len}"),
+            "eval_rows": str(folder / f"rows-{seq_len}"),
+            "learning_rate": LEARNING_RATE,
+            "mask_rate": MASK_RATE,
+            "training": {
+                "max_steps": STEPS[stage],
+                "save_steps": 10,
+                "per_device_train_batch_size": 2,
+                "gradient_accumulation_steps": 2,
+            },
+        }
+    (folder / "run.yaml").write_text(yaml.dump(run), encoding="utf-8")
+    return folder
+
+
+def command(workspace: Path, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train_mlm.py"), str(workspace / "run.yaml"), *arguments]
+
+
+@pytest.fixture(scope="module")
+def run_dir(workspace) -> Path:
+    """Both stages, uninterrupted."""
+    subprocess.run(command(workspace), check=True)
+    return workspace / "run"
+
+
+def training_log(run_dir: Path, stage: int) -> list[dict]:
+    file = run_dir / f"stage{stage}" / "final" / "training_log.json"
+    return [entry for entry in json.loads(file.read_text(encoding="utf-8")) if "loss" in entry]
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_both_schedules_are_followed_at_every_step(run_dir, stage):
+    log = training_log(run_dir, stage)
+    rate = DampedCosine(total_steps=STEPS[stage], **LEARNING_RATE)
+    masks = functools.partial(mask_rate, total_steps=STEPS[stage], **MASK_RATE)
+    assert [entry["step"] for entry in log] == list(range(1, STEPS[stage] + 1))
+    for entry in log:
+        assert entry["learning_rate"] == pytest.approx(rate(entry["step"] - 1), rel=1e-6)
+        assert entry["mask_rate"] == masks(entry["step"] - 1)
+
+
+def test_the_model_learns(run_dir):
+    log = training_log(run_dir, 1)
+    assert log[-1]["loss"] < log[0]["loss"] - 1
+
+
+def test_the_log_tells_speed_and_padding(run_dir, workspace):
+    manifest = json.loads((workspace / "rows-64" / "manifest.json").read_text(encoding="utf-8"))
+    log = training_log(run_dir, 1)
+    assert all(entry["tokens_per_second"] > 0 for entry in log)
+    padding = sum(entry["padding_share"] for entry in log) / len(log)
+    # Every epoch has the manifest's share; the last one is not complete.
+    assert padding == pytest.approx(manifest["padding_share"], abs=0.01)
+
+
+def test_the_log_goes_to_tensorboard(run_dir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = (run_dir / "stage1").rglob("events.out.tfevents*")
+    accumulator = EventAccumulator(str(events)).Reload()
+    tags = accumulator.Tags()["scalars"]
+    for name in ("loss", "learning_rate", "mask_rate", "tokens_per_second", "padding_share"):
+        assert f"train/{name}" in tags
+    assert "eval/masked_accuracy" in tags
+
+
+def test_held_out_rows_are_evaluated_at_the_end(run_dir):
+    for stage in (1, 2):
+        file = run_dir / f"stage{stage}" / "final" / "training_log.json"
+        last = [e for e in json.loads(file.read_text(encoding="utf-8")) if "eval_loss" in e][-1]
+        assert last["step"] == STEPS[stage]
+        assert 0 < last["eval_most_frequent_rate"] < 0.2
+        assert 0 <= last["eval_masked_accuracy"] <= 1
+        assert last["eval_bits_per_character"] > 0
+
+
+def test_stage_two_starts_from_stage_ones_weights_and_changes_them(run_dir):
+    first, second = (
+        ChineseModernBertForMaskedLM.from_pretrained(run_dir / f"stage{stage}" / "final")
+        for stage in (1, 2)
+    )
+    name = "model.layers.0.mlp.Wi.weight"
+    a, b = first.state_dict()[name], second.state_dict()[name]
+    assert not torch.equal(a, b)
+    # Six small updates leave it near; fresh weights would be as far away as it is long.
+    assert (a - b).norm() < 0.5 * a.norm()
+
+
+def test_the_finished_folder_is_ready_for_the_hub(run_dir):
+    final = run_dir / "stage2" / "final"
+    assert {file.name for file in final.iterdir()} == {
+        "README.md",
+        "config.json",
+        "configuration_chinese_modernbert.py",
+        "model.safetensors",
+        "modeling_chinese_modernbert.py",
+        "tokenization_chinese_modernbert.py",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "training_log.json",
+    }
+    card = (final / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlanguage: zh\n")
+    assert "| masked accuracy | 0." in card
+
+
+@pytest.mark.parametrize("folder", ["stage1/checkpoint-40", "stage2/final"])
+def test_a_checkpoint_opens_elsewhere_with_equal_logits(run_dir, tmp_path, folder):
+    code = (
+        "import sys, torch\n"
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer\n"
+        "folder = sys.argv[1]\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)\n"
+        "model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()\n"
+        "inputs = tokenizer(['今天[MASK]很好。', '短'], padding=True, return_tensors='pt')\n"
+        "torch.save([dict(inputs), model(**inputs).logits.detach()], 'logits.pt')\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run(
+        [sys.executable, "-c", code, str(run_dir / folder)],
+        cwd=tmp_path,
+        env=environment | {"HF_MODULES_CACHE": str(tmp_path / "modules")},
+        check=True,
+    )
+    inputs, logits = torch.load(tmp_path / "logits.pt")
+    model = ChineseModernBertForMaskedLM.from_pretrained(run_dir / folder).eval()
+    assert torch.equal(model(**inputs).logits, logits)
+
+
+def test_a_killed_run_resumes_as_if_it_had_not_been(workspace, run_dir):
+    other = workspace / "killed"
+    arguments = ["--stage", "1", f"output_dir={other}"]
+    process = subprocess.Popen(command(workspace, *arguments), start_new_session=True)
+    while not (other / "stage1" / "checkpoint-20" / "trainer_state.json").exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (other / "stage1" / "final").exists()
+    subprocess.run(command(workspace, *arguments, "--resume"), check=True)
+
+    whole, resumed = training_log(run_dir, 1), training_log(other, 1)
+    assert [entry["loss"] for entry in resumed] == [entry["loss"] for entry in whole]
+    assert [entry["grad_norm"] for entry in resumed] == [entry["grad_norm"] for entry in whole]
+    weights = Path("stage1", "final", "model.safetensors")
+    assert (other / weights).read_bytes() == (run_dir / weights).read_bytes()
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    for step, state in ((9, "{}"), (10, '{"global_step": 10'), (100, None)):
+        checkpoint = tmp_path / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        if state is not None:
+            (checkpoint / "trainer_state.json").write_text(state, encoding="utf-8")
+    assert train_mlm.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+    assert train_mlm.last_complete_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_a_run_is_drawn(run_dir, tmp_path):
+    plot_run(run_dir, tmp_path / "run.png")
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+# --- what cannot work is refused before any work ----------------------------------------------
+
+
+@pytest.fixture
+def refused(workspace, monkeypatch, capsys, tmp_path):
+    """Returns `refused(*arguments)`: the message with which the script ends."""
+
+    def refused(*arguments: str) -> str:
+        output = [f"output_dir={tmp_path / 'refused'}"]
+        monkeypatch.setattr(sys, "argv", command(workspace, *output, *arguments)[1:])
+        with pytest.raises(SystemExit) as exit_info:
+            train_mlm.main()
+        assert not (tmp_path / "refused" / "stage1").exists()
+        return str(exit_info.value)
+
+    return refused
+
+
+def test_rows_that_are_missing_or_damaged_are_refused(refused, workspace, tmp_path):
+    assert "nowhere is no row set" in refused("stage1.train_rows=nowhere")
+    damaged = tmp_path / "rows"
+    damaged.mkdir()
+    for file in (workspace / "rows-64").iterdir():
+        (damaged / file.name).write_bytes(file.read_bytes())
+    shard = damaged / "rows-00000.arrow"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert "rows-00000.arrow: truncated" in refused(f"stage1.train_rows={damaged}")
+    shard.write_bytes((workspace / "rows-64" / shard.name).read_bytes()[:-100] + bytes(100))
+    assert "rows-00000.arrow: damaged" in refused(f"stage2.train_rows={damaged}")
+
+
+def test_rows_of_another_tokenizer_are_refused(refused, workspace, tmp_path):
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for file in (workspace / "rows-64").iterdir():
+        (rows / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((rows / "manifest.json").read_text(encoding="utf-8"))
+    manifest["tokenizer_sha256"] = "0" * 64
+    (rows / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    message = refused(f"stage1.train_rows={rows}")
+    assert "stage1.train_rows: its rows were made with another tokenizer" in message
+
+
+def write_model(tmp_path: Path, **changes) -> str:
+    (tmp_path / "other.json").write_text(json.dumps(SHAPE | changes), encoding="utf-8")
+    return f"model={tmp_path / 'other.json'}"
+
+
+def test_a_model_that_cannot_work_is_refused(refused, tmp_path):
+    assert "odd head size 33" in refused(write_model(tmp_path, hidden_size=66))
+    assert "unknown key 'hiden_size'" in refused(write_model(tmp_path, hiden_size=4))
+    message = refused(write_model(tmp_path, max_position_embeddings=128))
+    assert "stage2.train_rows: its rows of 256 tokens are longer than" in message
+    message = refused(write_model(tmp_path, vocab_size=30_000))
+    assert "vocab_size 30000 does not fit the tokenizer" in message
+    (tmp_path / "other.json").write_text("{", encoding="utf-8")
+    assert "other.json: not a JSON file" in refused(f"model={tmp_path / 'other.json'}")
+    assert "nowhere.json does not exist" in refused("model=nowhere.json")
+
+
+def test_stage_two_needs_stage_ones_weights(refused):
+    message = refused("--stage", "2")
+    assert "stage 2 starts from stage 1's weights" in message
+    assert "stage2.init_from" in message
+    assert "is not a model folder" in refused("stage2.init_from=nowhere", "--stage", "2")
+
+
+def test_settings_that_cannot_work_are_refused(refused):
+    assert "unknown key stage1.training.max_step" in refused("stage1.training.max_step=3")
+    assert "max_steps is missing" in refused("stage2.training.max_steps=0")
+    assert "learning_rate: warmup_steps 60" in refused("stage1.learning_rate.warmup_steps=60")
+    assert "mask_rate: warmup_steps 60" in refused("stage1.mask_rate.warmup_steps=60")
+    message = refused("stage1.eval_rows=null", "stage1.training.eval_strategy=steps")
+    assert "stage1.eval_rows is missing" in message
+
+
+def test_an_earlier_run_is_not_overwritten(workspace, run_dir, monkeypatch):
+    monkeypatch.setattr(sys, "argv", command(workspace)[1:])
+    with pytest.raises(SystemExit, match=r"stage1 holds an earlier run\. Add --resume"):
+        train_mlm.main()
