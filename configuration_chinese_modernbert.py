@@ -34,6 +34,7 @@ _ACCEPTED_KEYS = {
     "output_attentions",
     "quantization_config",
     "torch_dtype",
+    "use_cache",  # Trainer writes it into every model's configuration
 }
 
 

@@ -214,7 +214,7 @@ class StagePlan:
             )
             for callback in trainer.callback_handler.callbacks:
                 if isinstance(callback, HubPush):
-                    callback.upload(self.final, f"stage {self.number}, finished", wait=True)
+                    callback.upload(self.final, f"stage {self.number}, finished")
             print(f"stage {self.number}: finished model in {self.final}")
         trainer.accelerator.wait_for_everyone()
 

@@ -1,12 +1,16 @@
 """Model folders that are ready for the Hub, and their upload."""
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import TrainerCallback
+
+logger = logging.getLogger(__name__)
 
 # Needed to resume a run, but not to use a model; training_args.bin is a pickle.
 NOT_FOR_THE_HUB = [
@@ -90,7 +94,8 @@ class HubPush(TrainerCallback):
     """Uploads each checkpoint, whole with its code and tokenizer, as one commit.
 
     Trainer's own `hub_strategy="every_save"` leaves the remote code out of its checkpoints and
-    uploads a pickle. Uploads run beside the training, one after the other.
+    uploads a pickle. An upload that fails in mid-training is only warned of: the next checkpoint
+    holds all it would have brought.
 
     Args:
         repo_id: repository on the Hub; it is made if there is none, so that a missing
@@ -102,28 +107,25 @@ class HubPush(TrainerCallback):
         self.api = HfApi()
         self.repo_id = self.api.create_repo(repo_id, exist_ok=True).repo_id
         self.stage = stage
-        self.uploads = []
 
     def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            self.upload(checkpoint, f"stage {self.stage}, step {state.global_step}", wait=False)
+        if not state.is_world_process_zero:
+            return
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        try:
+            self.upload(checkpoint, f"stage {self.stage}, step {state.global_step}")
+        except (OSError, HfHubHTTPError) as error:
+            logger.warning("%s could not be uploaded, training goes on: %s", checkpoint, error)
 
-    def upload(self, folder: Path, message: str, wait: bool) -> None:
-        """Uploads a folder in the background, or waits for it and all uploads before it.
+    def upload(self, folder: Path, message: str) -> None:
+        """Uploads a folder as one commit.
 
         Raises:
-            huggingface_hub.errors.HfHubHTTPError: if an upload failed; when `wait` is set.
+            HfHubHTTPError, OSError: if it fails.
         """
-        upload = self.api.upload_folder(
+        self.api.upload_folder(
             repo_id=self.repo_id,
             folder_path=folder,
             commit_message=message,
             ignore_patterns=NOT_FOR_THE_HUB,
-            run_as_future=True,
         )
-        self.uploads.append(upload)
-        if wait:
-            for each in self.uploads:
-                each.result()
-            self.uploads.clear()
