@@ -209,9 +209,8 @@ class StagePlan:
         if self.eval_rows is not None and not evaluated_at_the_end(trainer.state):
             trainer.evaluate()
         if trainer.is_world_process_zero():
-            save_model_folder(
-                trainer, self.final, self.number, self.stage.train_rows, self.rows.seq_len
-            )
+            name = self.push_to_hub or str(self.final)
+            save_model_folder(trainer, self.final, name, self.number, self.rows)
             for callback in trainer.callback_handler.callbacks:
                 if isinstance(callback, HubPush):
                     callback.upload(self.final, f"stage {self.number}, finished")

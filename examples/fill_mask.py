@@ -42,10 +42,11 @@ def main() -> None:
     arguments = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(arguments.folder, trust_remote_code=True)
     model = AutoModelForMaskedLM.from_pretrained(arguments.folder, trust_remote_code=True).eval()
+    print("| sentence | likeliest fills |")
+    print("|---|---|")
     for sentence in arguments.sentences:
         fills = best_fills(model, tokenizer, sentence, count=5)
-        print(sentence)
-        print("   " + "   ".join(f"{text!r} {100 * share:.1f} %" for text, share in fills))
+        print(f"| {sentence} |", ", ".join(f"{text} {share:.1%}" for text, share in fills), "|")
 
 
 if __name__ == "__main__":

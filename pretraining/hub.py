@@ -23,7 +23,7 @@ NOT_FOR_THE_HUB = [
 ]
 
 _CARD_TEXT = """
-# {title}
+# Chinese ModernBERT: {name}
 
 A Chinese ModernBERT encoder, stopped after pretraining stage {stage}: {layers} layers × {hidden},
 {parameters:.1f} M parameters, contexts of up to {context} tokens.
@@ -31,26 +31,32 @@ A Chinese ModernBERT encoder, stopped after pretraining stage {stage}: {layers} 
 ```python
 from transformers import pipeline
 
-fill_mask = pipeline("fill-mask", model="{title}", trust_remote_code=True)
+fill_mask = pipeline("fill-mask", model="{name}", trust_remote_code=True)
 fill_mask("今天的天气真[MASK]。")
 ```
 
-It was trained on rows of {sequence_length} tokens from `{train_rows}`, for {steps} steps and
-{tokens:,} tokens. On held-out text, with 15 % of the tokens masked:
+It was trained on {documents:,} documents ({characters:,} characters) in rows of {sequence_length}
+tokens, for {steps} steps and {tokens:,} tokens. On held-out text, with 15 % of the tokens masked:
 
 | measure | value |
 |---|---|
 {table}
 
-The schedule, the loss and the settings of every step are in `trainer_state.json`'s log, kept here
-as `training_log.json`.
+Loss, learning rate and mask rate of the run are in `training_log.json`.
 """
 
 
-def save_model_folder(trainer, folder: Path, stage: int, stage_rows: str, seq_len: int) -> None:
+def save_model_folder(trainer, folder: Path, name: str, stage: int, rows) -> None:
     """Writes weights, configuration, remote code, tokenizer, card and log of a finished stage.
 
     The folder appears under its name only once it is complete.
+
+    Args:
+        trainer: the Trainer that has finished.
+        folder: where to.
+        name: what the card calls the model, and loads it by.
+        stage: 1 or 2.
+        rows: the row set it was trained on.
     """
     temporary = folder.with_name(f"{folder.name}.incomplete")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -69,14 +75,15 @@ def save_model_folder(trainer, folder: Path, stage: int, stage_rows: str, seq_le
     }
     rows = [f"| {name} | {value:.4f} |" for name, value in measures.items() if value is not None]
     text = _CARD_TEXT.format(
-        title=folder.parent.parent.name,
+        name=name,
         stage=stage,
         layers=model.config.num_hidden_layers,
         hidden=model.config.hidden_size,
         parameters=model.num_parameters() / 1e6,
         context=model.config.max_position_embeddings,
-        sequence_length=seq_len,
-        train_rows=stage_rows,
+        sequence_length=rows.seq_len,
+        documents=rows.manifest["documents"],
+        characters=rows.manifest["characters"],
         steps=trainer.state.global_step,
         tokens=trainer.state.num_input_tokens_seen,
         table="\n".join(rows) or "| not evaluated | |",
