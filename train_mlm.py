@@ -117,6 +117,9 @@ class StagePlan:
         )
         self.mask_rate(0)  # refuses contradictory settings now
         self._check_start_and_shapes(arguments)
+        # Made last and before any training, so that a missing permission shows now.
+        push = self.push_to_hub and self.training_arguments.process_index == 0
+        self.hub = HubPush(self.push_to_hub, number) if push else None
 
     def _training_arguments(self) -> TrainingArguments:
         values = self.run.training | self.stage.training
@@ -195,6 +198,7 @@ class StagePlan:
         """Trains the stage, or what is left of it, and writes its finished model folder."""
         if self.done:
             print(f"stage {self.number}: already finished, see {self.final}")
+            self._push_final()
             return
         checkpoint = last_complete_checkpoint(self.folder) if self.resume else None
         set_seed(self.run.seed)
@@ -211,11 +215,13 @@ class StagePlan:
         if trainer.is_world_process_zero():
             name = self.push_to_hub or str(self.final)
             save_model_folder(trainer, self.final, name, self.number, self.rows)
-            for callback in trainer.callback_handler.callbacks:
-                if isinstance(callback, HubPush):
-                    callback.upload(self.final, f"stage {self.number}, finished")
             print(f"stage {self.number}: finished model in {self.final}")
+            self._push_final()
         trainer.accelerator.wait_for_everyone()
+
+    def _push_final(self) -> None:
+        if self.hub is not None:
+            self.hub.upload(self.final, f"stage {self.number}, finished")
 
     def _trainer(self, model: ChineseModernBertForMaskedLM) -> Trainer:
         # Ours comes before the callbacks that write logs down, so that they write its figures too.
@@ -229,8 +235,8 @@ class StagePlan:
             ),
         ]
         self.training_arguments.report_to = []
-        if self.push_to_hub:
-            callbacks.append(HubPush(self.push_to_hub, self.number))
+        if self.hub is not None:
+            callbacks.append(self.hub)
         # The two stages draw different orders and masks.
         seed = self.run.seed + self.number
         special = self.rows.manifest["special_token_ids"]

@@ -101,13 +101,15 @@ class HubPush(TrainerCallback):
     """Uploads each checkpoint, whole with its code and tokenizer, as one commit.
 
     Trainer's own `hub_strategy="every_save"` leaves the remote code out of its checkpoints and
-    uploads a pickle. An upload that fails in mid-training is only warned of: the next checkpoint
-    holds all it would have brought.
+    uploads a pickle. Only the first process has this callback. An upload that fails in
+    mid-training is only warned of: the next checkpoint holds all it would have brought.
 
     Args:
-        repo_id: repository on the Hub; it is made if there is none, so that a missing
-            permission shows before the training.
+        repo_id: repository on the Hub; it is made if there is none.
         stage: named in the commit messages.
+
+    Raises:
+        HfHubHTTPError, OSError: if the repository cannot be made or written to.
     """
 
     def __init__(self, repo_id: str, stage: int):
@@ -116,8 +118,6 @@ class HubPush(TrainerCallback):
         self.stage = stage
 
     def on_save(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero:
-            return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         try:
             self.upload(checkpoint, f"stage {self.stage}, step {state.global_step}")
