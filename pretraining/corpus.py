@@ -8,6 +8,7 @@ import glob
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def _read_file(file: Path, text_field: str) -> Iterator[Document]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield _parse(line, file, number, text_field)
-    except (lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+    except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise CorpusError(
             f"{file}: damaged compressed file after line {number} ({error}); copy it again."
         ) from error
@@ -91,7 +92,8 @@ def _parse(line: bytes, file: Path, number: int, text_field: str) -> Document:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise CorpusError(f"{where}: not UTF-8 ({error}); convert the file to UTF-8.") from error
-    except json.JSONDecodeError as error:
+    # Beside JSONDecodeError, a ValueError: numbers too long for Python, and nesting too deep.
+    except (ValueError, RecursionError) as error:
         raise CorpusError(
             f"{where}: not a JSON object ({error}); mend or drop the line."
         ) from error

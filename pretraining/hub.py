@@ -73,7 +73,7 @@ def save_model_folder(trainer, folder: Path, name: str, stage: int, rows) -> Non
         "accuracy of always naming the commonest token": evaluation.get("eval_most_frequent_rate"),
         "bits per character": evaluation.get("eval_bits_per_character"),
     }
-    rows = [f"| {name} | {value:.4f} |" for name, value in measures.items() if value is not None]
+    lines = [f"| {name} | {value:.4f} |" for name, value in measures.items() if value is not None]
     text = _CARD_TEXT.format(
         name=name,
         stage=stage,
@@ -86,7 +86,7 @@ def save_model_folder(trainer, folder: Path, name: str, stage: int, rows) -> Non
         characters=rows.manifest["characters"],
         steps=trainer.state.global_step,
         tokens=trainer.state.num_input_tokens_seen,
-        table="\n".join(rows) or "| not evaluated | |",
+        table="\n".join(lines) or "| not evaluated | |",
     )
     data = ModelCardData(
         language="zh", license="apache-2.0", library_name="transformers", pipeline_tag="fill-mask"

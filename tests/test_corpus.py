@@ -42,6 +42,8 @@ def test_another_field_can_hold_the_text(tmp_path):
     [
         (b'{"text": "', r"line 3: not a JSON object .*mend or drop"),
         (b'["text"]', r"line 3: not a JSON object but a list"),
+        (b'{"id": ' + b"1" * 5000 + b"}", r"line 3: not a JSON object .*mend or drop"),
+        (b"[" * 100_000, r"line 3: not a JSON object .*mend or drop"),
         ('{"text": "文"}'.encode("gb18030"), r"line 3: not UTF-8 .*convert"),
         (b'{"title": "x"}', r"line 3: no field 'text' \(there: title\).*--text_field"),
         (b'{"text": ""}', r"line 3: the field 'text' must be a text that is not empty"),
@@ -79,3 +81,12 @@ def test_a_damaged_compressed_file_is_named(tmp_path, name, pack):
     (tmp_path / name).write_bytes(pack(JSONL * 1000)[:-20])
     with pytest.raises(CorpusError, match=rf"{name}: damaged compressed file after line"):
         list(read_documents([str(tmp_path / name)]))
+
+
+def test_a_compressed_file_damaged_in_the_middle_is_named(tmp_path):
+    packed = bytearray(gzip.compress(JSONL * 1000))
+    # The first block's type, right behind the ten-byte header, becomes the one deflate reserves.
+    packed[10] |= 0b110
+    (tmp_path / "a.jsonl.gz").write_bytes(packed)
+    with pytest.raises(CorpusError, match=r"a\.jsonl\.gz: damaged compressed file after line 0"):
+        list(read_documents([str(tmp_path / "a.jsonl.gz")]))
