@@ -416,6 +416,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         cu_seq_lens_k: Tensor | None = None,
         max_length_q: int | None = None,
         max_length_k: int | None = None,
+        seq_idx: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutput:
@@ -429,7 +430,8 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             inputs_embeds: (batch, sequence, hidden_size) instead of `input_ids`.
             cu_seq_lens_q, cu_seq_lens_k: (documents + 1,) cumulative lengths of a flattened batch
                 of one row; an encoder needs both to be the same.
-            max_length_q, max_length_k: accepted beside them, but found from the lengths.
+            max_length_q, max_length_k, seq_idx: longest document and document of each token, given
+                beside the lengths by some collators; they follow from the lengths and are not read.
             output_attentions: also give the weights, (batch, heads, sequence, sequence) a layer;
                 only the eager backend has them.
             output_hidden_states: also give the states (batch, sequence, hidden_size) after the
@@ -553,6 +555,7 @@ class ChineseModernBertForMaskedLM(ChineseModernBertPreTrainedModel):
         cu_seq_lens_k: Tensor | None = None,
         max_length_q: int | None = None,
         max_length_k: int | None = None,
+        seq_idx: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,

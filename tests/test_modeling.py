@@ -754,11 +754,14 @@ def test_trainer_is_told_that_the_loss_is_normalised():
 def test_the_flattening_collators_batch_goes_in_as_it_is(make_model, backend):
     model = make_model(backend, ChineseModernBertForMaskedLM)
     docs = documents(70, 1, 200, 65)
-    collate = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_position_ids=True)
+    # All it can give; sentence-transformers asks for the same.
+    collate = DataCollatorWithFlattening(
+        return_flash_attn_kwargs=True, return_position_ids=True, return_seq_idx=True
+    )
     batch = collate([{"input_ids": doc.tolist(), "labels": doc.tolist()} for doc in docs])
     assert set(batch) == {
         "input_ids", "labels", "position_ids",
-        "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
+        "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx",
     }  # fmt: skip
     with torch.no_grad():
         outputs = model(**batch)
