@@ -17,6 +17,16 @@ AUTO_MAP = {
     "AutoConfig": "configuration_chinese_modernbert.ChineseModernBertConfig",
     "AutoModel": "modeling_chinese_modernbert.ChineseModernBertModel",
     "AutoModelForMaskedLM": "modeling_chinese_modernbert.ChineseModernBertForMaskedLM",
+    "AutoModelForSequenceClassification": (
+        "modeling_chinese_modernbert.ChineseModernBertForSequenceClassification"
+    ),
+    "AutoModelForTokenClassification": (
+        "modeling_chinese_modernbert.ChineseModernBertForTokenClassification"
+    ),
+    "AutoModelForQuestionAnswering": (
+        "modeling_chinese_modernbert.ChineseModernBertForQuestionAnswering"
+    ),
+    "AutoModelForMultipleChoice": "modeling_chinese_modernbert.ChineseModernBertForMultipleChoice",
 }
 
 # Not fields of the configuration, but legitimately passed to it or found in a saved config.json.
@@ -61,6 +71,9 @@ class ChineseModernBertConfig(PreTrainedConfig):
             `local_rope_theta` (default 10,000).
         embedding_dropout, attention_dropout, mlp_dropout: dropout after the embeddings, after
             the attention output projection and inside the feed-forward block. The paper uses none.
+        classifier_pooling: what heads that judge a whole document look at: `"mean"` of its tokens,
+            or `"cls"`, its first token.
+        classifier_dropout: dropout before the last projection of every fine-tuning head.
 
     Raises:
         ValueError: on an unknown key, or on values that contradict each other; the message names
@@ -86,6 +99,8 @@ class ChineseModernBertConfig(PreTrainedConfig):
     embedding_dropout: float = 0.0
     attention_dropout: float = 0.0
     mlp_dropout: float = 0.0
+    classifier_pooling: str = "mean"
+    classifier_dropout: float = 0.0
     pad_token_id: int | None = 0
     cls_token_id: int | None = 2
     sep_token_id: int | None = 3
@@ -127,12 +142,22 @@ class ChineseModernBertConfig(PreTrainedConfig):
                     f"ChineseModernBertConfig: {name} must be a whole number of at least 1, "
                     f"got {value!r}."
                 )
-        for name in ("embedding_dropout", "attention_dropout", "mlp_dropout"):
+        for name in (
+            "embedding_dropout",
+            "attention_dropout",
+            "mlp_dropout",
+            "classifier_dropout",
+        ):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
                     f"ChineseModernBertConfig: {name} must lie in [0, 1), "
                     f"got {getattr(self, name)!r}."
                 )
+        if self.classifier_pooling not in ("mean", "cls"):
+            raise ValueError(
+                "ChineseModernBertConfig: classifier_pooling must be 'mean' or 'cls', got "
+                f"{self.classifier_pooling!r}."
+            )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"ChineseModernBertConfig: hidden_size {self.hidden_size} is not a multiple of "

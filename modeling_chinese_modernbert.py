@@ -14,6 +14,7 @@ After *Chinese ModernBERT with Whole-Word Masking*, arXiv 2510.12285.
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +23,27 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from transformers.utils.generic import can_return_tuple
 
 try:
     from .configuration_chinese_modernbert import ChineseModernBertConfig
 except ImportError:  # imported from a checkout, where the files are not a package
     from configuration_chinese_modernbert import ChineseModernBertConfig
+
+if TYPE_CHECKING:
+    # Never run. transformers saves and fetches the files that it finds imported relatively, and a
+    # question-answering folder needs this one, which its configuration names.
+    from .question_answering_chinese_modernbert import (
+        ChineseModernBertQuestionAnsweringPipeline,  # noqa: F401
+    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -405,6 +420,40 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.tok_embeddings = value
 
+    def stream_of(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+    ) -> TokenStream:
+        """Checks a batch and finds its real tokens and documents; arguments as in `forward`.
+
+        Raises:
+            ValueError: on contradictory input; the message says what fits.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        if (cu_seq_lens_q is None) != (cu_seq_lens_k is None) or (
+            cu_seq_lens_k is not cu_seq_lens_q and not torch.equal(cu_seq_lens_q, cu_seq_lens_k)
+        ):
+            raise ValueError("cu_seq_lens_q and cu_seq_lens_k must be given together, and equal.")
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        if input_ids is not None and input_ids.dim() != 2:
+            raise ValueError(
+                f"input_ids must be (batch, sequence), got shape {tuple(input_ids.shape)}."
+            )
+        if inputs_embeds is not None and inputs_embeds.dim() != 3:
+            raise ValueError(
+                "inputs_embeds must be (batch, sequence, hidden_size), got shape "
+                f"{tuple(inputs_embeds.shape)}."
+            )
+        return make_stream(
+            tokens.shape[:2], tokens.device, attention_mask, position_ids, cu_seq_lens_q
+        )
+
     @can_return_tuple
     def forward(
         self,
@@ -419,6 +468,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         seq_idx: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        stream: TokenStream | None = None,
     ) -> BaseModelOutput:
         """Encodes a batch.
 
@@ -436,6 +486,8 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
                 only the eager backend has them.
             output_hidden_states: also give the states (batch, sequence, hidden_size) after the
                 embeddings and after each layer; the last one is `last_hidden_state`.
+            stream: what `stream_of` makes of this batch, where the caller has it already; mask,
+                positions and lengths are then not read.
 
         Returns:
             `last_hidden_state` (batch, sequence, hidden_size), zeros at padding.
@@ -443,12 +495,6 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         Raises:
             ValueError: on contradictory input; the message says what fits.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        if (cu_seq_lens_q is None) != (cu_seq_lens_k is None) or (
-            cu_seq_lens_k is not cu_seq_lens_q and not torch.equal(cu_seq_lens_q, cu_seq_lens_k)
-        ):
-            raise ValueError("cu_seq_lens_q and cu_seq_lens_k must be given together, and equal.")
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
@@ -459,19 +505,11 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
                 "weights. Call model.set_attn_implementation('eager') for output_attentions."
             )
 
+        if stream is None:
+            stream = self.stream_of(
+                input_ids, attention_mask, position_ids, inputs_embeds, cu_seq_lens_q, cu_seq_lens_k
+            )
         tokens = input_ids if inputs_embeds is None else inputs_embeds
-        if input_ids is not None and input_ids.dim() != 2:
-            raise ValueError(
-                f"input_ids must be (batch, sequence), got shape {tuple(input_ids.shape)}."
-            )
-        if inputs_embeds is not None and inputs_embeds.dim() != 3:
-            raise ValueError(
-                "inputs_embeds must be (batch, sequence, hidden_size), got shape "
-                f"{tuple(inputs_embeds.shape)}."
-            )
-        stream = make_stream(
-            tokens.shape[:2], tokens.device, attention_mask, position_ids, cu_seq_lens_q
-        )
         tokens = stream.unpad(tokens)
         x = self.embeddings(*((tokens, None) if inputs_embeds is None else (None, tokens)))
         angles = {
@@ -509,8 +547,58 @@ def _dense_attentions(weights: list[Tensor], stream: TokenStream) -> Tensor:
     return dense
 
 
+# ---------------------------------------------------------------------------------------------
+# Heads
+# ---------------------------------------------------------------------------------------------
+
+# Labels that count for nothing.
+IGNORED = -100
+
+
+def _per_item(total: Tensor, items: Tensor | int, num_items_in_batch: Tensor | int | None):
+    """A summed loss over the items of the whole optimizer step, or else over those of this batch.
+
+    Sums that are divided by the step's items add up to the loss of one large batch, however the
+    step is split over accumulated batches and processes. Without an item it is 0, not NaN.
+    """
+    count = items if num_items_in_batch is None else num_items_in_batch
+    return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+
+
+def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+    """Cross-entropy in fp32 of (..., classes) logits over the labels (...) that are not ignored."""
+    logits, labels = logits.flatten(0, -2).float(), labels.flatten()
+    total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    return _per_item(total, (labels != IGNORED).sum(), num_items_in_batch)
+
+
+def document_loss(
+    logits: Tensor, labels: Tensor, problem_type: str, num_items_in_batch: Tensor | int | None
+) -> Tensor:
+    """The loss of (documents, num_labels) logits for one of transformers' three problem types."""
+    if problem_type == "single_label_classification":
+        return token_loss(logits, labels.view(-1), num_items_in_batch)
+    loss = {
+        "regression": F.mse_loss,
+        "multi_label_classification": F.binary_cross_entropy_with_logits,
+    }[problem_type]
+    total = loss(logits.float(), labels.view_as(logits).float(), reduction="sum")
+    return _per_item(total, logits.numel(), num_items_in_batch)
+
+
+def pool_documents(x: Tensor, stream: TokenStream, pooling: str) -> Tensor:
+    """(total_tokens, hidden_size) -> (documents, hidden_size): each one's mean, or first token.
+
+    Works on the stream, so padding on either side and packing make no difference.
+    """
+    if pooling == "cls":
+        return x[stream.cu_seqlens[:-1].long()]
+    lengths = stream.cu_seqlens.diff().long()
+    return torch.segment_reduce(x.float(), "mean", lengths=lengths, axis=0).to(x.dtype)
+
+
 class ChineseModernBertPredictionHead(nn.Module):
-    """Dense, activation and norm before the tied decoder."""
+    """Dense, activation and norm before the last projection of every head."""
 
     def __init__(self, config: ChineseModernBertConfig):
         super().__init__()
@@ -587,25 +675,16 @@ class ChineseModernBertForMaskedLM(ChineseModernBertPreTrainedModel):
             return_dict=True,
         )
         hidden = outputs.last_hidden_state
-        if labels is not None and labels.shape != hidden.shape[:2]:
-            raise ValueError(
-                f"labels has shape {tuple(labels.shape)}, expected {tuple(hidden.shape[:2])}: one "
-                "entry a token, -100 where it is not masked."
-            )
+        _check_token_labels(labels, hidden)
         loss = logits = None
         if labels is None or not self.training:
             logits = self.decoder(self.head(hidden))
         if labels is not None:
-            masked = labels != -100
-            targets = labels[masked]
+            masked = labels != IGNORED
             predicted = (
                 self.decoder(self.head(hidden[masked])) if logits is None else logits[masked]
             )
-            count = len(targets) if num_items_in_batch is None else num_items_in_batch
-            if not torch.is_tensor(count):
-                count = torch.tensor(count)
-            count = count.to(hidden.device).clamp(min=1)
-            loss = F.cross_entropy(predicted.float(), targets, reduction="sum") / count
+            loss = token_loss(predicted, labels[masked], num_items_in_batch)
         return MaskedLMOutput(
             loss=loss,
             logits=logits,
@@ -614,5 +693,310 @@ class ChineseModernBertForMaskedLM(ChineseModernBertPreTrainedModel):
         )
 
 
+class _FineTuningModel(ChineseModernBertPreTrainedModel):
+    """The encoder, the projection that pretraining leaves behind, and a new linear layer."""
+
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: ChineseModernBertConfig, num_labels: int):
+        super().__init__(config)
+        self.model = ChineseModernBertModel(config)
+        self.head = ChineseModernBertPredictionHead(config)
+        self.drop = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+        self.post_init()
+
+    def classify(self, x: Tensor) -> Tensor:
+        """(..., hidden_size) -> (..., labels)."""
+        return self.classifier(self.drop(self.head(x)))
+
+    def encode_documents(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        **kwargs,
+    ) -> tuple[Tensor, BaseModelOutput]:
+        """Logits (documents, labels) of pooled documents, and what the encoder returned."""
+        lengths = {name: kwargs.get(name) for name in ("cu_seq_lens_q", "cu_seq_lens_k")}
+        stream = self.model.stream_of(
+            input_ids, attention_mask, position_ids, inputs_embeds, **lengths
+        )
+        batch, documents = stream.batch_shape[0], len(stream.bounds) - 1
+        if documents < batch:
+            raise ValueError(
+                f"only {documents} of the {batch} rows hold a real token: attention_mask is all "
+                "zero in the others, so there is nothing to judge in them. Leave them out."
+            )
+        outputs = self.model(
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            stream=stream,
+            return_dict=True,
+            **kwargs,
+        )
+        states = stream.unpad(outputs.last_hidden_state)
+        return self.classify(
+            pool_documents(states, stream, self.config.classifier_pooling)
+        ), outputs
+
+
+class ChineseModernBertForSequenceClassification(_FineTuningModel):
+    """The encoder with a head for a document or a pair: classes, several labels, or numbers."""
+
+    def __init__(self, config: ChineseModernBertConfig):
+        super().__init__(config, config.num_labels)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        """Judges documents. Takes what `ChineseModernBertModel.forward` takes, and:
+
+        Args:
+            labels: (documents,) classes, as integers; (documents, num_labels) zeros and ones for
+                `multi_label_classification`; (documents,) or (documents, num_labels) numbers for
+                `regression`. A document is a row; in packed or flattened input it is a document.
+            num_items_in_batch: labels of the whole optimizer step, as Trainer counts them.
+
+        Returns:
+            `loss`; `logits` (documents, num_labels).
+
+        `config.problem_type` decides the loss. Left out, it is what transformers takes it for, and
+        is noted in the configuration: regression for one label, one class of several for integer
+        labels, several labels for floating-point ones.
+
+        Raises:
+            ValueError: on contradictory input, a row without tokens, or labels that do not fit.
+        """
+        logits, outputs = self.encode_documents(
+            input_ids, attention_mask, position_ids, inputs_embeds, **kwargs
+        )
+        loss = None
+        if labels is not None:
+            if self.config.problem_type is None:
+                self.config.problem_type = (
+                    "regression"
+                    if self.config.num_labels == 1
+                    else "multi_label_classification"
+                    if labels.is_floating_point()
+                    else "single_label_classification"
+                )
+            single = self.config.problem_type == "single_label_classification"
+            if labels.numel() != (len(logits) if single else logits.numel()):
+                raise ValueError(
+                    f"labels has shape {tuple(labels.shape)}, but there are {len(logits)} documents"
+                    f" and {self.config.num_labels} labels for {self.config.problem_type}. Change "
+                    "the labels, or set config.problem_type."
+                )
+            loss = document_loss(logits, labels, self.config.problem_type, num_items_in_batch)
+        return SequenceClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class ChineseModernBertForMultipleChoice(_FineTuningModel):
+    """The encoder with a head that picks one of several documents."""
+
+    def __init__(self, config: ChineseModernBertConfig):
+        super().__init__(config, 1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ) -> MultipleChoiceModelOutput:
+        """Picks a choice. Inputs as for `ChineseModernBertModel.forward`, one dimension more:
+
+        Args:
+            input_ids, attention_mask, position_ids: (batch, choices, sequence).
+            inputs_embeds: (batch, choices, sequence, hidden_size).
+            labels: (batch,) index of the right choice.
+            num_items_in_batch: labels of the whole optimizer step, as Trainer counts them.
+
+        Returns:
+            `loss`; `logits` (batch, choices).
+
+        Raises:
+            ValueError: on input of another shape.
+        """
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if given is None or given.dim() != (3 if inputs_embeds is None else 4):
+            raise ValueError(
+                "multiple choice wants input_ids (batch, choices, sequence) or inputs_embeds "
+                "(batch, choices, sequence, hidden_size), got "
+                f"{'nothing' if given is None else tuple(given.shape)}."
+            )
+        flat = (
+            None if x is None else x.flatten(0, 1)
+            for x in (input_ids, attention_mask, position_ids, inputs_embeds)
+        )
+        logits, outputs = self.encode_documents(*flat, **kwargs)
+        logits = logits.view(given.shape[:2])
+        return MultipleChoiceModelOutput(
+            loss=None if labels is None else token_loss(logits, labels, num_items_in_batch),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class ChineseModernBertForTokenClassification(_FineTuningModel):
+    """The encoder with a head for every token, such as for named entities."""
+
+    def __init__(self, config: ChineseModernBertConfig):
+        super().__init__(config, config.num_labels)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ) -> TokenClassifierOutput:
+        """Labels tokens. Takes what `ChineseModernBertModel.forward` takes, and:
+
+        Args:
+            labels: (batch, sequence) classes, -100 where none is wanted.
+            num_items_in_batch: labels of the whole optimizer step, as Trainer counts them.
+
+        Returns:
+            `loss`; `logits` (batch, sequence, num_labels).
+
+        Raises:
+            ValueError: on contradictory input.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.classify(outputs.last_hidden_state)
+        _check_token_labels(labels, logits)
+        return TokenClassifierOutput(
+            loss=None if labels is None else token_loss(logits, labels, num_items_in_batch),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class ChineseModernBertForQuestionAnswering(_FineTuningModel):
+    """The encoder with a head that finds an answer's first and last token."""
+
+    def __init__(self, config: ChineseModernBertConfig):
+        config.custom_pipelines = {
+            "question-answering": {
+                "impl": "question_answering_chinese_modernbert."
+                "ChineseModernBertQuestionAnsweringPipeline",
+                "pt": ["AutoModelForQuestionAnswering"],
+            }
+        }
+        super().__init__(config, 2)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        **kwargs,
+    ) -> QuestionAnsweringModelOutput:
+        """Finds answers. Takes what `ChineseModernBertModel.forward` takes, and:
+
+        Args:
+            start_positions, end_positions: (batch,) first and last token of the answer; one that
+                lies outside the sequence is ignored.
+
+        Returns:
+            `loss`, the mean of the two cross-entropies; `start_logits` and `end_logits` (batch,
+            sequence), lowest at padding, so that its amount changes no probability.
+
+        Trainer counts nothing named otherwise than `labels`, so accumulated batches weigh the same
+        whatever their size, as with every question-answering model of transformers.
+
+        Raises:
+            ValueError: on contradictory input.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.classify(outputs.last_hidden_state)
+        if attention_mask is not None:
+            padding = (attention_mask == 0).unsqueeze(-1)
+            logits = logits.masked_fill(padding, torch.finfo(logits.dtype).min)
+        start_logits, end_logits = logits.unbind(-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (
+                sum(
+                    token_loss(side, _inside(positions.view(-1), side.shape[1]), None)
+                    for side, positions in (
+                        (start_logits, start_positions),
+                        (end_logits, end_positions),
+                    )
+                )
+                / 2
+            )
+        return QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+def _check_token_labels(labels: Tensor | None, scored: Tensor) -> None:
+    if labels is not None and labels.shape != scored.shape[:2]:
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)}, expected {tuple(scored.shape[:2])}: one "
+            "entry a token, -100 where there is nothing to predict."
+        )
+
+
+def _inside(positions: Tensor, length: int) -> Tensor:
+    """The positions, IGNORED where they lie outside the sequence (an answer that was cut off)."""
+    return positions.where((positions >= 0) & (positions < length), IGNORED)
+
+
 ChineseModernBertModel.register_for_auto_class("AutoModel")
 ChineseModernBertForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+ChineseModernBertForSequenceClassification.register_for_auto_class(
+    "AutoModelForSequenceClassification"
+)
+ChineseModernBertForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+ChineseModernBertForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+ChineseModernBertForMultipleChoice.register_for_auto_class("AutoModelForMultipleChoice")

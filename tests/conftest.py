@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from batches import VOCAB
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
+from modeling_chinese_modernbert import ChineseModernBertModel
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +23,7 @@ def tiny_config():
 
     def build(**overrides) -> ChineseModernBertConfig:
         shape = {
-            "vocab_size": 50,
+            "vocab_size": VOCAB,
             "hidden_size": 32,
             "intermediate_size": 48,
             "num_hidden_layers": 3,
@@ -31,5 +33,17 @@ def tiny_config():
             "initializer_range": 0.2,
         }
         return ChineseModernBertConfig(**(shape | overrides))
+
+    return build
+
+
+@pytest.fixture
+def make_model(tiny_config):
+    """Returns `make_model(backend, cls, seed, **config)`: a model in eval mode."""
+
+    def build(backend="sdpa", cls=ChineseModernBertModel, seed=0, **overrides):
+        torch.manual_seed(seed)
+        model = cls._from_config(tiny_config(**overrides), attn_implementation=backend)
+        return model.eval()
 
     return build

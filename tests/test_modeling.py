@@ -10,6 +10,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from batches import VOCAB, documents, flatten, pack_rows, pad_rows, real_tokens
 from transformers import DataCollatorWithFlattening
 
 from modeling_chinese_modernbert import (
@@ -21,7 +22,6 @@ from modeling_chinese_modernbert import (
 )
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
-VOCAB = 50
 
 # fp32 carries 24 bits (6e-8) and the states have size one. Backends, and batches of another shape,
 # add up the same numbers in another order: up to 1e-6 after three layers, and ten times that is
@@ -33,68 +33,6 @@ STATE_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-5
 
 backends = pytest.mark.parametrize("backend", ATTENTION_BACKENDS)
-
-
-@pytest.fixture
-def make_model(tiny_config):
-    """Returns `make_model(backend, cls, seed, **config)`: a model in eval mode."""
-
-    def build(backend="sdpa", cls=ChineseModernBertModel, seed=0, **overrides):
-        torch.manual_seed(seed)
-        model = cls._from_config(tiny_config(**overrides), attn_implementation=backend)
-        return model.eval()
-
-    return build
-
-
-# --- the three forms of input -----------------------------------------------------------------
-
-
-def documents(*lengths, seed=1):
-    """Random ids of documents of these lengths."""
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(5, VOCAB, (length,), generator=generator) for length in lengths]
-
-
-def pad_rows(docs, side="right", width=None):
-    """One document a row, zeros to the left or right."""
-    width = width or max(map(len, docs))
-    ids = torch.zeros(len(docs), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, doc in enumerate(docs):
-        place = slice(width - len(doc), width) if side == "left" else slice(0, len(doc))
-        ids[row, place], mask[row, place] = doc, 1
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def pack_rows(*rows, width=None):
-    """Several documents end to end in each row, positions that restart, padding at the end."""
-    batch = pad_rows([torch.cat(docs) for docs in rows], width=width)
-    position_ids = torch.zeros_like(batch["input_ids"])
-    for row, docs in enumerate(rows):
-        positions = torch.cat([torch.arange(len(doc)) for doc in docs])
-        position_ids[row, : len(positions)] = positions
-    return batch | {"position_ids": position_ids}
-
-
-def flatten(docs):
-    """All documents in one row, as transformers' flattening collator and its kin give them."""
-    lengths = torch.tensor([len(doc) for doc in docs])
-    cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-    return {
-        "input_ids": torch.cat(docs)[None],
-        "position_ids": torch.cat([torch.arange(len(doc)) for doc in docs])[None],
-        "cu_seq_lens_q": cu_seqlens,
-        "cu_seq_lens_k": cu_seqlens,
-        "max_length_q": int(lengths.max()),
-        "max_length_k": int(lengths.max()),
-    }
-
-
-def real_tokens(batch):
-    """(batch, sequence), True at tokens that are not padding."""
-    mask = batch.get("attention_mask")
-    return torch.ones_like(batch["input_ids"]).bool() if mask is None else mask.bool()
 
 
 def masked_batch(*lengths, side="right", seed=1):

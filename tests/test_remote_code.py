@@ -16,11 +16,24 @@ import torch
 
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
 
-CODE = ("configuration_chinese_modernbert.py", "modeling_chinese_modernbert.py")
+CODE = (
+    "configuration_chinese_modernbert.py",
+    "modeling_chinese_modernbert.py",
+    "question_answering_chinese_modernbert.py",
+)
+HEADS = (
+    "MaskedLM",
+    "SequenceClassification",
+    "TokenClassification",
+    "QuestionAnswering",
+    "MultipleChoice",
+)
 AUTO_MAP = {
     "AutoConfig": "configuration_chinese_modernbert.ChineseModernBertConfig",
     "AutoModel": "modeling_chinese_modernbert.ChineseModernBertModel",
-    "AutoModelForMaskedLM": "modeling_chinese_modernbert.ChineseModernBertForMaskedLM",
+} | {
+    f"AutoModelFor{head}": f"modeling_chinese_modernbert.ChineseModernBertFor{head}"
+    for head in HEADS
 }
 # What training, preparation and evaluation use; none of it is needed to open a model.
 OPTIONAL = ("rjieba", "datasets", "opencc", "evaluate", "sklearn", "flash_attn")

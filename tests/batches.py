@@ -1,0 +1,53 @@
+"""The forms in which a model takes the same documents: padded, packed, flattened."""
+
+import torch
+import torch.nn.functional as F
+
+VOCAB = 50
+
+
+def documents(*lengths, seed=1):
+    """Random ids of documents of these lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(5, VOCAB, (length,), generator=generator) for length in lengths]
+
+
+def pad_rows(docs, side="right", width=None):
+    """One document a row, zeros to the left or right."""
+    width = width or max(map(len, docs))
+    ids = torch.zeros(len(docs), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, doc in enumerate(docs):
+        place = slice(width - len(doc), width) if side == "left" else slice(0, len(doc))
+        ids[row, place], mask[row, place] = doc, 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def pack_rows(*rows, width=None):
+    """Several documents end to end in each row, positions that restart, padding at the end."""
+    batch = pad_rows([torch.cat(docs) for docs in rows], width=width)
+    position_ids = torch.zeros_like(batch["input_ids"])
+    for row, docs in enumerate(rows):
+        positions = torch.cat([torch.arange(len(doc)) for doc in docs])
+        position_ids[row, : len(positions)] = positions
+    return batch | {"position_ids": position_ids}
+
+
+def flatten(docs):
+    """All documents in one row, as transformers' flattening collator and its kin give them."""
+    lengths = torch.tensor([len(doc) for doc in docs])
+    cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    return {
+        "input_ids": torch.cat(docs)[None],
+        "position_ids": torch.cat([torch.arange(len(doc)) for doc in docs])[None],
+        "cu_seq_lens_q": cu_seqlens,
+        "cu_seq_lens_k": cu_seqlens,
+        "max_length_q": int(lengths.max()),
+        "max_length_k": int(lengths.max()),
+    }
+
+
+def real_tokens(batch):
+    """(batch, sequence), True at tokens that are not padding."""
+    mask = batch.get("attention_mask")
+    return torch.ones_like(batch["input_ids"]).bool() if mask is None else mask.bool()
