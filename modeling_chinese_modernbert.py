@@ -80,16 +80,18 @@ class TokenStream:
         """(start, end) of each document in the stream."""
         return list(zip(self.bounds[:-1], self.bounds[1:], strict=True))
 
-    def unpad(self, x: Tensor) -> Tensor:
-        """(batch, sequence, ...) -> (total_tokens, ...)."""
+    def unpad(self, x: Tensor | None) -> Tensor | None:
+        """(batch, sequence, ...) -> (total_tokens, ...); None stays None."""
+        if x is None:
+            return None
         x = x.reshape(-1, *x.shape[2:])
         return x if self.indices is None else x[self.indices]
 
-    def pad(self, x: Tensor) -> Tensor:
-        """(total_tokens, ...) -> (batch, sequence, ...), zeros where there was padding."""
+    def pad(self, x: Tensor, value: float = 0.0) -> Tensor:
+        """(total_tokens, ...) -> (batch, sequence, ...), `value` where there was padding."""
         batch, sequence = self.batch_shape
         if self.indices is not None:
-            padded = x.new_zeros(batch * sequence, *x.shape[1:])
+            padded = x.new_full((batch * sequence, *x.shape[1:]), value)
             x = padded.index_copy(0, self.indices, x)
         return x.view(batch, sequence, *x.shape[1:])
 
@@ -486,8 +488,10 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
                 only the eager backend has them.
             output_hidden_states: also give the states (batch, sequence, hidden_size) after the
                 embeddings and after each layer; the last one is `last_hidden_state`.
-            stream: what `stream_of` makes of this batch, where the caller has it already; mask,
-                positions and lengths are then not read.
+            stream: from `stream_of`, for callers that work on the stream themselves: then input_ids
+                are (total_tokens,) or inputs_embeds (total_tokens, hidden_size), every state that
+                is returned is (total_tokens, hidden_size), and attention weights are lists of one
+                (heads, length, length) a document. Mask, positions and lengths are not read.
 
         Returns:
             `last_hidden_state` (batch, sequence, hidden_size), zeros at padding.
@@ -505,13 +509,13 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
                 "weights. Call model.set_attn_implementation('eager') for output_attentions."
             )
 
-        if stream is None:
+        padded = stream is None
+        if padded:
             stream = self.stream_of(
                 input_ids, attention_mask, position_ids, inputs_embeds, cu_seq_lens_q, cu_seq_lens_k
             )
-        tokens = input_ids if inputs_embeds is None else inputs_embeds
-        tokens = stream.unpad(tokens)
-        x = self.embeddings(*((tokens, None) if inputs_embeds is None else (None, tokens)))
+            input_ids, inputs_embeds = stream.unpad(input_ids), stream.unpad(inputs_embeds)
+        x = self.embeddings(input_ids, inputs_embeds)
         angles = {
             layer_type: rotary_angles(stream.positions, self.config.head_size, rope["rope_theta"])
             for layer_type, rope in self.config.rope_parameters.items()
@@ -520,17 +524,29 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         hidden_states, attentions = [], []
         for layer in self.layers:
             if output_hidden_states:
-                hidden_states.append(stream.pad(x))
+                hidden_states.append(x)
             x, weights = layer(x, angles[layer.layer_type], stream)
             if output_attentions:
-                attentions.append(_dense_attentions(weights, stream))
-        last_hidden_state = stream.pad(self.final_norm(x))
-        hidden_states.append(last_hidden_state)
-        return BaseModelOutput(
-            last_hidden_state=last_hidden_state,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+                attentions.append(weights)
+        x = self.final_norm(x)
+        outputs = BaseModelOutput(
+            last_hidden_state=x,
+            hidden_states=(*hidden_states, x) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
+        if padded:
+            return BaseModelOutput(stream.pad(x), **pad_details(outputs, stream))
+        return outputs
+
+
+def pad_details(outputs: BaseModelOutput, stream: TokenStream) -> dict[str, tuple[Tensor, ...]]:
+    """The hidden states and attentions that were asked for, from stream to padded form."""
+    details = {}
+    if outputs.hidden_states is not None:
+        details["hidden_states"] = tuple(stream.pad(x) for x in outputs.hidden_states)
+    if outputs.attentions is not None:
+        details["attentions"] = tuple(_dense_attentions(x, stream) for x in outputs.attentions)
+    return details
 
 
 def _dense_attentions(weights: list[Tensor], stream: TokenStream) -> Tensor:
@@ -572,18 +588,57 @@ def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int 
     return _per_item(total, (labels != IGNORED).sum(), num_items_in_batch)
 
 
+def stream_labels(labels: Tensor | None, stream: TokenStream) -> Tensor | None:
+    """Labels (batch, sequence) -> (total_tokens,); None stays None.
+
+    Raises:
+        ValueError: on labels of another shape.
+    """
+    if labels is not None and tuple(labels.shape) != tuple(stream.batch_shape):
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)}, expected {tuple(stream.batch_shape)}: one "
+            "entry a token, -100 where there is nothing to predict."
+        )
+    return stream.unpad(labels)
+
+
+def infer_problem_type(num_labels: int, labels: Tensor) -> str:
+    """What transformers takes the task for when the configuration does not say."""
+    if num_labels == 1:
+        return "regression"
+    return (
+        "multi_label_classification"
+        if labels.is_floating_point()
+        else "single_label_classification"
+    )
+
+
 def document_loss(
     logits: Tensor, labels: Tensor, problem_type: str, num_items_in_batch: Tensor | int | None
 ) -> Tensor:
-    """The loss of (documents, num_labels) logits for one of transformers' three problem types."""
-    if problem_type == "single_label_classification":
+    """The loss of (documents, num_labels) logits for one of transformers' three problem types.
+
+    Raises:
+        ValueError: on labels whose number does not fit.
+    """
+    single = problem_type == "single_label_classification"
+    if labels.numel() != (len(logits) if single else logits.numel()):
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)}, but there are {len(logits)} documents and "
+            f"{logits.shape[1]} labels for {problem_type}. Change the labels, or set "
+            "config.problem_type."
+        )
+    if single:
         return token_loss(logits, labels.view(-1), num_items_in_batch)
-    loss = {
-        "regression": F.mse_loss,
-        "multi_label_classification": F.binary_cross_entropy_with_logits,
-    }[problem_type]
+    loss = F.mse_loss if problem_type == "regression" else F.binary_cross_entropy_with_logits
     total = loss(logits.float(), labels.view_as(logits).float(), reduction="sum")
     return _per_item(total, logits.numel(), num_items_in_batch)
+
+
+def answers_inside(positions: Tensor, logits: Tensor) -> Tensor:
+    """(batch,) positions, IGNORED where they lie outside the (batch, sequence) logits."""
+    positions = positions.view(-1)
+    return positions.where((positions >= 0) & (positions < logits.shape[1]), IGNORED)
 
 
 def pool_documents(x: Tensor, stream: TokenStream, pooling: str) -> Tensor:
@@ -611,17 +666,51 @@ class ChineseModernBertPredictionHead(nn.Module):
         return self.norm(self.act(self.dense(x)).to(self.norm.weight.dtype))
 
 
-class ChineseModernBertForMaskedLM(ChineseModernBertPreTrainedModel):
-    """The encoder with the masked-language-modelling head it is pretrained with."""
+class ChineseModernBertWithHead(ChineseModernBertPreTrainedModel):
+    """The encoder as `model`, and the projection of pretraining as `head`: what all heads share."""
 
-    _tied_weights_keys = {"decoder.weight": "model.embeddings.tok_embeddings.weight"}
-    # The loss is normalised by num_items_in_batch: Trainer must not divide it again.
+    # Losses are normalised by num_items_in_batch: Trainer must not divide them again.
     accepts_loss_kwargs = True
 
     def __init__(self, config: ChineseModernBertConfig):
         super().__init__(config)
         self.model = ChineseModernBertModel(config)
         self.head = ChineseModernBertPredictionHead(config)
+
+    def encode(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, TokenStream, dict[str, tuple[Tensor, ...]]]:
+        """States (total_tokens, hidden_size), their stream, and states and attentions asked for.
+
+        Heads work on the stream, so that they spend nothing on padding.
+        """
+        stream = self.model.stream_of(
+            input_ids, attention_mask, position_ids, inputs_embeds, cu_seq_lens_q, cu_seq_lens_k
+        )
+        outputs = self.model(
+            input_ids=stream.unpad(input_ids),
+            inputs_embeds=stream.unpad(inputs_embeds),
+            stream=stream,
+            return_dict=True,
+            **kwargs,
+        )
+        return outputs.last_hidden_state, stream, pad_details(outputs, stream)
+
+
+class ChineseModernBertForMaskedLM(ChineseModernBertWithHead):
+    """The encoder with the masked-language-modelling head it is pretrained with."""
+
+    _tied_weights_keys = {"decoder.weight": "model.embeddings.tok_embeddings.weight"}
+
+    def __init__(self, config: ChineseModernBertConfig):
+        super().__init__(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
@@ -639,14 +728,8 @@ class ChineseModernBertForMaskedLM(ChineseModernBertPreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        cu_seq_lens_q: Tensor | None = None,
-        cu_seq_lens_k: Tensor | None = None,
-        max_length_q: int | None = None,
-        max_length_k: int | None = None,
-        seq_idx: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
     ) -> MaskedLMOutput:
         """Predicts masked tokens. Takes what `ChineseModernBertModel.forward` takes, and:
 
@@ -658,50 +741,34 @@ class ChineseModernBertForMaskedLM(ChineseModernBertPreTrainedModel):
 
         Returns:
             `loss`, computed on masked tokens only, 0 where nothing is masked; `logits` (batch,
-            sequence, vocab_size). In training with labels, `logits` is None: forming them for the
-            other 70 to 85 % of tokens would be most of the cost of a small model.
+            sequence, vocab_size), zeros at padding. In training with labels, `logits` is None:
+            forming them for the other 70 to 85 % of tokens would be most of the cost of a small
+            model.
+
+        Raises:
+            ValueError: on contradictory input.
         """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            cu_seq_lens_q=cu_seq_lens_q,
-            cu_seq_lens_k=cu_seq_lens_k,
-            max_length_q=max_length_q,
-            max_length_k=max_length_k,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
+        x, stream, details = self.encode(
+            input_ids, attention_mask, position_ids, inputs_embeds, **kwargs
         )
-        hidden = outputs.last_hidden_state
-        _check_token_labels(labels, hidden)
+        labels = stream_labels(labels, stream)
         loss = logits = None
         if labels is None or not self.training:
-            logits = self.decoder(self.head(hidden))
+            logits = self.decoder(self.head(x))
         if labels is not None:
             masked = labels != IGNORED
-            predicted = (
-                self.decoder(self.head(hidden[masked])) if logits is None else logits[masked]
-            )
+            predicted = self.decoder(self.head(x[masked])) if logits is None else logits[masked]
             loss = token_loss(predicted, labels[masked], num_items_in_batch)
         return MaskedLMOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss=loss, logits=None if logits is None else stream.pad(logits), **details
         )
 
 
-class _FineTuningModel(ChineseModernBertPreTrainedModel):
-    """The encoder, the projection that pretraining leaves behind, and a new linear layer."""
-
-    accepts_loss_kwargs = True
+class ChineseModernBertForFineTuning(ChineseModernBertWithHead):
+    """The encoder, its head, and a fresh classifier: what the fine-tuning models share."""
 
     def __init__(self, config: ChineseModernBertConfig, num_labels: int):
         super().__init__(config)
-        self.model = ChineseModernBertModel(config)
-        self.head = ChineseModernBertPredictionHead(config)
         self.drop = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.post_init()
@@ -710,39 +777,19 @@ class _FineTuningModel(ChineseModernBertPreTrainedModel):
         """(..., hidden_size) -> (..., labels)."""
         return self.classifier(self.drop(self.head(x)))
 
-    def encode_documents(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        position_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        **kwargs,
-    ) -> tuple[Tensor, BaseModelOutput]:
-        """Logits (documents, labels) of pooled documents, and what the encoder returned."""
-        lengths = {name: kwargs.get(name) for name in ("cu_seq_lens_q", "cu_seq_lens_k")}
-        stream = self.model.stream_of(
-            input_ids, attention_mask, position_ids, inputs_embeds, **lengths
-        )
+    def classify_documents(self, *args, **kwargs) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
+        """Logits (documents, labels) of pooled documents; arguments and details as of `encode`."""
+        x, stream, details = self.encode(*args, **kwargs)
         batch, documents = stream.batch_shape[0], len(stream.bounds) - 1
         if documents < batch:
             raise ValueError(
                 f"only {documents} of the {batch} rows hold a real token: attention_mask is all "
                 "zero in the others, so there is nothing to judge in them. Leave them out."
             )
-        outputs = self.model(
-            input_ids=input_ids,
-            inputs_embeds=inputs_embeds,
-            stream=stream,
-            return_dict=True,
-            **kwargs,
-        )
-        states = stream.unpad(outputs.last_hidden_state)
-        return self.classify(
-            pool_documents(states, stream, self.config.classifier_pooling)
-        ), outputs
+        return self.classify(pool_documents(x, stream, self.config.classifier_pooling)), details
 
 
-class ChineseModernBertForSequenceClassification(_FineTuningModel):
+class ChineseModernBertForSequenceClassification(ChineseModernBertForFineTuning):
     """The encoder with a head for a document or a pair: classes, several labels, or numbers."""
 
     def __init__(self, config: ChineseModernBertConfig):
@@ -764,7 +811,8 @@ class ChineseModernBertForSequenceClassification(_FineTuningModel):
         Args:
             labels: (documents,) classes, as integers; (documents, num_labels) zeros and ones for
                 `multi_label_classification`; (documents,) or (documents, num_labels) numbers for
-                `regression`. A document is a row; in packed or flattened input it is a document.
+                `regression`. Each row is a document, or in packed and flattened input each of its
+                documents.
             num_items_in_batch: labels of the whole optimizer step, as Trainer counts them.
 
         Returns:
@@ -777,36 +825,18 @@ class ChineseModernBertForSequenceClassification(_FineTuningModel):
         Raises:
             ValueError: on contradictory input, a row without tokens, or labels that do not fit.
         """
-        logits, outputs = self.encode_documents(
+        logits, details = self.classify_documents(
             input_ids, attention_mask, position_ids, inputs_embeds, **kwargs
         )
         loss = None
         if labels is not None:
             if self.config.problem_type is None:
-                self.config.problem_type = (
-                    "regression"
-                    if self.config.num_labels == 1
-                    else "multi_label_classification"
-                    if labels.is_floating_point()
-                    else "single_label_classification"
-                )
-            single = self.config.problem_type == "single_label_classification"
-            if labels.numel() != (len(logits) if single else logits.numel()):
-                raise ValueError(
-                    f"labels has shape {tuple(labels.shape)}, but there are {len(logits)} documents"
-                    f" and {self.config.num_labels} labels for {self.config.problem_type}. Change "
-                    "the labels, or set config.problem_type."
-                )
+                self.config.problem_type = infer_problem_type(self.config.num_labels, labels)
             loss = document_loss(logits, labels, self.config.problem_type, num_items_in_batch)
-        return SequenceClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        return SequenceClassifierOutput(loss=loss, logits=logits, **details)
 
 
-class ChineseModernBertForMultipleChoice(_FineTuningModel):
+class ChineseModernBertForMultipleChoice(ChineseModernBertForFineTuning):
     """The encoder with a head that picks one of several documents."""
 
     def __init__(self, config: ChineseModernBertConfig):
@@ -835,7 +865,7 @@ class ChineseModernBertForMultipleChoice(_FineTuningModel):
             `loss`; `logits` (batch, choices).
 
         Raises:
-            ValueError: on input of another shape.
+            ValueError: on input of another shape, or a choice without tokens.
         """
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None or given.dim() != (3 if inputs_embeds is None else 4):
@@ -844,21 +874,19 @@ class ChineseModernBertForMultipleChoice(_FineTuningModel):
                 "(batch, choices, sequence, hidden_size), got "
                 f"{'nothing' if given is None else tuple(given.shape)}."
             )
-        flat = (
-            None if x is None else x.flatten(0, 1)
-            for x in (input_ids, attention_mask, position_ids, inputs_embeds)
+        logits, details = self.classify_documents(
+            *(
+                None if x is None else x.flatten(0, 1)
+                for x in (input_ids, attention_mask, position_ids, inputs_embeds)
+            ),
+            **kwargs,
         )
-        logits, outputs = self.encode_documents(*flat, **kwargs)
         logits = logits.view(given.shape[:2])
-        return MultipleChoiceModelOutput(
-            loss=None if labels is None else token_loss(logits, labels, num_items_in_batch),
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
+        return MultipleChoiceModelOutput(loss=loss, logits=logits, **details)
 
 
-class ChineseModernBertForTokenClassification(_FineTuningModel):
+class ChineseModernBertForTokenClassification(ChineseModernBertForFineTuning):
     """The encoder with a head for every token, such as for named entities."""
 
     def __init__(self, config: ChineseModernBertConfig):
@@ -882,30 +910,21 @@ class ChineseModernBertForTokenClassification(_FineTuningModel):
             num_items_in_batch: labels of the whole optimizer step, as Trainer counts them.
 
         Returns:
-            `loss`; `logits` (batch, sequence, num_labels).
+            `loss`; `logits` (batch, sequence, num_labels), zeros at padding.
 
         Raises:
             ValueError: on contradictory input.
         """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            return_dict=True,
-            **kwargs,
+        x, stream, details = self.encode(
+            input_ids, attention_mask, position_ids, inputs_embeds, **kwargs
         )
-        logits = self.classify(outputs.last_hidden_state)
-        _check_token_labels(labels, logits)
-        return TokenClassifierOutput(
-            loss=None if labels is None else token_loss(logits, labels, num_items_in_batch),
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        labels = stream_labels(labels, stream)
+        logits = self.classify(x)
+        loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
+        return TokenClassifierOutput(loss=loss, logits=stream.pad(logits), **details)
 
 
-class ChineseModernBertForQuestionAnswering(_FineTuningModel):
+class ChineseModernBertForQuestionAnswering(ChineseModernBertForFineTuning):
     """The encoder with a head that finds an answer's first and last token."""
 
     def __init__(self, config: ChineseModernBertConfig):
@@ -945,51 +964,20 @@ class ChineseModernBertForQuestionAnswering(_FineTuningModel):
         Raises:
             ValueError: on contradictory input.
         """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            return_dict=True,
-            **kwargs,
+        x, stream, details = self.encode(
+            input_ids, attention_mask, position_ids, inputs_embeds, **kwargs
         )
-        logits = self.classify(outputs.last_hidden_state)
-        if attention_mask is not None:
-            padding = (attention_mask == 0).unsqueeze(-1)
-            logits = logits.masked_fill(padding, torch.finfo(logits.dtype).min)
+        logits = self.classify(x)
+        logits = stream.pad(logits, torch.finfo(logits.dtype).min)
         start_logits, end_logits = logits.unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = (
-                sum(
-                    token_loss(side, _inside(positions.view(-1), side.shape[1]), None)
-                    for side, positions in (
-                        (start_logits, start_positions),
-                        (end_logits, end_positions),
-                    )
-                )
-                / 2
-            )
+            starts = token_loss(start_logits, answers_inside(start_positions, start_logits), None)
+            ends = token_loss(end_logits, answers_inside(end_positions, end_logits), None)
+            loss = (starts + ends) / 2
         return QuestionAnsweringModelOutput(
-            loss=loss,
-            start_logits=start_logits,
-            end_logits=end_logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss=loss, start_logits=start_logits, end_logits=end_logits, **details
         )
-
-
-def _check_token_labels(labels: Tensor | None, scored: Tensor) -> None:
-    if labels is not None and labels.shape != scored.shape[:2]:
-        raise ValueError(
-            f"labels has shape {tuple(labels.shape)}, expected {tuple(scored.shape[:2])}: one "
-            "entry a token, -100 where there is nothing to predict."
-        )
-
-
-def _inside(positions: Tensor, length: int) -> Tensor:
-    """The positions, IGNORED where they lie outside the sequence (an answer that was cut off)."""
-    return positions.where((positions >= 0) & (positions < length), IGNORED)
 
 
 ChineseModernBertModel.register_for_auto_class("AutoModel")
