@@ -12,6 +12,23 @@ from transformers import PreTrainedConfig
 GLOBAL_ROPE_THETA = 80_000.0
 LOCAL_ROPE_THETA = 10_000.0
 
+# rope_type -> the entries it takes beside rope_type and rope_theta.
+ROPE_ENTRIES = {
+    "default": set(),
+    "linear": {"factor"},
+    "dynamic": {"factor"},
+    "yarn": {
+        "factor",
+        "original_max_position_embeddings",
+        "attention_factor",
+        "beta_fast",
+        "beta_slow",
+        "mscale",
+        "mscale_all_dim",
+        "truncate",
+    },
+}
+
 # What a saved folder tells the Auto classes; the tokenizer says the same in tokenizer_config.json.
 AUTO_MAP = {
     "AutoConfig": "configuration_chinese_modernbert.ChineseModernBertConfig",
@@ -68,7 +85,10 @@ class ChineseModernBertConfig(PreTrainedConfig):
             `global_attn_every_n_layers`-th layer (default 3), counted from the first, is global.
         rope_parameters: `{"full_attention": {...}, "sliding_attention": {...}}` as transformers
             has it. Left out, it is built from `global_rope_theta` (default 80,000) and
-            `local_rope_theta` (default 10,000).
+            `local_rope_theta` (default 10,000). To go beyond the context a model was trained for,
+            the global layers' entry can scale by a `"factor"`: its `"rope_type"` is then
+            `"linear"`, `"dynamic"` (NTK, by each document's own length), or `"yarn"`, which also
+            needs `"original_max_position_embeddings"`.
         embedding_dropout, attention_dropout, mlp_dropout: dropout after the embeddings, after
             the attention output projection and inside the feed-forward block. The paper uses none.
         classifier_pooling: what heads that judge a whole document look at: `"mean"` of its tokens,
@@ -234,16 +254,7 @@ class ChineseModernBertConfig(PreTrainedConfig):
                     f"ChineseModernBertConfig: rope_parameters[{layer_type!r}] has rope_theta "
                     f"{entry['rope_theta']}, but {theta} was given as well. Give only one of them."
                 )
-            if entry["rope_type"] != "default":
-                raise ValueError(
-                    f"ChineseModernBertConfig: rope_type {entry['rope_type']!r} in "
-                    f"rope_parameters[{layer_type!r}] is not supported; use 'default'."
-                )
-            if unknown := set(entry) - {"rope_type", "rope_theta"}:
-                raise ValueError(
-                    f"ChineseModernBertConfig: rope_parameters[{layer_type!r}] has unknown entries "
-                    f"{sorted(unknown)}; it takes 'rope_type' and 'rope_theta'."
-                )
+            self._check_rope_entries(layer_type, entry)
             if not entry["rope_theta"] > 0:
                 raise ValueError(
                     f"ChineseModernBertConfig: rope_theta of {layer_type!r} must be positive, "
@@ -252,6 +263,34 @@ class ChineseModernBertConfig(PreTrainedConfig):
             given[layer_type] = entry
         self.rope_parameters = given
         return kwargs
+
+    def _check_rope_entries(self, layer_type: str, entry: dict) -> None:
+        where = f"ChineseModernBertConfig: rope_parameters[{layer_type!r}]"
+        rope_type = entry["rope_type"]
+        if rope_type not in ROPE_ENTRIES:
+            raise ValueError(
+                f"{where} has the rope_type {rope_type!r}; it can be {', '.join(ROPE_ENTRIES)}."
+            )
+        known = {"rope_type", "rope_theta"} | ROPE_ENTRIES[rope_type]
+        if unknown := set(entry) - known:
+            raise ValueError(
+                f"{where} has unknown entries {sorted(unknown)}; with rope_type {rope_type!r} it "
+                f"takes {sorted(known)}."
+            )
+        if rope_type == "default":
+            return
+        factor = entry.get("factor")
+        if not isinstance(factor, int | float) or isinstance(factor, bool) or factor < 1:
+            raise ValueError(
+                f"{where} needs a factor of at least 1, how many times longer the context becomes, "
+                f"got {factor!r}."
+            )
+        original = entry.get("original_max_position_embeddings")
+        if rope_type == "yarn" and (not isinstance(original, int) or original < 1):
+            raise ValueError(
+                f"{where} needs original_max_position_embeddings, the context in tokens that the "
+                f"model was trained for, got {original!r}."
+            )
 
     @property
     def head_size(self) -> int:

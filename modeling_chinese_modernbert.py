@@ -31,6 +31,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 
 try:
@@ -264,15 +265,30 @@ def _sdpa_blockwise(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window
 ATTENTION_BACKENDS = {"eager": eager_attention, "sdpa": sdpa_attention}
 
 
-def rotary_angles(positions: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotary_angles(
+    config: ChineseModernBertConfig, layer_type: str, stream: TokenStream
+) -> tuple[Tensor, Tensor]:
     """cos and sin of RoPE, each (total_tokens, 1, head_size / 2), in fp32.
 
     Computed where they are needed: a buffer would be cast by `.to(bfloat16)`, and comes back
     uninitialised from `from_pretrained` when it is not persistent.
     """
-    exponent = torch.arange(0, head_size, 2, dtype=torch.float32, device=positions.device)
-    angles = positions.float()[:, None] * theta ** (-exponent / head_size)
-    return angles.cos()[:, None], angles.sin()[:, None]
+    rope, device = config.rope_parameters[layer_type], stream.positions.device
+    magnitude = 1.0
+    if rope["rope_type"] == "default":
+        exponent = torch.arange(0, config.head_size, 2, dtype=torch.float32, device=device)
+        frequencies = rope["rope_theta"] ** (-exponent / config.head_size)
+    else:
+        # Dynamic scaling goes by each document's own length, so that none moves another.
+        lengths = stream.cu_seqlens.diff().long()
+        frequencies, magnitude = ROPE_INIT_FUNCTIONS[rope["rope_type"]](
+            config, device, seq_len=lengths[:, None], layer_type=layer_type
+        )
+        if frequencies.dim() == 2:
+            total = len(stream.positions)
+            frequencies = frequencies.repeat_interleave(lengths, dim=0, output_size=total)
+    angles = stream.positions.float()[:, None] * frequencies
+    return (angles.cos() * magnitude)[:, None], (angles.sin() * magnitude)[:, None]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -517,8 +533,8 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             input_ids, inputs_embeds = stream.unpad(input_ids), stream.unpad(inputs_embeds)
         x = self.embeddings(input_ids, inputs_embeds)
         angles = {
-            layer_type: rotary_angles(stream.positions, self.config.head_size, rope["rope_theta"])
-            for layer_type, rope in self.config.rope_parameters.items()
+            layer_type: rotary_angles(self.config, layer_type, stream)
+            for layer_type in self.config.rope_parameters
         }
 
         hidden_states, attentions = [], []

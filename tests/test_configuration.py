@@ -139,8 +139,20 @@ REFUSED = {
         "rope_parameters.*sliding_attention.*rope_theta 10000.*5000",
     ),
     "unsupported rope_type": (
-        {"rope_parameters": {GLOBAL: {"rope_type": "yarn", "rope_theta": 8e4}}},
-        "rope_type 'yarn'",
+        {"rope_parameters": {GLOBAL: {"rope_type": "llama3", "factor": 2.0}}},
+        "full_attention.*rope_type 'llama3'; it can be default, linear, dynamic, yarn",
+    ),
+    "scaling without a factor": (
+        {"rope_parameters": {GLOBAL: {"rope_type": "linear"}}},
+        "full_attention.*needs a factor of at least 1.*got None",
+    ),
+    "scaling that shrinks": (
+        {"rope_parameters": {GLOBAL: {"rope_type": "dynamic", "factor": 0.5}}},
+        "needs a factor of at least 1.*got 0.5",
+    ),
+    "yarn without the trained context": (
+        {"rope_parameters": {GLOBAL: {"rope_type": "yarn", "factor": 4.0}}},
+        "full_attention.*needs original_max_position_embeddings.*got None",
     ),
     "rope of an unknown layer type": (
         {"rope_parameters": {"chunked": {"rope_theta": 8e4}}},

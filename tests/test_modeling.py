@@ -17,6 +17,7 @@ from modeling_chinese_modernbert import (
     ATTENTION_BACKENDS,
     ChineseModernBertForMaskedLM,
     ChineseModernBertModel,
+    make_stream,
     rotary_angles,
     rotate,
 )
@@ -121,19 +122,21 @@ def test_the_model_is_the_paper_written_out(make_model, backend):
     assert difference.abs().max() <= STATE_TOLERANCE
 
 
-def test_rope_turns_each_pair_by_position_over_a_power_of_theta():
+def test_rope_turns_each_pair_by_position_over_a_power_of_theta(tiny_config):
     torch.manual_seed(0)
-    x, positions = torch.randn(6, 2, 8), torch.tensor([0, 1, 2, 0, 5, 300])
-    turned = rotate(x, *rotary_angles(positions, head_size=8, theta=10_000.0))
-    for token, position in enumerate(positions.tolist()):
-        for pair in range(4):
-            angle = position * 10_000.0 ** (-2 * pair / 8)
-            first, second = x[token, :, pair], x[token, :, pair + 4]
-            expected = first * math.cos(angle) - second * math.sin(angle)
-            # An angle of 300 is exact to 3e-5 in fp32, and the sine and cosine with it.
-            assert (turned[token, :, pair] - expected).abs().max() <= 1e-4
-            expected = second * math.cos(angle) + first * math.sin(angle)
-            assert (turned[token, :, pair + 4] - expected).abs().max() <= 1e-4
+    x, positions = torch.randn(6, 2, 16), torch.tensor([[0, 1, 2, 0, 5, 300]])
+    stream = make_stream((1, 6), torch.device("cpu"), position_ids=positions)
+    for layer_type, theta in ((GLOBAL, 80_000.0), (LOCAL, 10_000.0)):
+        turned = rotate(x, *rotary_angles(tiny_config(), layer_type, stream))
+        for token, position in enumerate(positions[0].tolist()):
+            for pair in range(8):
+                angle = position * theta ** (-2 * pair / 16)
+                first, second = x[token, :, pair], x[token, :, pair + 8]
+                expected = first * math.cos(angle) - second * math.sin(angle)
+                # An angle of 300 is exact to 3e-5 in fp32, and the sine and cosine with it.
+                assert (turned[token, :, pair] - expected).abs().max() <= 1e-4
+                expected = second * math.cos(angle) + first * math.sin(angle)
+                assert (turned[token, :, pair + 8] - expected).abs().max() <= 1e-4
 
 
 # --- all backends agree with eager ------------------------------------------------------------
