@@ -12,6 +12,7 @@ Notable about it:
 After *Chinese ModernBERT with Whole-Word Masking*, arXiv 2510.12285.
 """
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,9 +20,13 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.attention.flex_attention import flex_attention as torch_flex_attention
+from torch.nn.attention.varlen import varlen_attn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.modeling_flash_attention_utils import lazy_import_flash_attention
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutput,
@@ -32,7 +37,13 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.utils.generic import can_return_tuple
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import (
+    is_flash_attn_2_available,
+    is_flash_attn_3_available,
+    logging,
+)
+from transformers.utils.generic import can_return_tuple, is_flash_attention_requested
 
 try:
     from .configuration_chinese_modernbert import ChineseModernBertConfig
@@ -45,6 +56,8 @@ if TYPE_CHECKING:
     from .question_answering_chinese_modernbert import (
         ChineseModernBertQuestionAnsweringPipeline,  # noqa: F401
     )
+
+logger = logging.get_logger(__name__)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -64,6 +77,7 @@ class TokenStream:
             `cu_seqlens[d]:cu_seqlens[d + 1]` of the stream.
         bounds: the same numbers as Python integers, read from the device once a forward.
         positions: (total_tokens,) position of each token for RoPE.
+        backend: name of the attention function that the layers call.
     """
 
     batch_shape: tuple[int, int]
@@ -71,7 +85,8 @@ class TokenStream:
     cu_seqlens: Tensor
     bounds: list[int]
     positions: Tensor
-    _local_masks: dict = field(default_factory=dict)
+    backend: str = "sdpa"
+    _masks: dict = field(default_factory=dict)
 
     @property
     def max_seqlen(self) -> int:
@@ -103,13 +118,11 @@ class TokenStream:
         key, -inf elsewhere.
         """
         key = (window, block, dtype)
-        if key not in self._local_masks:
+        if key not in self._masks:
             total, device = self.bounds[-1], self.positions.device
             padded = -(-total // block) * block
-            document = torch.full((padded + 2 * window,), -1, device=device)
-            lengths = self.cu_seqlens.diff().long()
-            document[window : window + total] = torch.repeat_interleave(
-                torch.arange(len(lengths), device=device), lengths, output_size=total
+            document = F.pad(
+                self.documents_of_tokens(), (window, padded - total + window), value=-1
             )
             of_query = document[window : window + padded].view(-1, block, 1)
             of_key = document.unfold(0, block + 2 * window, block).unsqueeze(1)
@@ -119,8 +132,52 @@ class TokenStream:
             # something to attend to: an all-masked row would send NaN back through the keys.
             allowed = (of_query == of_key) & (distance <= window)
             mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
-            self._local_masks[key] = mask.masked_fill_(~allowed, -math.inf).unsqueeze(1)
-        return self._local_masks[key]
+            self._masks[key] = mask.masked_fill_(~allowed, -math.inf).unsqueeze(1)
+        return self._masks[key]
+
+    def block_mask(self, window: int | None) -> "BlockMask":
+        """flex_attention's mask, built once a forward for each kind of layer.
+
+        The keys that a block of queries can see lie in one stretch, from the first document's
+        first (or the window's) to the last document's last, so the blocks to visit are found in
+        time linear in the tokens; which of their pairs count is decided within.
+        """
+        if window not in self._masks:
+            total, device = self.bounds[-1], self.positions.device
+            blocks = -(-total // FLEX_BLOCK)
+            token = torch.arange(total, device=device)
+            document = self.documents_of_tokens()
+            first = self.cu_seqlens.long()[document]
+            last = self.cu_seqlens.long()[document + 1] - 1
+            if window is not None:
+                first, last = first.maximum(token - window), last.minimum(token + window)
+            filler = blocks * FLEX_BLOCK - total
+            # Tokens behind the last see its block alone, so that their rows are not empty.
+            first = F.pad(first, (0, filler), value=total - 1).view(blocks, FLEX_BLOCK).amin(1)
+            last = F.pad(last, (0, filler), value=total - 1).view(blocks, FLEX_BLOCK).amax(1)
+            begin, end = first // FLEX_BLOCK, last // FLEX_BLOCK
+            document = F.pad(document, (0, filler), value=-1)
+
+            def visible(_batch, _head, query, key):
+                same = document[query] == document[key]
+                return same if window is None else same & ((query - key).abs() <= window)
+
+            self._masks[window] = BlockMask.from_kv_blocks(
+                (end - begin + 1).to(torch.int32)[None, None],
+                (begin[:, None] + torch.arange(blocks, device=device))
+                .clamp(max=blocks - 1)
+                .to(torch.int32)[None, None],
+                BLOCK_SIZE=FLEX_BLOCK,
+                mask_mod=visible,
+                seq_lengths=(total, total),
+            )
+        return self._masks[window]
+
+    def documents_of_tokens(self) -> Tensor:
+        """(total_tokens,) number of the document that each token belongs to."""
+        lengths = self.cu_seqlens.diff().long()
+        numbers = torch.arange(len(lengths), device=lengths.device)
+        return numbers.repeat_interleave(lengths, output_size=self.bounds[-1])
 
 
 def make_stream(
@@ -262,7 +319,140 @@ def _sdpa_blockwise(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window
     return out.transpose(1, 2).flatten(0, 1)[:total]
 
 
-ATTENTION_BACKENDS = {"eager": eager_attention, "sdpa": sdpa_attention}
+def varlen_attention(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window: int | None):
+    """torch's own FlashAttention for variable lengths. CUDA, bf16 or fp16."""
+    longest, sides = stream.max_seqlen, (-1, -1) if window is None else (window, window)
+    cu_seqlens = stream.cu_seqlens
+    return varlen_attn(
+        q, k, v.to(q.dtype), cu_seqlens, cu_seqlens, longest, longest, window_size=sides
+    ), None
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window: int | None):
+    """The variable-length kernel of the flash-attn package, or of its stand-in from the Hub."""
+    (_, varlen, *_), _ = lazy_import_flash_attention(stream.backend)
+    out = varlen(
+        q,
+        k,
+        v.to(q.dtype),
+        cu_seqlens_q=stream.cu_seqlens,
+        cu_seqlens_k=stream.cu_seqlens,
+        max_seqlen_q=stream.max_seqlen,
+        max_seqlen_k=stream.max_seqlen,
+        **({} if window is None else {"window_size": (window, window)}),
+    )
+    return out[0] if isinstance(out, tuple) else out, None
+
+
+# flex_attention works in blocks of so many queries and keys.
+FLEX_BLOCK = 128
+
+
+@functools.cache
+def compiled_flex_attention():
+    """The kernel; uncompiled, it would form all scores at once."""
+    return torch.compile(torch_flex_attention, dynamic=True)
+
+
+def flex_attention(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window: int | None):
+    """torch's flex_attention, compiled. Not on the CPU."""
+    q, k, v = (x.to(q.dtype).transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+    out = compiled_flex_attention()(q, k, v, block_mask=stream.block_mask(window))
+    return out.squeeze(0).transpose(0, 1), None
+
+
+ATTENTION_BACKENDS = {
+    "eager": eager_attention,
+    "sdpa": sdpa_attention,
+    "varlen_attention": varlen_attention,
+    "flash_attention_2": flash_attention,
+    "flash_attention_3": flash_attention,
+    "flex_attention": flex_attention,
+}
+
+# What the model does when it is not told: the fastest backend there is where it runs.
+AUTOMATIC = "auto"
+
+
+def choose_attention(requested: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+    """The backend for a device and the type of queries and keys, and why it is this one.
+
+    Raises:
+        ValueError: if the backend that was asked for cannot work there.
+    """
+    half = dtype in (torch.bfloat16, torch.float16)
+    if requested == AUTOMATIC:
+        if device.type != "cuda":
+            return "sdpa", f"the fastest on {device.type}"
+        if torch.cuda.get_device_capability(device) < (8, 0):
+            return "sdpa", "the FlashAttention kernels need an Ampere card or a newer one"
+        if not half:
+            return "sdpa", (
+                f"the FlashAttention kernels do not take {dtype}; they would be several times "
+                "faster with dtype=torch.bfloat16, or under autocast"
+            )
+        if is_flash_attn_3_available():
+            return "flash_attention_3", "flash-attn 3 is installed"
+        if is_flash_attn_2_available():
+            return "flash_attention_2", "flash-attn is installed"
+        return "varlen_attention", "torch's own FlashAttention; flash-attn is not installed"
+    if requested == "varlen_attention" or is_flash_attention_requested(
+        requested_attention_implementation=requested
+    ):
+        if device.type != "cuda":
+            raise ValueError(
+                f"{requested!r} needs a CUDA device, but the model is on {device.type}. Move "
+                "it, or call model.set_attn_implementation('sdpa')."
+            )
+        if not half:
+            raise ValueError(
+                f"{requested!r} takes bf16 or fp16, not {dtype}. Load the model with "
+                "dtype=torch.bfloat16, run it under autocast, or call "
+                "model.set_attn_implementation('sdpa')."
+            )
+    if requested == "flex_attention" and device.type == "cpu":
+        raise ValueError(
+            "'flex_attention' has no backward on the CPU, and is compiled anew for every length "
+            "there. Move the model, or call model.set_attn_implementation('sdpa')."
+        )
+    return requested, "as asked for"
+
+
+def registered_attention(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, stream: TokenStream):
+    """A function that the user registered with transformers' AttentionInterface.
+
+    It gets what transformers' functions get: (documents, heads, length, head size), padded on the
+    right, and a boolean mask (documents, 1, length, length), True where a key may be seen.
+    """
+    lengths = stream.cu_seqlens.diff().long()
+    place = torch.arange(stream.max_seqlen, device=q.device)
+    real = place < lengths[:, None]
+    allowed = real[:, None, None, :].expand(-1, 1, len(place), -1)
+    if module.window is not None:
+        allowed = allowed & ((place[:, None] - place[None, :]).abs() <= module.window)
+    # Rows at padding see everything: a row without a key gives NaN in some functions.
+    allowed = allowed | ~real[:, None, :, None]
+
+    def padded(x: Tensor) -> Tensor:
+        out = x.new_zeros(*real.shape, *x.shape[1:])
+        out[real] = x
+        return out.transpose(1, 2)
+
+    attend = ALL_ATTENTION_FUNCTIONS[stream.backend]
+    out, weights = attend(
+        module,
+        padded(q),
+        padded(k),
+        padded(v.to(q.dtype)),
+        allowed,
+        dropout=0.0,
+        scaling=q.shape[-1] ** -0.5,
+        sliding_window=module.window,
+        is_causal=False,
+    )
+    if weights is not None:
+        weights = [w[:, :n, :n] for w, n in zip(weights, lengths.tolist(), strict=True)]
+    return out[real], weights
 
 
 def rotary_angles(
@@ -285,8 +475,7 @@ def rotary_angles(
             config, device, seq_len=lengths[:, None], layer_type=layer_type
         )
         if frequencies.dim() == 2:
-            total = len(stream.positions)
-            frequencies = frequencies.repeat_interleave(lengths, dim=0, output_size=total)
+            frequencies = frequencies[stream.documents_of_tokens()]
     angles = stream.positions.float()[:, None] * frequencies
     return (angles.cos() * magnitude)[:, None], (angles.sin() * magnitude)[:, None]
 
@@ -347,8 +536,14 @@ class ChineseModernBertAttention(nn.Module):
         """(total_tokens, hidden_size) -> the same, and the backend's weights or None."""
         qkv = self.Wqkv(x).view(len(x), 3, -1, self.config.head_size)
         q, k, v = qkv.unbind(dim=1)
-        attend = ATTENTION_BACKENDS[self.config._attn_implementation]
-        out, weights = attend(rotate(q, *angles), rotate(k, *angles), v, stream, self.window)
+        q, k = rotate(q, *angles), rotate(k, *angles)
+        attend = ATTENTION_BACKENDS.get(stream.backend)
+        if is_flash_attention_requested(requested_attention_implementation=stream.backend):
+            attend = flash_attention  # any of the names that transformers has for its kernels
+        if attend is not None:
+            out, weights = attend(q, k, v, stream, self.window)
+        else:
+            out, weights = registered_attention(self, q, k, v, stream)
         return self.drop(self.Wo(out.flatten(1))), weights
 
 
@@ -402,11 +597,43 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["ChineseModernBertEmbeddings", "ChineseModernBertLayer"]
     _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         # transformers searches the source for its own dispatch; ours is ATTENTION_BACKENDS.
         return True
+
+    def get_correct_attn_implementation(
+        self, requested_attention: str | None, is_init_check: bool = False
+    ) -> str:
+        """Adds to transformers' check the automatic choice and torch's varlen_attn."""
+        if requested_attention is None:
+            return AUTOMATIC
+        if requested_attention in (AUTOMATIC, "varlen_attention"):
+            return requested_attention
+        known = [AUTOMATIC, *ATTENTION_BACKENDS, *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+        if requested_attention not in known or requested_attention.startswith("paged|"):
+            raise ValueError(
+                f"attn_implementation {requested_attention!r} is not known; choose one of "
+                f"{', '.join([AUTOMATIC, *ATTENTION_BACKENDS])}, or register a function of your "
+                "own with transformers.AttentionInterface."
+            )
+        return super().get_correct_attn_implementation(requested_attention, is_init_check)
+
+    def attention_backend(self) -> tuple[str, str]:
+        """The attention backend that a forward uses here and now, and why it is this one.
+
+        It depends on the device, on the weights' type and on autocast.
+
+        Raises:
+            ValueError: if the backend that was asked for cannot work there; with the mend.
+        """
+        device, dtype = self.device, self.dtype
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        return choose_attention(self.config._attn_implementation, device, dtype)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Truncated normal at two standard deviations, after ModernBERT; norms at one."""
@@ -519,11 +746,16 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        if output_attentions and self.config._attn_implementation != "eager":
+        backend, reason = self.attention_backend()
+        if output_attentions and backend in ATTENTION_BACKENDS and backend != "eager":
             raise ValueError(
-                f"The {self.config._attn_implementation!r} backend does not form attention "
-                "weights. Call model.set_attn_implementation('eager') for output_attentions."
+                f"The {backend!r} backend does not form attention weights. Call "
+                "model.set_attn_implementation('eager') for output_attentions."
             )
+        if backend == "sdpa" and self.device.type == "cuda" and reason != "as asked for":
+            logger.warning_once(f"Attention is {backend}: {reason}.")
+        else:
+            logger.info_once(f"Attention is {backend}: {reason}.")
 
         padded = stream is None
         if padded:
@@ -531,6 +763,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
                 input_ids, attention_mask, position_ids, inputs_embeds, cu_seq_lens_q, cu_seq_lens_k
             )
             input_ids, inputs_embeds = stream.unpad(input_ids), stream.unpad(inputs_embeds)
+        stream.backend = backend
         x = self.embeddings(input_ids, inputs_embeds)
         angles = {
             layer_type: rotary_angles(self.config, layer_type, stream)

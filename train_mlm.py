@@ -16,6 +16,7 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     AutoTokenizer,
@@ -27,7 +28,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from data_collator_wwm import DataCollatorForWholeWordMasking
-from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, choose_attention
 from pretraining.encoding import token_lengths
 from pretraining.evaluation import (
     EvaluationRows,
@@ -274,12 +275,17 @@ class StagePlan:
     def _summary(self, model: ChineseModernBertForMaskedLM, checkpoint: str | None) -> str:
         tokens = self.steps * self.rows_per_step * self.rows.seq_len
         start = checkpoint or self.source or "fresh weights"
+        autocast = self.training_arguments.bf16 or self.training_arguments.fp16
+        dtype = torch.bfloat16 if autocast else model.dtype
+        backend, reason = choose_attention(
+            model.config._attn_implementation, self.training_arguments.device, dtype
+        )
         return (
             f"stage {self.number}: {model.num_parameters() / 1e6:.1f} M parameters, from {start}\n"
             f"  {self.steps:,} steps × {self.rows_per_step} rows × {self.rows.seq_len} tokens "
             f"= {tokens:,} positions, {tokens / self.rows.seq_len / len(self.rows):.2f} epochs of "
             f"{self.stage.train_rows}\n"
-            f"  attention: {model.config._attn_implementation}"
+            f"  attention: {backend} ({reason})"
         )
 
 

@@ -5,6 +5,9 @@ import torch.nn.functional as F
 
 VOCAB = 50
 
+# The attention backends that work forwards and backwards on any machine.
+PORTABLE_BACKENDS = ("eager", "sdpa")
+
 
 def documents(*lengths, seed=1):
     """Random ids of documents of these lengths."""

@@ -3,11 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from batches import documents, flatten, pack_rows, pad_rows, real_tokens
+from batches import PORTABLE_BACKENDS, documents, flatten, pack_rows, pad_rows, real_tokens
 from transformers import Trainer, TrainingArguments
 
 from modeling_chinese_modernbert import (
-    ATTENTION_BACKENDS,
     ChineseModernBertForMaskedLM,
     ChineseModernBertForMultipleChoice,
     ChineseModernBertForQuestionAnswering,
@@ -34,7 +33,7 @@ def make_head(make_model):
 # --- pooling ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ATTENTION_BACKENDS)
+@pytest.mark.parametrize("backend", PORTABLE_BACKENDS)
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_a_document_is_judged_alike_in_every_presentation(make_head, backend, pooling):
     model = make_head(

@@ -10,11 +10,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from batches import VOCAB, documents, flatten, pack_rows, pad_rows, real_tokens
+from batches import PORTABLE_BACKENDS, VOCAB, documents, flatten, pack_rows, pad_rows, real_tokens
 from transformers import DataCollatorWithFlattening
 
 from modeling_chinese_modernbert import (
-    ATTENTION_BACKENDS,
     ChineseModernBertForMaskedLM,
     ChineseModernBertModel,
     make_stream,
@@ -33,7 +32,7 @@ STATE_TOLERANCE = 1e-5
 # all tokens, so its size and its rounding grow with the batch.
 GRADIENT_TOLERANCE = 1e-5
 
-backends = pytest.mark.parametrize("backend", ATTENTION_BACKENDS)
+backends = pytest.mark.parametrize("backend", PORTABLE_BACKENDS)
 
 
 def masked_batch(*lengths, side="right", seed=1):
@@ -159,7 +158,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("backend", sorted(set(ATTENTION_BACKENDS) - {"eager"}))
+@pytest.mark.parametrize("backend", sorted(set(PORTABLE_BACKENDS) - {"eager"}))
 def test_backend_agrees_with_eager_forward_and_backward(make_model, backend, shape):
     batch, model = SHAPES[shape](), make_model("eager")
     states, gradients = forward_and_gradients(model, batch)
@@ -169,7 +168,7 @@ def test_backend_agrees_with_eager_forward_and_backward(make_model, backend, sha
     assert_same_gradients(other_gradients, gradients, GRADIENT_TOLERANCE)
 
 
-@pytest.mark.parametrize("backend", sorted(set(ATTENTION_BACKENDS) - {"eager"}))
+@pytest.mark.parametrize("backend", sorted(set(PORTABLE_BACKENDS) - {"eager"}))
 def test_backend_agrees_with_eager_on_a_document_of_8192_tokens(make_model, backend):
     # One head: eager holds 8,192 squared scores, 256 MB in fp32, several times over.
     shape = {"hidden_size": 16, "num_attention_heads": 1, "num_hidden_layers": 2}
@@ -180,29 +179,6 @@ def test_backend_agrees_with_eager_on_a_document_of_8192_tokens(make_model, back
     other_states, other_gradients = forward_and_gradients(model, {"input_ids": doc[None]})
     assert (other_states - states).abs().max() <= STATE_TOLERANCE
     assert_same_gradients(other_gradients, gradients, GRADIENT_TOLERANCE)
-
-
-def test_set_attn_implementation_switches_the_backend(make_model):
-    model = make_model("sdpa")
-    batch = pad_rows(documents(30))
-    for backend in ("eager", "sdpa"):
-        model.set_attn_implementation(backend)
-        assert model.config._attn_implementation == backend
-        if backend == "eager":
-            assert model(**batch, output_attentions=True).attentions is not None
-        else:
-            with pytest.raises(ValueError, match="does not form attention weights"):
-                model(**batch, output_attentions=True)
-
-
-@pytest.mark.parametrize("name", ["flash_attention_2", "flex_attention", "no_such_backend"])
-def test_a_backend_that_is_not_there_is_refused_when_chosen(make_model, name):
-    if name in ATTENTION_BACKENDS:
-        name = "no_such_backend"
-    model = make_model("sdpa")
-    with pytest.raises((ValueError, ImportError)):
-        model.set_attn_implementation(name)
-    assert model.config._attn_implementation == "sdpa"
 
 
 # --- the window -------------------------------------------------------------------------------
