@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from batches import VOCAB
 
+from batches import VOCAB
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertModel
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention as torch_flex_attention
-from batches import documents, flatten, pack_rows, pad_rows
 from transformers import AttentionInterface
 
 import modeling_chinese_modernbert as modeling
+from batches import documents, flatten, pack_rows, pad_rows
 from modeling_chinese_modernbert import ATTENTION_BACKENDS, choose_attention
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from batches import PORTABLE_BACKENDS, documents, flatten, pack_rows, pad_rows, real_tokens
 from transformers import Trainer, TrainingArguments
 
+from batches import PORTABLE_BACKENDS, documents, flatten, pack_rows, pad_rows, real_tokens
 from modeling_chinese_modernbert import (
     ChineseModernBertForMaskedLM,
     ChineseModernBertForMultipleChoice,

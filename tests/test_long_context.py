@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from batches import documents, flatten, pad_rows
 
+from batches import documents, flatten, pad_rows
 from modeling_chinese_modernbert import make_stream, rotary_angles
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"

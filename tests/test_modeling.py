@@ -10,9 +10,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from batches import PORTABLE_BACKENDS, VOCAB, documents, flatten, pack_rows, pad_rows, real_tokens
 from transformers import DataCollatorWithFlattening
 
+from batches import PORTABLE_BACKENDS, VOCAB, documents, flatten, pack_rows, pad_rows, real_tokens
 from modeling_chinese_modernbert import (
     ChineseModernBertForMaskedLM,
     ChineseModernBertModel,

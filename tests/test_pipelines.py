@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from test_remote_code import in_fresh_process
 from transformers import AutoTokenizer
 
 from modeling_chinese_modernbert import (
@@ -16,6 +15,7 @@ from modeling_chinese_modernbert import (
     ChineseModernBertModel,
 )
 from question_answering_chinese_modernbert import ChineseModernBertQuestionAnsweringPipeline
+from test_remote_code import in_fresh_process
 
 TEXT = "昨天下午，三年级的同学在操场上放风筝。"
 QUESTION = "谁在放风筝？"

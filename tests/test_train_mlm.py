@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hub_standin import HubStandIn
 
 import train_mlm
+from hub_standin import HubStandIn
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.plot_run import plot_run
 from pretraining.prepare_corpus import prepare
