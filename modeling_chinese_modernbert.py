@@ -13,7 +13,9 @@ After *Chinese ModernBERT with Whole-Word Masking*, arXiv 2510.12285.
 """
 
 import functools
+import itertools
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -76,21 +78,35 @@ class TokenStream:
         cu_seqlens: (documents + 1,) int32, cumulative lengths: document d is the slice
             `cu_seqlens[d]:cu_seqlens[d + 1]` of the stream.
         bounds: the same numbers as Python integers, read from the device once a forward.
+        document: (total_tokens,) number of the document that each token belongs to.
         positions: (total_tokens,) position of each token for RoPE.
+
+    What the layers share is made once a forward by `prepare`:
         backend: name of the attention function that the layers call.
+        local_mask: of blockwise local attention, or None where no document outgrows the window.
+        block_masks: of flex_attention, by window.
+        grid: (documents, longest) places of the tokens of each document, `total_tokens` where it
+            is over; or None where no backend wants it.
     """
 
     batch_shape: tuple[int, int]
     indices: Tensor | None
     cu_seqlens: Tensor
     bounds: list[int]
+    document: Tensor
     positions: Tensor
     backend: str = "sdpa"
-    _masks: dict = field(default_factory=dict)
+    local_mask: Tensor | None = None
+    block_masks: dict[int | None, BlockMask] = field(default_factory=dict)
+    grid: Tensor | None = None
+    _extent: Tensor | None = None
 
     @property
     def max_seqlen(self) -> int:
-        return max((end - start for start, end in self.documents()), default=0)
+        """Tokens of the longest document."""
+        if self._extent is not None:
+            return self._extent.shape[0]
+        return max(end - start for start, end in self.documents())
 
     def documents(self) -> list[tuple[int, int]]:
         """(start, end) of each document in the stream."""
@@ -103,6 +119,7 @@ class TokenStream:
         x = x.reshape(-1, *x.shape[2:])
         return x if self.indices is None else x[self.indices]
 
+    @torch.compiler.disable  # its shapes follow the padding, not the tokens
     def pad(self, x: Tensor, value: float = 0.0) -> Tensor:
         """(total_tokens, ...) -> (batch, sequence, ...), `value` where there was padding."""
         batch, sequence = self.batch_shape
@@ -111,73 +128,124 @@ class TokenStream:
             x = padded.index_copy(0, self.indices, x)
         return x.view(batch, sequence, *x.shape[1:])
 
-    def local_mask(self, window: int, block: int, dtype: torch.dtype) -> Tensor:
-        """Additive mask of blockwise local attention, built once a forward.
+    def prepare(
+        self, backend: str, windows: set[int | None], dtype: torch.dtype, compiled: bool
+    ) -> None:
+        """Makes what the layers of a forward share.
+
+        Args:
+            backend: name of the attention function.
+            windows: tokens that layers see to each side; None for those that see all.
+            dtype: of queries and keys.
+            compiled: whether the layers run in a compiled graph. It has to hold for every batch,
+                so it takes the general way everywhere, and knows sizes from tensors alone.
+        """
+        self.backend = backend
+        window = max(windows - {None}, default=None)
+        if backend == "sdpa" and window is not None and (compiled or self.max_seqlen > window + 1):
+            # A graph for one block would not do for more: at least two, if it shall serve all.
+            blocks = max(-(-len(self.document) // LOCAL_BLOCK), 1 + compiled)
+            self.local_mask = self._local_mask(window, LOCAL_BLOCK, blocks, dtype)
+        if backend == "flex_attention":
+            self.block_masks = {window: self._block_mask(window) for window in windows}
+        known = backend in ATTENTION_BACKENDS or is_flash(backend)
+        if not known or (compiled and (backend == "eager" or torch.is_grad_enabled())):
+            self.grid = self._grid(1 + compiled)
+        if compiled:
+            self._extent = torch.empty(self.max_seqlen, 0)
+            for x in (
+                *(self.cu_seqlens, self.document, self.positions),
+                *(self.local_mask, self.grid, self._extent),
+            ):
+                if x is not None:
+                    torch._dynamo.maybe_mark_dynamic(x, 0)
+            if self.grid is not None:
+                torch._dynamo.maybe_mark_dynamic(self.grid, 1)
+
+    def _local_mask(self, window: int, block: int, blocks: int, dtype: torch.dtype) -> Tensor:
+        """Additive mask of blockwise local attention.
 
         Returns (blocks, 1, block, block + 2 * window): 0 where a query of the block may see the
         key, -inf elsewhere.
         """
-        key = (window, block, dtype)
-        if key not in self._masks:
-            total, device = self.bounds[-1], self.positions.device
-            padded = -(-total // block) * block
-            document = F.pad(
-                self.documents_of_tokens(), (window, padded - total + window), value=-1
-            )
-            of_query = document[window : window + padded].view(-1, block, 1)
-            of_key = document.unfold(0, block + 2 * window, block).unsqueeze(1)
-            offset = torch.arange(block, device=device)[:, None] + window
-            distance = (offset - torch.arange(block + 2 * window, device=device)).abs()
-            # The filler behind the last token shares the document -1, so each of its rows has
-            # something to attend to: an all-masked row would send NaN back through the keys.
-            allowed = (of_query == of_key) & (distance <= window)
-            mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
-            self._masks[key] = mask.masked_fill_(~allowed, -math.inf).unsqueeze(1)
-        return self._masks[key]
+        device = self.positions.device
+        padded = blocks * block
+        filler = padded - len(self.document)
+        document = F.pad(self.document, (window, filler + window), value=-1)
+        of_query = document[window : window + padded].view(-1, block, 1)
+        of_key = document.unfold(0, block + 2 * window, block).unsqueeze(1)
+        offset = torch.arange(block, device=device)[:, None] + window
+        distance = (offset - torch.arange(block + 2 * window, device=device)).abs()
+        # The filler behind the last token shares the document -1, so each of its rows has
+        # something to attend to: an all-masked row would send NaN back through the keys.
+        allowed = (of_query == of_key) & (distance <= window)
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
+        return mask.masked_fill_(~allowed, -math.inf).unsqueeze(1)
 
-    def block_mask(self, window: int | None) -> "BlockMask":
-        """flex_attention's mask, built once a forward for each kind of layer.
+    def _block_mask(self, window: int | None) -> BlockMask:
+        """flex_attention's mask.
 
         The keys that a block of queries can see lie in one stretch, from the first document's
         first (or the window's) to the last document's last, so the blocks to visit are found in
         time linear in the tokens; which of their pairs count is decided within.
         """
-        if window not in self._masks:
-            total, device = self.bounds[-1], self.positions.device
-            blocks = -(-total // FLEX_BLOCK)
-            token = torch.arange(total, device=device)
-            document = self.documents_of_tokens()
-            first = self.cu_seqlens.long()[document]
-            last = self.cu_seqlens.long()[document + 1] - 1
-            if window is not None:
-                first, last = first.maximum(token - window), last.minimum(token + window)
-            filler = blocks * FLEX_BLOCK - total
-            # Tokens behind the last see its block alone, so that their rows are not empty.
-            first = F.pad(first, (0, filler), value=total - 1).view(blocks, FLEX_BLOCK).amin(1)
-            last = F.pad(last, (0, filler), value=total - 1).view(blocks, FLEX_BLOCK).amax(1)
-            begin, end = first // FLEX_BLOCK, last // FLEX_BLOCK
-            document = F.pad(document, (0, filler), value=-1)
+        total, device = len(self.document), self.positions.device
+        blocks = -(-total // FLEX_BLOCK)
+        token = torch.arange(total, device=device)
+        first = self.cu_seqlens.long()[self.document]
+        last = self.cu_seqlens.long()[self.document + 1] - 1
+        if window is not None:
+            first, last = first.maximum(token - window), last.minimum(token + window)
+        filler = blocks * FLEX_BLOCK - total
+        # Tokens behind the last see its block alone, so that their rows are not empty.
+        first = F.pad(first, (0, filler), value=total - 1).view(blocks, FLEX_BLOCK).amin(1)
+        last = F.pad(last, (0, filler), value=total - 1).view(blocks, FLEX_BLOCK).amax(1)
+        begin, end = first // FLEX_BLOCK, last // FLEX_BLOCK
+        document = F.pad(self.document, (0, filler), value=-1)
 
-            def visible(_batch, _head, query, key):
-                same = document[query] == document[key]
-                return same if window is None else same & ((query - key).abs() <= window)
+        def visible(_batch, _head, query, key):
+            same = document[query] == document[key]
+            return same if window is None else same & ((query - key).abs() <= window)
 
-            self._masks[window] = BlockMask.from_kv_blocks(
-                (end - begin + 1).to(torch.int32)[None, None],
-                (begin[:, None] + torch.arange(blocks, device=device))
-                .clamp(max=blocks - 1)
-                .to(torch.int32)[None, None],
-                BLOCK_SIZE=FLEX_BLOCK,
-                mask_mod=visible,
-                seq_lengths=(total, total),
-            )
-        return self._masks[window]
+        return BlockMask.from_kv_blocks(
+            (end - begin + 1).to(torch.int32)[None, None],
+            (begin[:, None] + torch.arange(blocks, device=device))
+            .clamp(max=blocks - 1)
+            .to(torch.int32)[None, None],
+            BLOCK_SIZE=FLEX_BLOCK,
+            mask_mod=visible,
+            seq_lengths=(total, total),
+        )
 
-    def documents_of_tokens(self) -> Tensor:
-        """(total_tokens,) number of the document that each token belongs to."""
-        lengths = self.cu_seqlens.diff().long()
-        numbers = torch.arange(len(lengths), device=lengths.device)
-        return numbers.repeat_interleave(lengths, output_size=self.bounds[-1])
+    def _grid(self, smallest: int) -> Tensor:
+        """Of at least so many rows and columns: a graph for one would not do for more."""
+        starts, ends = self.cu_seqlens[:-1, None].long(), self.cu_seqlens[1:, None].long()
+        longest = max(self.max_seqlen, smallest)
+        place = starts + torch.arange(longest, device=starts.device)
+        grid = place.where(place < ends, len(self.document))
+        return F.pad(grid, (0, 0, 0, max(0, smallest - len(grid))), value=len(self.document))
+
+    def to_grid(self, x: Tensor) -> Tensor:
+        """(total_tokens, heads, head size) -> (documents, heads, longest, head size), 0-filled."""
+        return F.pad(x, (0, 0, 0, 0, 0, 1))[self.grid].transpose(1, 2)
+
+    def from_grid(self, x: Tensor) -> Tensor:
+        """The way back."""
+        within = torch.arange(len(self.document), device=x.device)
+        within = within - self.cu_seqlens.long()[self.document]
+        return x.transpose(1, 2)[self.document, within]
+
+    def grid_mask(self, window: int | None) -> Tensor:
+        """(documents, 1, longest, longest), True where a query may see a key.
+
+        Rows behind a document's end see everything: a row without a key gives NaN.
+        """
+        place = torch.arange(self.grid.shape[1], device=self.grid.device)
+        real = self.grid < len(self.document)
+        allowed = real[:, None, :].expand(-1, len(place), -1)
+        if window is not None:
+            allowed = allowed & ((place[:, None] - place[None, :]).abs() <= window)
+        return (allowed | ~real[:, :, None]).unsqueeze(1)
 
 
 def make_stream(
@@ -247,13 +315,13 @@ def make_stream(
         cu_seqlens = F.pad(starts, (0, 1), value=total).to(torch.int32)
         bounds = cu_seqlens.tolist()
 
+    numbers = torch.arange(len(bounds) - 1, device=device)
+    document = numbers.repeat_interleave(cu_seqlens.diff().long(), output_size=total)
     if position_ids is None:
-        lengths = cu_seqlens.diff().long()
-        first = torch.repeat_interleave(cu_seqlens[:-1].long(), lengths, output_size=total)
-        positions = torch.arange(total, device=device) - first
+        positions = torch.arange(total, device=device) - cu_seqlens.long()[document]
     else:
         positions = position_ids if indices is None else position_ids[indices]
-    return TokenStream((batch, sequence), indices, cu_seqlens, bounds, positions)
+    return TokenStream((batch, sequence), indices, cu_seqlens, bounds, document, positions)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -263,6 +331,10 @@ def make_stream(
 
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window: int | None):
     """The reference: each document by itself, softmax in fp32. Also gives the weights."""
+    if stream.grid is not None:  # all documents at once, for a compiled graph
+        q, k, v = (stream.to_grid(x.to(q.dtype)) for x in (q, k, v))
+        scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~stream.grid_mask(window), -math.inf)
+        return stream.from_grid(scores.softmax(-1, dtype=torch.float32).to(q.dtype) @ v), None
     outputs, weights = [], []
     for start, end in stream.documents():
         scores = torch.einsum("qhd,khd->hqk", q[start:end], k[start:end]) * q.shape[-1] ** -0.5
@@ -284,28 +356,50 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window:
     """torch's scaled_dot_product_attention: local layers blockwise, global ones per document."""
     # Under autocast q and k come out of RoPE and v out of a projection: make them one type.
     k, v = k.to(q.dtype), v.to(q.dtype)
-    if window is None or stream.max_seqlen <= window + 1:
-        return _sdpa_per_document(q, k, v, stream), None
-    return _sdpa_blockwise(q, k, v, stream, window), None
+    if window is not None and stream.local_mask is not None:
+        return _sdpa_blockwise(q, k, v, stream.local_mask, window), None
+    if not torch.compiler.is_compiling():
+        return _sdpa_per_document(q, k, v, stream.bounds), None
+    if stream.grid is None:
+        return sdpa_per_document(q, k, v, stream.cu_seqlens), None
+    q, k, v = (stream.to_grid(x) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=stream.grid_mask(None))
+    return stream.from_grid(out), None
 
 
-def _sdpa_per_document(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream) -> Tensor:
-    documents = stream.documents()
-    if len({end - start for start, end in documents}) == 1:  # uniform lengths go as one batch
-        q, k, v = (x.view(len(documents), -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+def _sdpa_per_document(q: Tensor, k: Tensor, v: Tensor, bounds: list[int]) -> Tensor:
+    lengths = {end - start for start, end in itertools.pairwise(bounds)}
+    if len(lengths) == 1:  # uniform lengths go as one batch
+        q, k, v = (x.view(len(bounds) - 1, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
     outputs = [
         F.scaled_dot_product_attention(q[:, :, start:end], k[:, :, start:end], v[:, :, start:end])
-        for start, end in documents
+        for start, end in itertools.pairwise(bounds)
         if end > start
     ]
     return torch.cat(outputs, dim=2).squeeze(0).transpose(0, 1)
 
 
-def _sdpa_blockwise(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window: int) -> Tensor:
+# The loop over documents would be unrolled into a graph for these lengths alone. As an operator of
+# its own it is one node for all; named by the module, because remote code and a checkout may both
+# be imported. It has no backward: training graphs go over the grid.
+@torch.library.custom_op(
+    f"{re.sub(r'[^0-9a-zA-Z]', '_', __name__)}::sdpa_per_document", mutates_args=()
+)
+def sdpa_per_document(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """(total_tokens, heads, head size) three times -> the same, attended within documents."""
+    return _sdpa_per_document(q, k, v, cu_seqlens.tolist()).contiguous()
+
+
+@sdpa_per_document.register_fake
+def _(q, k, v, cu_seqlens):
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
+def _sdpa_blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, window: int) -> Tensor:
     total = q.shape[0]
-    filler = -total % LOCAL_BLOCK
+    filler = len(mask) * LOCAL_BLOCK - total
     q = F.pad(q, (0, 0, 0, 0, 0, filler)).unflatten(0, (-1, LOCAL_BLOCK)).transpose(1, 2)
     k, v = (
         F.pad(x, (0, 0, 0, 0, window, filler + window))
@@ -314,7 +408,6 @@ def _sdpa_blockwise(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window
         .contiguous()
         for x in (k, v)
     )
-    mask = stream.local_mask(window, LOCAL_BLOCK, q.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).flatten(0, 1)[:total]
 
@@ -357,7 +450,7 @@ def compiled_flex_attention():
 def flex_attention(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window: int | None):
     """torch's flex_attention, compiled. Not on the CPU."""
     q, k, v = (x.to(q.dtype).transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-    out = compiled_flex_attention()(q, k, v, block_mask=stream.block_mask(window))
+    out = compiled_flex_attention()(q, k, v, block_mask=stream.block_masks[window])
     return out.squeeze(0).transpose(0, 1), None
 
 
@@ -369,6 +462,12 @@ ATTENTION_BACKENDS = {
     "flash_attention_3": flash_attention,
     "flex_attention": flex_attention,
 }
+
+
+def is_flash(name: str) -> bool:
+    """Whether it is one of the names that transformers has for FlashAttention kernels."""
+    return is_flash_attention_requested(requested_attention_implementation=name)
+
 
 # What the model does when it is not told: the fastest backend there is where it runs.
 AUTOMATIC = "auto"
@@ -396,9 +495,7 @@ def choose_attention(requested: str, device: torch.device, dtype: torch.dtype) -
         if is_flash_attn_2_available():
             return "flash_attention_2", "flash-attn is installed"
         return "varlen_attention", "torch's own FlashAttention; flash-attn is not installed"
-    if requested == "varlen_attention" or is_flash_attention_requested(
-        requested_attention_implementation=requested
-    ):
+    if requested == "varlen_attention" or is_flash(requested):
         if device.type != "cuda":
             raise ValueError(
                 f"{requested!r} needs a CUDA device, but the model is on {device.type}. Move "
@@ -424,35 +521,22 @@ def registered_attention(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, str
     It gets what transformers' functions get: (documents, heads, length, head size), padded on the
     right, and a boolean mask (documents, 1, length, length), True where a key may be seen.
     """
-    lengths = stream.cu_seqlens.diff().long()
-    place = torch.arange(stream.max_seqlen, device=q.device)
-    real = place < lengths[:, None]
-    allowed = real[:, None, None, :].expand(-1, 1, len(place), -1)
-    if module.window is not None:
-        allowed = allowed & ((place[:, None] - place[None, :]).abs() <= module.window)
-    # Rows at padding see everything: a row without a key gives NaN in some functions.
-    allowed = allowed | ~real[:, None, :, None]
-
-    def padded(x: Tensor) -> Tensor:
-        out = x.new_zeros(*real.shape, *x.shape[1:])
-        out[real] = x
-        return out.transpose(1, 2)
-
     attend = ALL_ATTENTION_FUNCTIONS[stream.backend]
     out, weights = attend(
         module,
-        padded(q),
-        padded(k),
-        padded(v.to(q.dtype)),
-        allowed,
+        stream.to_grid(q),
+        stream.to_grid(k),
+        stream.to_grid(v.to(q.dtype)),
+        stream.grid_mask(module.window),
         dropout=0.0,
         scaling=q.shape[-1] ** -0.5,
         sliding_window=module.window,
         is_causal=False,
     )
     if weights is not None:
-        weights = [w[:, :n, :n] for w, n in zip(weights, lengths.tolist(), strict=True)]
-    return out[real], weights
+        lengths = (end - start for start, end in stream.documents())
+        weights = [w[:, :n, :n] for w, n in zip(weights, lengths, strict=True)]
+    return stream.from_grid(out.transpose(1, 2)), weights
 
 
 def rotary_angles(
@@ -475,7 +559,7 @@ def rotary_angles(
             config, device, seq_len=lengths[:, None], layer_type=layer_type
         )
         if frequencies.dim() == 2:
-            frequencies = frequencies[stream.documents_of_tokens()]
+            frequencies = frequencies[stream.document]
     angles = stream.positions.float()[:, None] * frequencies
     return (angles.cos() * magnitude)[:, None], (angles.sin() * magnitude)[:, None]
 
@@ -538,8 +622,8 @@ class ChineseModernBertAttention(nn.Module):
         q, k, v = qkv.unbind(dim=1)
         q, k = rotate(q, *angles), rotate(k, *angles)
         attend = ATTENTION_BACKENDS.get(stream.backend)
-        if is_flash_attention_requested(requested_attention_implementation=stream.backend):
-            attend = flash_attention  # any of the names that transformers has for its kernels
+        if is_flash(stream.backend):
+            attend = flash_attention
         if attend is not None:
             out, weights = attend(q, k, v, stream, self.window)
         else:
@@ -630,10 +714,15 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if the backend that was asked for cannot work there; with the mend.
         """
-        device, dtype = self.device, self.dtype
-        if torch.is_autocast_enabled(device.type):
-            dtype = torch.get_autocast_dtype(device.type)
-        return choose_attention(self.config._attn_implementation, device, dtype)
+        return choose_attention(
+            self.config._attn_implementation, self.device, self.attention_dtype()
+        )
+
+    def attention_dtype(self) -> torch.dtype:
+        """The type of queries and keys here and now."""
+        if torch.is_autocast_enabled(self.device.type):
+            return torch.get_autocast_dtype(self.device.type)
+        return self.dtype
 
     def _init_weights(self, module: nn.Module) -> None:
         """Truncated normal at two standard deviations, after ModernBERT; norms at one."""
@@ -665,16 +754,27 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.tok_embeddings = value
 
-    def stream_of(
+    @torch.compiler.disable  # shapes that follow the data; what comes out has one shape for all
+    def open_stream(
         self,
+        compiled: bool,
+        output_attentions: bool | None,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         cu_seq_lens_q: Tensor | None = None,
         cu_seq_lens_k: Tensor | None = None,
-    ) -> TokenStream:
-        """Checks a batch and finds its real tokens and documents; arguments as in `forward`.
+    ) -> tuple[TokenStream, Tensor | None, Tensor | None]:
+        """Checks a batch, chooses the attention backend, and takes padding and rows away.
+
+        Args:
+            compiled: whether what follows is a compiled graph.
+            output_attentions, input_ids, …: as in `forward`.
+
+        Returns:
+            The stream, `input_ids` (total_tokens,) and `inputs_embeds` (total_tokens, hidden_size);
+            the one that was not given is None.
 
         Raises:
             ValueError: on contradictory input; the message says what fits.
@@ -695,9 +795,30 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
                 "inputs_embeds must be (batch, sequence, hidden_size), got shape "
                 f"{tuple(inputs_embeds.shape)}."
             )
-        return make_stream(
+        backend, reason = self.attention_backend()
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_attentions and backend in ATTENTION_BACKENDS and backend != "eager":
+            raise ValueError(
+                f"The {backend!r} backend does not form attention weights. Call "
+                "model.set_attn_implementation('eager') for output_attentions."
+            )
+        if backend == "sdpa" and self.device.type == "cuda" and reason != "as asked for":
+            logger.warning_once(f"Attention is {backend}: {reason}.")
+        else:
+            logger.info_once(f"Attention is {backend}: {reason}.")
+
+        stream = make_stream(
             tokens.shape[:2], tokens.device, attention_mask, position_ids, cu_seq_lens_q
         )
+        windows = {layer.attn.window for layer in self.layers}
+        compiled = compiled and not output_attentions
+        stream.prepare(backend, windows, self.attention_dtype(), compiled)
+        input_ids, inputs_embeds = stream.unpad(input_ids), stream.unpad(inputs_embeds)
+        if compiled:
+            torch._dynamo.maybe_mark_dynamic(tokens := stream.unpad(tokens), 0)
+            input_ids, inputs_embeds = (tokens, None) if inputs_embeds is None else (None, tokens)
+        return stream, input_ids, inputs_embeds
 
     @can_return_tuple
     def forward(
@@ -731,7 +852,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
                 only the eager backend has them.
             output_hidden_states: also give the states (batch, sequence, hidden_size) after the
                 embeddings and after each layer; the last one is `last_hidden_state`.
-            stream: from `stream_of`, for callers that work on the stream themselves: then input_ids
+            stream: from `open_stream`, for callers that work on the stream: then input_ids
                 are (total_tokens,) or inputs_embeds (total_tokens, hidden_size), every state that
                 is returned is (total_tokens, hidden_size), and attention weights are lists of one
                 (heads, length, length) a document. Mask, positions and lengths are not read.
@@ -746,24 +867,18 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        backend, reason = self.attention_backend()
-        if output_attentions and backend in ATTENTION_BACKENDS and backend != "eager":
-            raise ValueError(
-                f"The {backend!r} backend does not form attention weights. Call "
-                "model.set_attn_implementation('eager') for output_attentions."
-            )
-        if backend == "sdpa" and self.device.type == "cuda" and reason != "as asked for":
-            logger.warning_once(f"Attention is {backend}: {reason}.")
-        else:
-            logger.info_once(f"Attention is {backend}: {reason}.")
-
         padded = stream is None
         if padded:
-            stream = self.stream_of(
-                input_ids, attention_mask, position_ids, inputs_embeds, cu_seq_lens_q, cu_seq_lens_k
+            stream, input_ids, inputs_embeds = self.open_stream(
+                torch.compiler.is_compiling(),
+                output_attentions,
+                input_ids,
+                attention_mask,
+                position_ids,
+                inputs_embeds,
+                cu_seq_lens_q,
+                cu_seq_lens_k,
             )
-            input_ids, inputs_embeds = stream.unpad(input_ids), stream.unpad(inputs_embeds)
-        stream.backend = backend
         x = self.embeddings(input_ids, inputs_embeds)
         angles = {
             layer_type: rotary_angles(self.config, layer_type, stream)
@@ -837,18 +952,30 @@ def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int 
     return _per_item(total, (labels != IGNORED).sum(), num_items_in_batch)
 
 
-def stream_labels(labels: Tensor | None, stream: TokenStream) -> Tensor | None:
-    """Labels (batch, sequence) -> (total_tokens,); None stays None.
+@torch.compiler.disable
+def stream_labels(
+    labels: Tensor | None, stream: TokenStream, compiled: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Labels (batch, sequence) -> (total_tokens,), and the (labelled,) places that are not ignored.
+
+    Without labels, both are None.
 
     Raises:
         ValueError: on labels of another shape.
     """
-    if labels is not None and tuple(labels.shape) != tuple(stream.batch_shape):
+    if labels is None:
+        return None, None
+    if tuple(labels.shape) != tuple(stream.batch_shape):
         raise ValueError(
             f"labels has shape {tuple(labels.shape)}, expected {tuple(stream.batch_shape)}: one "
             "entry a token, -100 where there is nothing to predict."
         )
-    return stream.unpad(labels)
+    labels = stream.unpad(labels)
+    places = (labels != IGNORED).nonzero().squeeze(1)
+    if compiled:
+        torch._dynamo.maybe_mark_dynamic(labels, 0)
+        torch._dynamo.maybe_mark_dynamic(places, 0)
+    return labels, places
 
 
 def infer_problem_type(num_labels: int, labels: Tensor) -> str:
@@ -926,31 +1053,30 @@ class ChineseModernBertWithHead(ChineseModernBertPreTrainedModel):
         self.model = ChineseModernBertModel(config)
         self.head = ChineseModernBertPredictionHead(config)
 
-    def encode(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        cu_seq_lens_q: Tensor | None = None,
-        cu_seq_lens_k: Tensor | None = None,
-        **kwargs,
-    ) -> tuple[Tensor, TokenStream, dict[str, tuple[Tensor, ...]]]:
-        """States (total_tokens, hidden_size), their stream, and states and attentions asked for.
+    @torch.compiler.disable
+    def open(
+        self, compiled: bool, labels: Tensor | None, kwargs: dict, *inputs: Tensor | None
+    ) -> tuple[dict, Tensor | None, Tensor | None]:
+        """From a batch to the stream. Heads work on that, so that padding costs them nothing.
 
-        Heads work on the stream, so that they spend nothing on padding.
+        Args:
+            compiled: whether what follows is a compiled graph.
+            labels: (batch, sequence) or None.
+            kwargs: further arguments of `ChineseModernBertModel.forward`.
+            inputs: `input_ids`, `attention_mask`, `position_ids` and `inputs_embeds`.
+
+        Returns:
+            What to call the encoder with, and what `stream_labels` makes of the labels.
         """
-        stream = self.model.stream_of(
-            input_ids, attention_mask, position_ids, inputs_embeds, cu_seq_lens_q, cu_seq_lens_k
+        options = dict(kwargs)
+        lengths = [options.pop(name, None) for name in ("cu_seq_lens_q", "cu_seq_lens_k")]
+        for name in ("max_length_q", "max_length_k", "seq_idx"):
+            options.pop(name, None)
+        stream, input_ids, inputs_embeds = self.model.open_stream(
+            compiled, options.get("output_attentions"), *inputs, *lengths
         )
-        outputs = self.model(
-            input_ids=stream.unpad(input_ids),
-            inputs_embeds=stream.unpad(inputs_embeds),
-            stream=stream,
-            return_dict=True,
-            **kwargs,
-        )
-        return outputs.last_hidden_state, stream, pad_details(outputs, stream)
+        encoder_inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "stream": stream}
+        return encoder_inputs | options, *stream_labels(labels, stream, compiled)
 
 
 class ChineseModernBertForMaskedLM(ChineseModernBertWithHead):
@@ -997,19 +1123,29 @@ class ChineseModernBertForMaskedLM(ChineseModernBertWithHead):
         Raises:
             ValueError: on contradictory input.
         """
-        x, stream, details = self.encode(
-            input_ids, attention_mask, position_ids, inputs_embeds, **kwargs
+        inputs, labels, labelled = self.open(
+            torch.compiler.is_compiling(),
+            labels,
+            kwargs,
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds,
         )
-        labels = stream_labels(labels, stream)
+        outputs, stream = self.model(**inputs, return_dict=True), inputs["stream"]
+        x = outputs.last_hidden_state
         loss = logits = None
         if labels is None or not self.training:
             logits = self.decoder(self.head(x))
-        if labels is not None:
-            masked = labels != IGNORED
-            predicted = self.decoder(self.head(x[masked])) if logits is None else logits[masked]
-            loss = token_loss(predicted, labels[masked], num_items_in_batch)
+            if labels is not None:
+                loss = token_loss(logits, labels, num_items_in_batch)
+        else:
+            predicted = self.decoder(self.head(x[labelled]))
+            loss = token_loss(predicted, labels[labelled], num_items_in_batch)
         return MaskedLMOutput(
-            loss=loss, logits=None if logits is None else stream.pad(logits), **details
+            loss=loss,
+            logits=None if logits is None else stream.pad(logits),
+            **pad_details(outputs, stream),
         )
 
 
@@ -1026,16 +1162,24 @@ class ChineseModernBertForFineTuning(ChineseModernBertWithHead):
         """(..., hidden_size) -> (..., labels)."""
         return self.classifier(self.drop(self.head(x)))
 
-    def classify_documents(self, *args, **kwargs) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
-        """Logits (documents, labels) of pooled documents; arguments and details as of `encode`."""
-        x, stream, details = self.encode(*args, **kwargs)
-        batch, documents = stream.batch_shape[0], len(stream.bounds) - 1
+    def classify_documents(self, inputs: dict) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
+        """Logits (documents, labels) of pooled documents, and states and attentions asked for.
+
+        Args:
+            inputs: the first of what `open` gives.
+
+        Raises:
+            ValueError: on a row without a real token.
+        """
+        outputs, stream = self.model(**inputs, return_dict=True), inputs["stream"]
+        batch, documents = stream.batch_shape[0], len(stream.cu_seqlens) - 1
         if documents < batch:
             raise ValueError(
                 f"only {documents} of the {batch} rows hold a real token: attention_mask is all "
                 "zero in the others, so there is nothing to judge in them. Leave them out."
             )
-        return self.classify(pool_documents(x, stream, self.config.classifier_pooling)), details
+        pooled = pool_documents(outputs.last_hidden_state, stream, self.config.classifier_pooling)
+        return self.classify(pooled), pad_details(outputs, stream)
 
 
 class ChineseModernBertForSequenceClassification(ChineseModernBertForFineTuning):
@@ -1074,9 +1218,16 @@ class ChineseModernBertForSequenceClassification(ChineseModernBertForFineTuning)
         Raises:
             ValueError: on contradictory input, a row without tokens, or labels that do not fit.
         """
-        logits, details = self.classify_documents(
-            input_ids, attention_mask, position_ids, inputs_embeds, **kwargs
+        inputs, _, _ = self.open(
+            torch.compiler.is_compiling(),
+            None,
+            kwargs,
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds,
         )
+        logits, details = self.classify_documents(inputs)
         loss = None
         if labels is not None:
             if self.config.problem_type is None:
@@ -1123,13 +1274,12 @@ class ChineseModernBertForMultipleChoice(ChineseModernBertForFineTuning):
                 "(batch, choices, sequence, hidden_size), got "
                 f"{'nothing' if given is None else tuple(given.shape)}."
             )
-        logits, details = self.classify_documents(
-            *(
-                None if x is None else x.flatten(0, 1)
-                for x in (input_ids, attention_mask, position_ids, inputs_embeds)
-            ),
-            **kwargs,
+        flat = (
+            None if x is None else x.flatten(0, 1)
+            for x in (input_ids, attention_mask, position_ids, inputs_embeds)
         )
+        inputs, _, _ = self.open(torch.compiler.is_compiling(), None, kwargs, *flat)
+        logits, details = self.classify_documents(inputs)
         logits = logits.view(given.shape[:2])
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
         return MultipleChoiceModelOutput(loss=loss, logits=logits, **details)
@@ -1164,13 +1314,21 @@ class ChineseModernBertForTokenClassification(ChineseModernBertForFineTuning):
         Raises:
             ValueError: on contradictory input.
         """
-        x, stream, details = self.encode(
-            input_ids, attention_mask, position_ids, inputs_embeds, **kwargs
+        inputs, labels, _ = self.open(
+            torch.compiler.is_compiling(),
+            labels,
+            kwargs,
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds,
         )
-        labels = stream_labels(labels, stream)
-        logits = self.classify(x)
+        outputs, stream = self.model(**inputs, return_dict=True), inputs["stream"]
+        logits = self.classify(outputs.last_hidden_state)
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
-        return TokenClassifierOutput(loss=loss, logits=stream.pad(logits), **details)
+        return TokenClassifierOutput(
+            loss=loss, logits=stream.pad(logits), **pad_details(outputs, stream)
+        )
 
 
 class ChineseModernBertForQuestionAnswering(ChineseModernBertForFineTuning):
@@ -1213,10 +1371,17 @@ class ChineseModernBertForQuestionAnswering(ChineseModernBertForFineTuning):
         Raises:
             ValueError: on contradictory input.
         """
-        x, stream, details = self.encode(
-            input_ids, attention_mask, position_ids, inputs_embeds, **kwargs
+        inputs, _, _ = self.open(
+            torch.compiler.is_compiling(),
+            None,
+            kwargs,
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds,
         )
-        logits = self.classify(x)
+        outputs, stream = self.model(**inputs, return_dict=True), inputs["stream"]
+        logits = self.classify(outputs.last_hidden_state)
         logits = stream.pad(logits, torch.finfo(logits.dtype).min)
         start_logits, end_logits = logits.unbind(-1)
         loss = None
@@ -1225,7 +1390,10 @@ class ChineseModernBertForQuestionAnswering(ChineseModernBertForFineTuning):
             ends = token_loss(end_logits, answers_inside(end_positions, end_logits), None)
             loss = (starts + ends) / 2
         return QuestionAnsweringModelOutput(
-            loss=loss, start_logits=start_logits, end_logits=end_logits, **details
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            **pad_details(outputs, stream),
         )
 
 

@@ -216,13 +216,13 @@ def test_block_masks_say_exactly_who_sees_whom(shape, window):
         batch.get("position_ids"),
         batch.get("cu_seq_lens_q"),
     )
-    total, document = stream.bounds[-1], stream.documents_of_tokens()
+    total, document = stream.bounds[-1], stream.document
     token = torch.arange(total)
     expected = document[:, None] == document[None, :]
     if window is not None:
         expected &= (token[:, None] - token[None, :]).abs() <= window
-    mask = stream.block_mask(window)
-    assert stream.block_mask(window) is mask  # built once a forward
+    stream.prepare("flex_attention", {window}, torch.float32, compiled=False)
+    mask = stream.block_masks[window]
     visited = mask.to_dense()[0, 0].bool()
     visited = visited.repeat_interleave(128, 0).repeat_interleave(128, 1)[:total, :total]
     seen = visited & mask.mask_mod(0, 0, token[:, None], token[None, :])
