@@ -1,6 +1,6 @@
 """Tokens per second of Chinese ModernBERT beside its peers, interleaved in one run.
 
-    python benchmarks/throughput.py --layers 6 --output runs/throughput
+    python benchmarks/throughput.py --layers 6 --compile --output runs/throughput
     python benchmarks/throughput.py --layers 28 --backends varlen_attention sdpa --output FOLDER
 
 The peers are transformers' ModernBERT of the same shape and a BERT of the same width and depth,
@@ -271,11 +271,35 @@ def results_of(
     return results
 
 
-def sides_of(arguments, shape: Shape) -> dict[str, tuple[str, str | None]]:
-    """Label -> (model, backend) of every side of a comparison."""
-    ours = {f"{OURS} ({backend})": (OURS, backend) for backend in arguments.backends}
-    peers = {} if arguments.no_peers else {MODERNBERT: (MODERNBERT, None), BERT: (BERT, None)}
-    return ours | peers
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a model, its attention backend, and whether it is compiled."""
+
+    name: str
+    backend: str | None = None
+    compiled: bool = False
+
+    def build(self, shape: Shape) -> torch.nn.Module:
+        return build(self.name, shape, self.backend)
+
+    def ready(self, model: torch.nn.Module) -> Callable:
+        return torch.compile(model, dynamic=True) if self.compiled else model
+
+
+def sides_of(arguments) -> dict[str, Side]:
+    """Every side, by its label."""
+    sides = {f"{OURS} ({backend})": Side(OURS, backend) for backend in arguments.backends}
+    if not arguments.no_peers:
+        sides |= {MODERNBERT: Side(MODERNBERT), BERT: Side(BERT)}
+    if arguments.compile:
+        sides |= {
+            label.replace(")", ", compiled)") if ")" in label else f"{label} (compiled)": Side(
+                side.name, side.backend, compiled=True
+            )
+            for label, side in sides.items()
+            if side.name != BERT
+        }
+    return sides
 
 
 def inference(arguments, shape: Shape, device: torch.device) -> list[Result]:
@@ -293,8 +317,8 @@ def inference(arguments, shape: Shape, device: torch.device) -> list[Result]:
         for backend in arguments.backends:
             check_parity(shape, backend, dtype, device)
         models = {
-            label: encoder(build(name, shape, backend)).to(device, dtype)
-            for label, (name, backend) in sides_of(arguments, shape).items()
+            label: side.ready(encoder(side.build(shape)).to(device, dtype))
+            for label, side in sides_of(arguments).items()
         }
         product, product_flops = matrix_product(dtype, shape, device)
         for workload, lengths in workloads.items():
@@ -320,15 +344,15 @@ def training(arguments, shape: Shape, device: torch.device) -> list[Result]:
     results = []
     for dtype_name in arguments.dtypes:
         sides = {}
-        for label, (name, backend) in sides_of(arguments, shape).items():
-            model = build(name, shape, backend).to(device).train()
+        for label, side in sides_of(arguments).items():
+            model = side.build(shape).to(device).train()
             optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-            batch = packed if name == OURS else padded
+            batch, run = packed if side.name == OURS else padded, side.ready(model)
 
-            def step(model=model, optimizer=optimizer, batch=batch, dtype=DTYPES[dtype_name]):
+            def step(run=run, optimizer=optimizer, batch=batch, dtype=DTYPES[dtype_name]):
                 bf16 = dtype == torch.bfloat16
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                    model(**batch).loss.backward()
+                    run(**batch).loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
 
@@ -359,10 +383,12 @@ def peak_memory(arguments, shape: Shape) -> dict[str, float]:
     length = 128 if arguments.tiny else 8192
     print(f"\n| peak memory, 1 × {length:,}, bf16 | MiB |\n|---|---|")
     peaks = {}
-    for label, (name, backend) in sides_of(arguments, shape).items():
+    for label, side in sides_of(arguments).items():
+        if side.compiled:
+            continue  # the compiler's own memory would be measured
         command = [
             *(sys.executable, __file__, "--layers", str(shape.layers)),
-            *("--measure_memory", name, str(length), "--backends", str(backend)),
+            *("--measure_memory", side.name, str(length), "--backends", str(side.backend)),
             *(["--tiny"] if arguments.tiny else []),
         ]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -396,8 +422,8 @@ def cost_against_length(arguments, shape: Shape, device: torch.device, picture: 
     longest = {MODERNBERT: 8192, BERT: 8192}
     costs: dict[str, dict[int, float]] = {}
     models = {
-        label: (name, encoder(build(name, shape, backend)).to(device, torch.bfloat16))
-        for label, (name, backend) in sides_of(arguments, shape).items()
+        label: (side.name, side.ready(encoder(side.build(shape)).to(device, torch.bfloat16)))
+        for label, side in sides_of(arguments).items()
     }
     for length in lengths:
         batch = padded_batch([length], device)
@@ -480,6 +506,7 @@ def parse_arguments() -> argparse.Namespace:
         choices=["inference", "training", "memory", "length"],
         default=["inference", "training", "memory", "length"],
     )
+    parser.add_argument("--compile", action="store_true", help="add compiled sides")
     parser.add_argument("--no_peers", action="store_true", help="leave the peers out")
     parser.add_argument("--tiny", action="store_true", help="a tiny shape, to try the script")
     parser.add_argument("--output", type=Path, default=Path("runs/throughput"))
