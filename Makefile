@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test lint gpu
 
 quickstart: $(VENV)/installed
 	$(BIN)/python examples/quickstart.py
@@ -16,6 +16,10 @@ test: $(VENV)/installed lint
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# On a machine with a GPU, its own Python packages and no network.
+gpu:
+	$(PYTHON) benchmarks/gpu.py
 
 # The mark is written last, so an interrupted installation is started again.
 $(VENV)/installed: pyproject.toml constraints.txt

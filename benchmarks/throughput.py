@@ -337,7 +337,7 @@ def inference(arguments, shape: Shape, device: torch.device) -> list[Result]:
 
 def training(arguments, shape: Shape, device: torch.device) -> list[Result]:
     """Forward, backward and optimizer step: our packed rows against the peers' padded batch."""
-    row, count = (64, 4) if arguments.tiny else (1024, 16 * arguments.scale)
+    row, count = (64, 4) if arguments.tiny else (1024, 8 * arguments.scale)
     lengths = mixed_lengths(count, row)
     packed = with_labels(packed_batch(lengths, row, device))
     padded = with_labels(padded_batch(lengths, device))

@@ -1,0 +1,97 @@
+"""All that only a GPU can prove, in one command and ten minutes: `make gpu`.
+
+Parity of the CUDA backends forwards and backwards, throughput against the peers, memory, and a few
+hundred training steps. Needs torch, transformers and what they bring, and no network. Each part
+runs in a process of its own, so that one that fails does not take the others along; tables and
+logs lie in the output folder. `--tiny` tries everything with tiny shapes, on a CPU too.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def parts(output: Path, tiny: bool) -> dict[str, tuple[int, list[str]]]:
+    """Name -> (seconds it may take, command)."""
+    cuda = torch.cuda.is_available()
+    backends = ["sdpa", *(["varlen_attention", "flex_attention"] if cuda else [])]
+    backends += ["flash_attention_2"] * (cuda and find_spec("flash_attn") is not None)
+    folder = ["--output", str(output)]
+    parity = ["parity.py", "--backends", *backends, *folder]
+    throughput = ["throughput.py", "--backends", *backends, "--dtypes", "bf16", "--compile"]
+    training = ["train_steps.py", "--compile"]
+    if tiny:
+        return {
+            "parity": (300, [*parity, "--longest", "200"]),
+            "throughput": (
+                300,
+                [*throughput, "--tiny", "--layers", "2", "--rounds", "1", *folder],
+            ),
+            "training": (
+                300,
+                [
+                    *(*training, "--size", "configs/tiny.json", "--steps", "20"),
+                    *("--rows", "4", "--seq_len", "128", *folder),
+                ],
+            ),
+        }
+    return {
+        "parity": (90, parity),
+        "throughput": (
+            330,
+            [*throughput, "--layers", "28", "--rounds", "5", "--scale", "8", *folder],
+        ),
+        "training": (120, [*training, "--size", "configs/base.json", "--steps", "300", *folder]),
+    }
+
+
+def run(name: str, limit: int, command: list[str], output: Path) -> bool:
+    """Runs a part, shows its output and keeps it; says whether it succeeded."""
+    print(f"\n== {name} (at most {limit} s)\n$ python benchmarks/{' '.join(command)}", flush=True)
+    start = time.perf_counter()
+    with open(output / f"{name}.log", "w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "benchmarks" / command[0]), *command[1:]],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            code = process.wait(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+            log.write(f"\nstopped after {limit} s\n")
+    print((output / f"{name}.log").read_text(encoding="utf-8"))
+    print(f"{name}: {'ok' if code == 0 else 'FAILED'} in {time.perf_counter() - start:.0f} s")
+    return code == 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=ROOT / "runs/gpu")
+    parser.add_argument("--tiny", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.tiny and not torch.cuda.is_available():
+        sys.exit("gpu.py: torch sees no CUDA device; try it on the CPU with --tiny.")
+    arguments.output = arguments.output.resolve()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    failed = [
+        name
+        for name, (limit, command) in parts(arguments.output, arguments.tiny).items()
+        if not run(name, limit, command, arguments.output)
+    ]
+    print(f"\nTables and logs: {arguments.output}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

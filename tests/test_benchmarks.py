@@ -1,0 +1,93 @@
+"""The benchmarks run, and refuse to print figures for wrong numbers. Nothing here is timed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import parity
+import throughput
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+
+
+def test_what_make_gpu_runs_works_with_tiny_shapes(tmp_path):
+    finished = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--tiny", "--output", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    assert {"parity.json", "throughput.json", "train_steps.json", "length.png"} <= {
+        file.name for file in tmp_path.iterdir()
+    }
+    losses = json.loads((tmp_path / "train_steps.json").read_text())["losses"]
+    assert len(losses) == 20
+    results = json.loads((tmp_path / "throughput.json").read_text())["results"]
+    sides = {"Chinese ModernBERT (sdpa)", "Chinese ModernBERT (sdpa, compiled)", "ModernBERT"}
+    assert sides <= {result["side"] for result in results}
+
+
+def test_parity_finds_a_backend_that_is_off_by_one(monkeypatch):
+    right = parity.check("sdpa", torch.float32, CPU, longest=300)
+    assert all(entry["ok"] for entry in right)
+    build = parity.build
+
+    def off_by_one(backend, dtype, device):
+        model = build(backend, dtype, device)
+        for layer in model.layers:
+            if backend == "sdpa" and layer.attn.window is not None:
+                layer.attn.window -= 1
+        return model
+
+    monkeypatch.setattr(parity, "build", off_by_one)
+    wrong = {entry["input"]: entry["ok"] for entry in parity.check("sdpa", torch.float32, CPU, 300)}
+    assert not wrong["mixed"] and not wrong["borders of window and block"]
+    assert wrong["leak probe"] and wrong["one token"]  # a narrower window leaks nothing
+
+
+def test_no_figure_is_printed_for_states_that_differ(monkeypatch):
+    shape = throughput.Shape(layers=2, hidden=64, heads=2, intermediate=96, context=512)
+    throughput.check_parity(shape, "sdpa", torch.float32, CPU)
+    build = throughput.build
+
+    def broken(name, shape, backend):
+        model = build(name, shape, backend)
+        if backend == "sdpa":
+            model.model.final_norm.weight.data *= 1.1
+        return model
+
+    monkeypatch.setattr(throughput, "build", broken)
+    with pytest.raises(SystemExit, match=r"sdpa in torch.float32 differs from eager"):
+        throughput.check_parity(shape, "sdpa", torch.float32, CPU)
+
+
+def test_needed_operations_are_counted_as_by_hand():
+    shape = throughput.Shape(layers=3, hidden=8, heads=2, intermediate=12)
+    lengths, window = [1, 40, 300], 64
+    projections = 3 * 341 * 2 * (8 * 24 + 8 * 8 + 8 * 24 + 12 * 8)
+    everyone = sum(n * n for n in lengths)
+    near = sum(1 for n in lengths for i in range(n) for j in range(n) if abs(i - j) <= window)
+    # Of three layers one is global; a pair costs a product for its score and one for its value.
+    expected = projections + 4 * 8 * (everyone + 2 * near)
+    assert throughput.needed_flops(shape, lengths, window) == expected
+
+
+def test_packed_and_padded_batches_hold_the_same_documents():
+    lengths = throughput.mixed_lengths(9, 64)
+    padded = throughput.padded_batch(lengths, CPU)
+    packed = throughput.packed_batch(lengths, 64, CPU)
+
+    def documents(ids, starts):
+        pieces = torch.tensor_split(ids, starts.nonzero().flatten()[1:])
+        return sorted(tuple(piece.tolist()) for piece in pieces)
+
+    real = packed["attention_mask"].bool()
+    held = documents(packed["input_ids"][real], packed["position_ids"][real] == 0)
+    rows = [row[mask.bool()] for row, mask in zip(*padded.values(), strict=True)]
+    assert held == sorted(tuple(row.tolist()) for row in rows)
