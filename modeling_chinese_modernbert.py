@@ -16,6 +16,7 @@ import functools
 import itertools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,13 @@ logger = logging.get_logger(__name__)
 # ---------------------------------------------------------------------------------------------
 
 
+# Tokens that a layer takes at a time where inference runs on a CPU. The widest tensor in between is
+# then 30 MB at the paper's size: the C library hands out less than 32 MiB from memory it has, but
+# maps more than that anew each time, and a quarter of the time goes into the system's page faults.
+# Much fewer would cost as much again, for every product rearranges its weights first.
+TOKEN_CHUNK = 2816
+
+
 @dataclass
 class TokenStream:
     """Where the real tokens of a batch lie, and which documents they form.
@@ -87,6 +95,7 @@ class TokenStream:
         block_masks: of flex_attention, by window.
         grid: (documents, longest) places of the tokens of each document, `total_tokens` where it
             is over; or None where no backend wants it.
+        chunk: tokens that a layer takes at a time, or None for all.
     """
 
     batch_shape: tuple[int, int]
@@ -99,6 +108,7 @@ class TokenStream:
     local_mask: Tensor | None = None
     block_masks: dict[int | None, BlockMask] = field(default_factory=dict)
     grid: Tensor | None = None
+    chunk: int | None = None
     _extent: Tensor | None = None
 
     @property
@@ -128,6 +138,20 @@ class TokenStream:
             x = padded.index_copy(0, self.indices, x)
         return x.view(batch, sequence, *x.shape[1:])
 
+    def in_chunks(
+        self, function: Callable[..., Tensor | tuple[Tensor, ...]], *tensors: Tensor
+    ) -> Tensor | tuple[Tensor, ...]:
+        """What a function gives that treats each token, a row of all the tensors, by itself."""
+        if self.chunk is None or len(tensors[0]) <= self.chunk:
+            return function(*tensors)
+        results = [
+            function(*pieces)
+            for pieces in zip(*(x.split(self.chunk) for x in tensors), strict=True)
+        ]
+        if isinstance(results[0], Tensor):
+            return torch.cat(results)
+        return tuple(torch.cat(pieces) for pieces in zip(*results, strict=True))
+
     def prepare(
         self, backend: str, windows: set[int | None], dtype: torch.dtype, compiled: bool
     ) -> None:
@@ -141,6 +165,8 @@ class TokenStream:
                 so it takes the general way everywhere, and knows sizes from tensors alone.
         """
         self.backend = backend
+        if self.positions.device.type == "cpu" and not compiled and not torch.is_grad_enabled():
+            self.chunk = TOKEN_CHUNK
         window = max(windows - {None}, default=None)
         if backend == "sdpa" and window is not None and (compiled or self.max_seqlen > window + 1):
             # A graph for one block would not do for more: at least two, if it shall serve all.
@@ -357,7 +383,7 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window:
     # Under autocast q and k come out of RoPE and v out of a projection: make them one type.
     k, v = k.to(q.dtype), v.to(q.dtype)
     if window is not None and stream.local_mask is not None:
-        return _sdpa_blockwise(q, k, v, stream.local_mask, window), None
+        return _sdpa_blockwise(q, k, v, stream, window), None
     if not torch.compiler.is_compiling():
         return _sdpa_per_document(q, k, v, stream.bounds), None
     if stream.grid is None:
@@ -397,19 +423,39 @@ def _(q, k, v, cu_seqlens):
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
-def _sdpa_blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, window: int) -> Tensor:
-    total = q.shape[0]
-    filler = len(mask) * LOCAL_BLOCK - total
-    q = F.pad(q, (0, 0, 0, 0, 0, filler)).unflatten(0, (-1, LOCAL_BLOCK)).transpose(1, 2)
+def _sdpa_blockwise(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window: int) -> Tensor:
+    mask = stream.local_mask
+    if stream.chunk is None:
+        return _sdpa_of_blocks(q, k, v, mask, window, 0)
+    for number, part in enumerate(mask.split(stream.chunk // LOCAL_BLOCK)):
+        start = number * stream.chunk
+        # Nobody asks for these queries again: the result takes their place.
+        q[start : start + stream.chunk] = _sdpa_of_blocks(q, k, v, part, window, start)
+    return q
+
+
+def _sdpa_of_blocks(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, window: int, start: int
+) -> Tensor:
+    """Attention of the queries in the mask's blocks, the first of which begins at `start`."""
+    stop, step = start + len(mask) * LOCAL_BLOCK, LOCAL_BLOCK
+    real = min(stop, len(q)) - start
+    q = _rows(q, start, stop).unflatten(0, (-1, step)).transpose(1, 2)
+    # Blocks share keys with their neighbours: these are views that overlap, (blocks, heads, block +
+    # 2 * window, head size).
     k, v = (
-        F.pad(x, (0, 0, 0, 0, window, filler + window))
-        .unfold(0, LOCAL_BLOCK + 2 * window, LOCAL_BLOCK)  # (blocks, heads, head size, keys)
-        .transpose(2, 3)
-        .contiguous()
+        _rows(x, start - window, stop + window).unfold(0, step + 2 * window, step).transpose(2, 3)
         for x in (k, v)
     )
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return out.transpose(1, 2).flatten(0, 1)[:total]
+    return out.transpose(1, 2).flatten(0, 1)[:real]
+
+
+def _rows(x: Tensor, start: int, stop: int) -> Tensor:
+    """Rows of x from start to stop, zeros before its first and after its last."""
+    if not torch.compiler.is_compiling() and start >= 0 and stop <= len(x):
+        return x[start:stop]  # F.pad would copy it
+    return F.pad(x, (0, 0, 0, 0, -start, stop - len(x)))  # cuts off where that is less than nothing
 
 
 def varlen_attention(q: Tensor, k: Tensor, v: Tensor, stream: TokenStream, window: int | None):
@@ -542,7 +588,10 @@ def registered_attention(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, str
 def rotary_angles(
     config: ChineseModernBertConfig, layer_type: str, stream: TokenStream
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin of RoPE, each (total_tokens, 1, head_size / 2), in fp32.
+    """cos and sin of RoPE, each (total_tokens, 1, head_size), in fp32.
+
+    The halves of a head are the pairs, so both halves of the cosines are the same, and of the sines
+    but for the sign, which is minus in the first.
 
     Computed where they are needed: a buffer would be cast by `.to(bfloat16)`, and comes back
     uninitialised from `from_pretrained` when it is not persistent.
@@ -561,14 +610,15 @@ def rotary_angles(
         if frequencies.dim() == 2:
             frequencies = frequencies[stream.document]
     angles = stream.positions.float()[:, None] * frequencies
-    return (angles.cos() * magnitude)[:, None], (angles.sin() * magnitude)[:, None]
+    cos, sin = (angles.cos() * magnitude)[:, None], (angles.sin() * magnitude)[:, None]
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns (total_tokens, heads, head size) by the angles; halves form the pairs."""
-    first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return turned.to(x.dtype)
+    """Turns (total_tokens, ..., head_size) by the angles, in fp32; halves form the pairs."""
+    exact = x.float()
+    swapped = exact.roll(x.shape[-1] // 2, dims=-1)
+    return (exact * cos).addcmul_(swapped, sin).to(x.dtype)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -591,17 +641,34 @@ def _output_std(config: ChineseModernBertConfig) -> float:
     return config.initializer_range / math.sqrt(2 * config.num_hidden_layers)
 
 
+def runs_eagerly_without_gradients() -> bool:
+    """Whether a tensor that nobody reads again may be overwritten: a graph plans that by itself."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+
+
+class ChineseModernBertRMSNorm(nn.RMSNorm):
+    """torch's, which has no kernel of its own on a CPU and makes several copies in fp32 there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or not runs_eagerly_without_gradients():
+            return super().forward(x)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.rsqrt(length.square() / x.shape[-1] + self.eps)
+        return (x * scale).mul_(self.weight).to(x.dtype)
+
+
 class ChineseModernBertEmbeddings(nn.Module):
     """Token embeddings, normalised."""
 
     def __init__(self, config: ChineseModernBertConfig):
         super().__init__()
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = ChineseModernBertRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.drop = nn.Dropout(config.embedding_dropout)
 
-    def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        embedded = self.tok_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(tokens,) ids, or (tokens, hidden_size) embeddings -> (tokens, hidden_size)."""
+        embedded = tokens if tokens.is_floating_point() else self.tok_embeddings(tokens)
         return self.drop(self.norm(embedded))
 
 
@@ -616,19 +683,24 @@ class ChineseModernBertAttention(nn.Module):
         self.Wo = _linear(config.hidden_size, config.hidden_size, _output_std(config))
         self.drop = nn.Dropout(config.attention_dropout)
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], stream: TokenStream):
-        """(total_tokens, hidden_size) -> the same, and the backend's weights or None."""
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(tokens, hidden_size) -> turned queries and keys, and values: (tokens, heads, size)."""
         qkv = self.Wqkv(x).view(len(x), 3, -1, self.config.head_size)
-        q, k, v = qkv.unbind(dim=1)
-        q, k = rotate(q, *angles), rotate(k, *angles)
+        q, k = rotate(qkv[:, :2], cos[:, None], sin[:, None]).unbind(dim=1)
+        return q, k, qkv[:, 2]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, stream: TokenStream):
+        """(total_tokens, heads, head_size) -> the same, and the backend's weights or None."""
         attend = ATTENTION_BACKENDS.get(stream.backend)
         if is_flash(stream.backend):
             attend = flash_attention
         if attend is not None:
-            out, weights = attend(q, k, v, stream, self.window)
-        else:
-            out, weights = registered_attention(self, q, k, v, stream)
-        return self.drop(self.Wo(out.flatten(1))), weights
+            return attend(q, k, v, stream, self.window)
+        return registered_attention(self, q, k, v, stream)
+
+    def output(self, attended: Tensor) -> Tensor:
+        """(tokens, hidden_size) -> the same."""
+        return self.drop(self.Wo(attended))
 
 
 class ChineseModernBertMLP(nn.Module):
@@ -645,7 +717,10 @@ class ChineseModernBertMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden, gate = self.Wi(x).chunk(2, dim=-1)
-        return self.Wo(self.drop(self.act(hidden) * gate))
+        active = self.act(hidden)
+        # Nothing is kept for a backward pass: a place in memory less.
+        gated = active.mul_(gate) if runs_eagerly_without_gradients() else active * gate
+        return self.Wo(self.drop(gated))
 
 
 class ChineseModernBertLayer(GradientCheckpointingLayer):
@@ -657,17 +732,32 @@ class ChineseModernBertLayer(GradientCheckpointingLayer):
         # The first layer reads embeddings that are normalised already.
         normalised = layer_idx == 0
         self.attn_norm = (
-            nn.Identity() if normalised else nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+            nn.Identity()
+            if normalised
+            else ChineseModernBertRMSNorm(config.hidden_size, eps=config.norm_eps)
         )
         self.attn = ChineseModernBertAttention(config, self.layer_type)
-        self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp_norm = ChineseModernBertRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = ChineseModernBertMLP(config)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], stream: TokenStream):
         """(total_tokens, hidden_size) -> the same, and the attention weights or None."""
-        attended, weights = self.attn(self.attn_norm(x), angles, stream)
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x)), weights
+        q, k, v = stream.in_chunks(self.before_attention, x, *angles)
+        attended, weights = self.attn.attend(q, k, v, stream)
+        attended = attended.flatten(1).contiguous()  # else a compiled piece is made for each layout
+        return stream.in_chunks(self.after_attention, x, attended), weights
+
+    def __getstate__(self) -> dict:
+        """Without what `compile` put in place of methods: it would tie a copy to these weights."""
+        state = super().__getstate__()
+        return {k: v for k, v in state.items() if k not in ("before_attention", "after_attention")}
+
+    def before_attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        return self.attn.project(self.attn_norm(x), cos, sin)
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.attn.output(attended)
+        return x + self.mlp(self.mlp_norm(x))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -724,6 +814,26 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
             return torch.get_autocast_dtype(self.device.type)
         return self.dtype
 
+    def compile(self, *args, **kwargs) -> None:
+        """Compiles what each token goes through by itself, and leaves the rest as it is.
+
+        The pieces are the same in all layers, so there are a few graphs in all, made within seconds
+        whatever the depth, and they hold for every batch. Attention runs uncompiled, in any
+        backend; inference on a CPU still goes in chunks, which is why this is the fastest way
+        there. `torch.compile(model)` makes one graph of the whole model instead. Copies of the
+        model are not compiled.
+
+        Args:
+            args, kwargs: of `torch.compile`; `dynamic` is True unless given.
+        """
+        kwargs.setdefault("dynamic", True)
+        encoder = self.base_model
+        encoder.embeddings.compile(*args, **kwargs)
+        encoder.final_norm.compile(*args, **kwargs)
+        for layer in encoder.layers:
+            for name in ("before_attention", "after_attention"):
+                setattr(layer, name, torch.compile(getattr(layer, name), *args, **kwargs))
+
     def _init_weights(self, module: nn.Module) -> None:
         """Truncated normal at two standard deviations, after ModernBERT; norms at one."""
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -744,7 +854,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         self.layers = nn.ModuleList(
             ChineseModernBertLayer(config, layer) for layer in range(config.num_hidden_layers)
         )
-        self.final_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.final_norm = ChineseModernBertRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -879,7 +989,8 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
                 cu_seq_lens_q,
                 cu_seq_lens_k,
             )
-        x = self.embeddings(input_ids, inputs_embeds)
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        x = stream.in_chunks(self.embeddings, tokens)
         angles = {
             layer_type: rotary_angles(self.config, layer_type, stream)
             for layer_type in self.config.rope_parameters
@@ -892,7 +1003,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             x, weights = layer(x, angles[layer.layer_type], stream)
             if output_attentions:
                 attentions.append(weights)
-        x = self.final_norm(x)
+        x = stream.in_chunks(self.final_norm, x)
         outputs = BaseModelOutput(
             last_hidden_state=x,
             hidden_states=(*hidden_states, x) if output_hidden_states else None,
@@ -1035,7 +1146,7 @@ class ChineseModernBertPredictionHead(nn.Module):
         super().__init__()
         self.dense = _linear(config.hidden_size, config.hidden_size, config.initializer_range)
         self.act = ACT2FN[config.hidden_activation]
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = ChineseModernBertRMSNorm(config.hidden_size, eps=config.norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         # Under autocast the projection is bf16 and the norm's weight fp32; the norm wants one type.

@@ -1,5 +1,7 @@
 """torch.compile: one graph for all batches, in training and inference, with the same numbers."""
 
+import copy
+
 import pytest
 import torch
 
@@ -71,3 +73,57 @@ def test_attention_weights_are_still_to_be_had(make_model):
         reference = model(**BATCHES[0], output_attentions=True).attentions
     for one, other in zip(ours, reference, strict=True):
         assert (one - other).abs().max() <= 1e-5
+
+
+# --- model.compile(): the pieces that treat each token by itself ----------------------------------
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+def test_compiled_pieces_serve_all_layers_and_batches(make_model, training):
+    torch._dynamo.reset()
+    graphs = []
+
+    def count(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model = make_model("sdpa", ChineseModernBertForMaskedLM, num_hidden_layers=9)
+    reference = copy.deepcopy(model)
+    model.train(training).compile(backend=count)
+    for number, batch in enumerate(BATCHES):
+        batch = {**batch, "labels": batch["input_ids"]}
+        with torch.set_grad_enabled(training):
+            ours, theirs = model(**batch).loss, reference.train(training)(**batch).loss
+        assert (ours - theirs).abs() <= 1e-5
+        if number == 0:
+            first = len(graphs)
+    # Embeddings, final norm, both halves of a layer, and the first half of the first layer, which
+    # has no norm before it.
+    assert len(graphs) == first == 5
+
+
+def test_gradients_of_compiled_pieces_are_the_same(make_model):
+    torch._dynamo.reset()
+    model = make_model("sdpa", ChineseModernBertForMaskedLM).train()
+    reference = copy.deepcopy(model)
+    model.compile(backend="aot_eager")
+    for batch in BATCHES[:3]:
+        batch = {**batch, "labels": batch["input_ids"]}
+        for one in (model, reference):
+            one.zero_grad()
+            one(**batch).loss.backward()
+        for one, other in zip(model.parameters(), reference.parameters(), strict=True):
+            assert (one.grad - other.grad).abs().max() <= 1e-5 * max(1, other.grad.abs().max())
+
+
+def test_a_copy_of_a_compiled_model_has_its_own_weights(make_model):
+    torch._dynamo.reset()
+    model = make_model("sdpa")
+    model.compile(backend="eager")
+    with torch.no_grad():
+        before = model(**BATCHES[0]).last_hidden_state
+        copied = copy.deepcopy(model)
+        for weight in copied.parameters():
+            weight.zero_()
+        assert (copied(**BATCHES[0]).last_hidden_state == 0).all()
+        assert torch.equal(model(**BATCHES[0]).last_hidden_state, before)

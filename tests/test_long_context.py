@@ -32,10 +32,10 @@ def scaled(tiny_config):
 
 
 def angles_of(config, layer_type, *lengths):
-    """(total_tokens, pairs) angles' cosines and sines of a flattened batch."""
+    """(total_tokens, pairs) cosines and sines of the angles of a flattened batch."""
     batch = flatten(documents(*lengths))
     stream = make_stream((1, sum(lengths)), torch.device("cpu"), cu_seqlens=batch["cu_seq_lens_q"])
-    return [x[:, 0] for x in rotary_angles(config, layer_type, stream)]
+    return [x[:, 0, SIZE // 2 :] for x in rotary_angles(config, layer_type, stream)]
 
 
 def test_linear_scaling_divides_every_frequency(scaled):
