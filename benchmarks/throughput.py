@@ -20,7 +20,6 @@ import functools
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -282,8 +281,10 @@ class Side:
     def build(self, shape: Shape) -> torch.nn.Module:
         return build(self.name, shape, self.backend)
 
-    def ready(self, model: torch.nn.Module) -> Callable:
-        return torch.compile(model, dynamic=True) if self.compiled else model
+    def ready(self, model: torch.nn.Module) -> torch.nn.Module:
+        if self.compiled:
+            model.compile(dynamic=True)  # ours: the pieces; theirs: the whole
+        return model
 
 
 def sides_of(arguments) -> dict[str, Side]:
@@ -380,6 +381,9 @@ def report(results: list[Result]) -> list[Result]:
 
 def peak_memory(arguments, shape: Shape) -> dict[str, float]:
     """MiB that a forward over one long document adds to each side, each in its own process."""
+    if not (torch.cuda.is_available() or Path("/proc/self/clear_refs").exists()):
+        print("\nNo peak memory: it is read from /proc, which this system does not have.")
+        return {}
     length = 128 if arguments.tiny else 8192
     print(f"\n| peak memory, 1 × {length:,}, bf16 | MiB |\n|---|---|")
     peaks = {}
@@ -410,9 +414,16 @@ def measure_memory(name: str, length: int, shape: Shape, backend: str, device) -
             before = torch.cuda.memory_allocated(device)
             model(**batch)
             return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = resident_memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of building the model
         model(**batch)
-        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+        return resident_memory("VmHWM") - before
+
+
+def resident_memory(entry: str) -> float:
+    """MiB of this process: VmRSS, what it holds now; VmHWM, the most it has held (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith(entry)).split()[1]) / 2**10
 
 
 def cost_against_length(arguments, shape: Shape, device: torch.device, picture: Path) -> dict:

@@ -276,3 +276,56 @@ def test_a_registered_function_gives_the_same_states_and_weights(make_model, reg
 def test_every_backend_is_documented_in_the_readme():
     readme = Path("README.md").read_text(encoding="utf-8")
     assert [name for name in ATTENTION_BACKENDS if f"`{name}`" not in readme] == []
+
+
+# --- plain products on a CPU ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scores", [1, 300, 2**12, modeling.SCORES])
+@pytest.mark.parametrize("masked", [False, True])
+def test_plain_products_give_what_torch_s_kernel_gives(monkeypatch, scores, masked):
+    """However the scores are cut: queries of one head, heads of one entry, or several entries."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, 4, n, 16, generator=generator) for n in (20, 30, 30))
+    mask = None
+    if masked:
+        mask = torch.zeros(3, 1, 20, 30)
+        mask[torch.rand(mask.shape, generator=generator) < 0.5] = -math.inf
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    monkeypatch.setattr(modeling, "SCORES", scores)
+    monkeypatch.setattr(modeling, "products_beat_sdpa", lambda: True)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)
+    q, k, v = (x.bfloat16() for x in (q, k, v))
+    with torch.no_grad():
+        out = modeling.dot_product_attention(q, k, v, None if mask is None else mask.bfloat16())
+    # bf16 keeps 8 bits, of scores up to 4 and of values up to 4.
+    assert (out.float() - expected).abs().mean() <= 2**-8
+    assert (out.float() - expected).abs().max() <= 2**-5
+
+
+@pytest.mark.parametrize("dtype, grad", [(torch.float32, False), (torch.bfloat16, True)])
+def test_plain_products_are_for_inference_in_bf16(monkeypatch, dtype, grad):
+    called = []
+    monkeypatch.setattr(modeling, "products_beat_sdpa", lambda: True)
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *_, **__: called.append(1)
+    )
+    q = torch.zeros(1, 2, 4, 8, dtype=dtype)
+    with torch.set_grad_enabled(grad):
+        modeling.dot_product_attention(q, q, q)
+    assert called
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "answer"),
+    [
+        ({"avx512_bf16": True, "amx_tile": False}, True),
+        ({"avx512_bf16": True, "amx_tile": True}, False),
+        ({"avx2": True}, False),
+    ],
+)
+def test_plain_products_are_for_cpus_whose_bf16_torch_s_kernel_leaves_unused(
+    monkeypatch, capabilities, answer
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert modeling.products_beat_sdpa.__wrapped__() is answer

@@ -5,6 +5,7 @@ and against a forward written out by hand. A document must come out the same how
 presented: alone, padded on either side, packed into a row with others, or flattened.
 """
 
+import copy
 import math
 
 import pytest
@@ -212,6 +213,56 @@ def test_inference_in_chunks_works_under_autocast(make_model, monkeypatch):
         chunked = model(**batch).last_hidden_state
     # bf16 keeps 8 bits, and states are of size one.
     assert (chunked - at_once).abs().max() <= 2**-6
+
+
+class Doubled(torch.nn.Module):
+    """Around a projection, as an adapter is."""
+
+    def __init__(self, projection):
+        super().__init__()
+        self.projection = projection
+
+    def forward(self, x):
+        return 2 * self.projection(x)
+
+
+def put_around(mlp):
+    mlp.Wi = Doubled(mlp.Wi)
+
+
+def hook(mlp):
+    mlp.Wi.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+
+
+def patch(mlp):
+    mlp.Wi.forward = Doubled(copy.deepcopy(mlp.Wi)).forward
+
+
+@pytest.mark.parametrize("change", [put_around, hook, patch])
+def test_inference_goes_through_what_others_put_around_a_projection(make_model, change):
+    model, batch = make_model("sdpa"), pad_rows(documents(50, 20))
+    for layer in model.layers:
+        change(layer.mlp)
+    with torch.no_grad():
+        inference = model(**batch).last_hidden_state
+    training = model(**batch).last_hidden_state
+    assert (inference - training).abs().max() <= STATE_TOLERANCE
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_inference_in_bf16_agrees_whether_torch_s_kernel_or_plain_products_attend(
+    make_model, shape, monkeypatch
+):
+    model, batch = make_model("sdpa").to(torch.bfloat16), SHAPES[shape]()
+    states = {}
+    for by_products in (False, True):
+        monkeypatch.setattr(modeling, "products_beat_sdpa", lambda answer=by_products: answer)
+        with torch.no_grad():
+            states[by_products] = model(**batch).last_hidden_state.float()
+    # bf16 keeps 8 bits, and states are of size one; seldom does a rounding add to another.
+    difference = (states[True] - states[False]).abs()
+    assert difference.mean() <= 2**-8
+    assert difference.max() <= 2**-4
 
 
 # --- the window -------------------------------------------------------------------------------
