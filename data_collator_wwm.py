@@ -84,7 +84,7 @@ class DataCollatorForWholeWordMasking:
     def _mask(self, inputs: np.ndarray, labels: np.ndarray, starts: np.ndarray, position: int):
         """Masks one row in place."""
         generator = np.random.default_rng((self.seed, position))
-        maskable, unit, unit_lengths = self._units(inputs, starts)
+        maskable, unit, unit_lengths = self.units(inputs, starts)
         budget = round(self.mask_rate(position // self.rows_per_step) * len(maskable))
         chosen = _choose(unit_lengths, budget, generator)
         draw = generator.random(len(unit_lengths))
@@ -97,8 +97,11 @@ class DataCollatorForWholeWordMasking:
         random = maskable[(chosen & shown_as_random)[unit]]
         inputs[random] = generator.integers(self.first_ordinary_id, self.vocab_size, len(random))
 
-    def _units(self, ids: np.ndarray, starts: np.ndarray):
-        """Maskable places of a row, the unit each belongs to, and the units' lengths."""
+    def units(self, ids: np.ndarray, starts: np.ndarray):
+        """Maskable places of a row, the unit each belongs to, and the units' lengths.
+
+        Rows laid end to end are read as one, because a frame lies between them.
+        """
         special = (ids == self.cls_id) | (ids == self.sep_id) | (ids == self.pad_id)
         maskable = np.flatnonzero(~special)
         if not len(maskable):

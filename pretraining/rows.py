@@ -110,16 +110,15 @@ def _write_shard(folder: Path, number: int, rows, seq_len: int) -> dict | None:
     return {"file": file.name, "rows": count, "bytes": size, "sha256": sha256_of(file)}
 
 
-def open_rows(folder: str | Path) -> "Rows":
-    """Opens a row set after checking every byte of it against its manifest.
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a row set, without a look at the shards.
 
     Raises:
-        RowsError: on a missing or broken manifest, or a missing, truncated or damaged shard.
+        RowsError: on a missing or broken manifest, or one of an empty row set.
     """
-    folder = Path(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RowsError(
             f"{folder} is no row set, it has no {MANIFEST}; make one with "
             "python -m pretraining.prepare_corpus."
@@ -133,6 +132,17 @@ def open_rows(folder: str | Path) -> "Rows":
         )
     if not manifest["rows"]:
         raise RowsError(f"{folder}: the row set is empty; prepare it from a larger corpus.")
+    return manifest
+
+
+def open_rows(folder: str | Path) -> "Rows":
+    """Opens a row set after checking every byte of it against its manifest.
+
+    Raises:
+        RowsError: on a missing or broken manifest, or a missing, truncated or damaged shard.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
 
     def check(shard: dict) -> None:
         file = folder / shard["file"]

@@ -1,0 +1,297 @@
+"""Shows prepared rows: one of them as text, or the statistics of them all.
+
+    python -m pretraining.inspect_rows rows/train-1024 --tokenizer . --row 17 --mask_rate 0.3
+    python -m pretraining.inspect_rows rows/train-1024 --tokenizer . --statistics --picture rows.png
+
+In a row a space parts words, and ┊ the tokens of a word; a space of the text is ␣. A character
+spelt in bytes stands at the first of them, so 𠀀┊┊┊ is four tokens. What a terminal would not show,
+or what looks like one of these marks, is written as an escape of Python: \\n, \\u3000.
+"""
+
+import argparse
+import itertools
+import os
+import sys
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from data_collator_wwm import IGNORED, MAX_UNIT_TOKENS, DataCollatorForWholeWordMasking
+from pretraining.encoding import token_lengths
+from pretraining.rows import Rows, RowsError, open_rows, read_manifest, sha256_of, split_row
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+BATCH_ROWS = 256
+PERCENTS = (0, 10, 25, 50, 75, 90, 100)
+
+# Unicode categories of what moves the cursor, turns the line around, or shows as a gap or nothing.
+INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs")
+MARKS = "┊␣‹›\\"
+
+# How a masked token is written: its ANSI colour, its form, and what the form means.
+MASKED_AS = {
+    "mask": (31, "{0}", "as [MASK]"),
+    "random": (33, "{0}→{1}", "as a random token"),
+    "kept": (32, "{0}=", "unchanged"),
+}
+
+
+def open_with_tokenizer(folder: Path, tokenizer_file: Path) -> tuple[Rows, Tokenizer]:
+    """A row set and the tokenizer it was made with.
+
+    Raises:
+        OSError, ValueError: if one of them cannot be used, or they do not belong together. Shards,
+            which take long, are checked last.
+    """
+    manifest = read_manifest(folder)
+    if not tokenizer_file.exists():
+        raise FileNotFoundError(f"{tokenizer_file}: no such tokenizer; give its folder.")
+    if manifest.get("tokenizer_sha256") != sha256_of(tokenizer_file):
+        raise RowsError(
+            f"{folder}: its rows were made with another tokenizer than {tokenizer_file}; give the "
+            "folder of theirs, or prepare them again with this one."
+        )
+    return open_rows(folder), Tokenizer.from_file(str(tokenizer_file))
+
+
+def collator_of(rows: Rows, mask_rate: float, seed: int = 0) -> DataCollatorForWholeWordMasking:
+    """The collator that masks these rows in pretraining, held at one rate."""
+    return DataCollatorForWholeWordMasking(
+        **rows.manifest["special_token_ids"],
+        vocab_size=rows.manifest["vocab_size"],
+        first_ordinary_id=rows.manifest["first_ordinary_id"],
+        seed=seed,
+        rows_per_step=1,
+        mask_rate=lambda step: mask_rate,
+    )
+
+
+def byte_values(tokenizer: Tokenizer) -> dict[int, int]:
+    """Id of each byte token -> its byte."""
+    return {tokenizer.token_to_id(f"<0x{byte:02X}>"): byte for byte in range(256)}
+
+
+def visible(text: str) -> str:
+    """A text in which each character shows, and none is a mark or steers the terminal."""
+    shown = (
+        character.encode("unicode_escape").decode()
+        if character in MARKS or unicodedata.category(character) in INVISIBLE
+        else character
+        for character in text
+    )
+    return "".join(shown).replace(" ", "␣")
+
+
+def token_texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
+    """The visible text of each token.
+
+    The bytes of a character are shown as that character and, after the first, as nothing; bytes
+    whose character is not complete, because a row ends within it, by their names.
+    """
+    byte_of = byte_values(tokenizer)
+    texts = []
+    for are_bytes, run in itertools.groupby(ids, key=byte_of.__contains__):
+        if not are_bytes:
+            texts += [visible(tokenizer.id_to_token(index) or f"<{index}>") for index in run]
+            continue
+        for character in bytes(map(byte_of.get, run)).decode("utf-8", "surrogateescape"):
+            if "\udc80" <= character <= "\udcff":  # a byte of its own: U+DC00 + byte
+                texts.append(f"<0x{ord(character) - 0xDC00:02X}>")
+            else:
+                texts += [visible(character)] + [""] * (len(character.encode()) - 1)
+    return texts
+
+
+def mark(text: str, outcome: str, replacement: str, colour: bool) -> str:
+    """A masked token, its outcome a key of MASKED_AS, in colour or between ‹ and ›."""
+    code, form, _ = MASKED_AS[outcome]
+    text = form.format(text, replacement)
+    return f"\x1b[{code}m{text}\x1b[0m" if colour else f"‹{text}›"
+
+
+def show_row(
+    rows: Rows, index: int, tokenizer: Tokenizer, mask_rate: float | None, seed: int, colour: bool
+) -> str:
+    """A row as lines of text, document by document.
+
+    Args:
+        mask_rate: shows the mask that the collator draws at this rate and seed, with the number of
+            the row as its position in training; None shows none.
+        colour: masked tokens in ANSI colours.
+
+    Raises:
+        ValueError: if there is no such row, or the mask rate is not a share.
+    """
+    if not 0 <= index < len(rows):
+        raise ValueError(f"{rows.folder}: it has no row {index}; choose from 0 to {len(rows) - 1}.")
+    if mask_rate is not None and not 0 <= mask_rate <= 1:
+        raise ValueError(f"mask rate {mask_rate}: choose a share from 0 to 1.")
+    collator = collator_of(rows, mask_rate or 0.0, seed)
+    ids, starts = split_row(rows[index])
+    batch = collator([{"row": rows[index], "position": index}])
+    inputs, labels = batch["input_ids"][0].numpy(), batch["labels"][0].numpy()
+    cases = [labels == IGNORED, inputs == collator.mask_id, inputs == labels]
+    outcomes = np.select(cases, ["", "mask", "kept"], "random")
+    is_text = ~np.isin(ids, (collator.cls_id, collator.sep_id, collator.pad_id))
+    borders = np.flatnonzero(ids == collator.cls_id)
+    documents = np.split(np.arange(len(ids)), borders[borders > 0])
+    lengths = token_lengths(tokenizer)
+
+    lines = [f"{rows.folder}, row {index} of 0 to {len(rows) - 1}; documents: {len(documents)}"]
+    if mask_rate is not None:
+        legend = ", ".join(
+            f"{(outcomes == outcome).sum()} {mark('word', outcome, 'other', colour)} {meaning}"
+            for outcome, (_, _, meaning) in MASKED_AS.items()
+        )
+        lines.append(f"masked: {(outcomes != '').sum()} of {is_text.sum()} tokens, {legend}")
+    for number, document in enumerate(documents, start=1):
+        places = document[is_text[document]]
+        characters = lengths[ids[places][ids[places] < len(lengths)]].sum()
+        lines.append(f"── document {number}: {len(places)} tokens, {characters} characters ──")
+        line, gap = "", ""
+        for place, text in zip(places, token_texts(ids[places].tolist(), tokenizer), strict=True):
+            line += gap if starts[place] or not gap else "┊"
+            gap = "\n" if text.endswith("\\n") else " "
+            if outcomes[place]:
+                (replacement,) = token_texts([int(inputs[place])], tokenizer)
+                text = mark(text, outcomes[place], replacement, colour)
+            line += text
+        lines.append(line)
+    lines.append(f"── padding: {(ids == collator.pad_id).sum()} tokens ──")
+    return "\n".join(lines)
+
+
+def count_rows(rows: Rows, tokenizer: Tokenizer) -> tuple[Counter, dict[str, np.ndarray]]:
+    """Counts a row set, some rows at a time.
+
+    Returns:
+        How many tokens are `text`, `padding`, `word starts` and `bytes`, and for each kind of
+        length an int64 array: how often each length, from 0 on, occurs.
+    """
+    collator = collator_of(rows, 0.0)
+    byte_ids = list(byte_values(tokenizer))
+    totals = Counter()
+    pieces = np.zeros(rows.seq_len + 1, dtype=np.int64)
+    pieces_per_row = np.zeros(rows.seq_len + 1, dtype=np.int64)
+    units = np.zeros(MAX_UNIT_TOKENS + 1, dtype=np.int64)
+    for first in tqdm(range(0, len(rows), BATCH_ROWS), unit=f" × {BATCH_ROWS} rows"):
+        last = min(first + BATCH_ROWS, len(rows))
+        ids, starts = split_row(np.stack([rows[index] for index in range(first, last)]))
+        begins = ids == collator.cls_id
+        pieces_per_row += np.bincount(begins.sum(axis=1), minlength=len(pieces_per_row))
+        ids, starts = ids.ravel(), starts.ravel()
+        text, _, unit_lengths = collator.units(ids, starts)
+        units += np.bincount(unit_lengths, minlength=len(units))
+        piece_lengths = np.bincount(begins.cumsum()[text] - 1)
+        pieces += np.bincount(piece_lengths, minlength=len(pieces))
+        totals["text"] += len(text)
+        totals["padding"] += int((ids == collator.pad_id).sum())
+        totals["word starts"] += int(starts[text].sum())
+        totals["bytes"] += int(np.isin(ids[text], byte_ids).sum())
+    names = ("tokens of a piece", "pieces of a row", "tokens of a mask unit")
+    return totals, dict(zip(names, (pieces, pieces_per_row, units), strict=True))
+
+
+def percentile(counts: np.ndarray, percent: int) -> int:
+    """The least length that so many percent do not exceed, where counts[n] have length n."""
+    up_to = counts.cumsum()
+    return int(np.searchsorted(100 * up_to, max(1, percent * up_to[-1])))
+
+
+def table(lines: list[list]) -> str:
+    """Lines of cells as columns, the first to the left, the others to the right."""
+    formats = {int: "{:,}", float: "{:.2f}"}
+    cells = [[formats.get(type(cell), "{}").format(cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in cells
+    )
+
+
+def show_statistics(rows: Rows, totals: Counter, lengths: dict[str, np.ndarray]) -> str:
+    """Tables of what `count_rows` counted, and of the domains where the manifest names them."""
+    summary = [
+        ["rows", len(rows)],
+        ["tokens of a row", rows.seq_len],
+        ["padding", f"{totals['padding'] / (len(rows) * rows.seq_len):.2%}"],
+        ["documents", rows.manifest["documents"]],
+        ["their pieces, cut to fit a row", int(lengths["tokens of a piece"].sum())],
+        ["their tokens", totals["text"]],
+        ["of these, starts of a word", f"{totals['word starts'] / totals['text']:.2%}"],
+        ["of these, bytes", f"{totals['bytes'] / totals['text']:.2%}"],
+        ["tokens of a word, mean", totals["text"] / totals["word starts"]],
+    ]
+    spread = [["", "count", "mean", *(f"{percent} %" for percent in PERCENTS)]]
+    for name, counts in lengths.items():
+        mean = float(np.average(np.arange(len(counts)), weights=counts))
+        percentiles = [percentile(counts, percent) for percent in PERCENTS]
+        spread.append([name, int(counts.sum()), mean, *percentiles])
+    tables = [summary, spread]
+    if domains := rows.manifest.get("domains"):
+        columns = list(dict.fromkeys(key for facts in domains.values() for key in facts))
+        tables.append([["domain", *columns]])
+        for name, facts in domains.items():
+            tables[-1].append([name, *(facts.get(column, "") for column in columns)])
+    return "\n\n".join(map(table, tables))
+
+
+def draw_statistics(lengths: dict[str, np.ndarray], picture: Path) -> None:
+    """Writes a histogram of each kind of length, as a PNG file."""
+    figure, axes = plt.subplots(len(lengths), 1, figsize=(9, 8))
+    for axis, (name, counts) in zip(axes, lengths.items(), strict=True):
+        most = percentile(counts, 100)
+        width = max(1, most // 64)
+        edges = np.arange(0.5, most + width + 0.5, width)
+        axis.hist(np.arange(len(counts)), bins=edges, weights=counts)
+        axis.set_xlabel(name)
+        axis.set_ylabel("count")
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    temporary = picture.with_name(f".{picture.name}")
+    figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)
+    os.replace(temporary, picture)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rows", type=Path, help="folder of the row set")
+    parser.add_argument("--tokenizer", type=Path, default=Path("."), help="its folder")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--row", type=int, help="shows this row; the first is 0")
+    what.add_argument("--statistics", action="store_true", help="counts all rows")
+    parser.add_argument("--mask_rate", type=float, help="with --row: masks it at this rate")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mask")
+    parser.add_argument("--picture", type=Path, help="with --statistics: PNG file for histograms")
+    arguments = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal without Chinese
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    try:
+        rows, tokenizer = open_with_tokenizer(
+            arguments.rows, arguments.tokenizer / "tokenizer.json"
+        )
+        if arguments.row is not None:
+            masking = (arguments.mask_rate, arguments.seed, colour)
+            print(show_row(rows, arguments.row, tokenizer, *masking))
+            return
+        totals, lengths = count_rows(rows, tokenizer)
+        print(show_statistics(rows, totals, lengths))
+        if arguments.picture is not None:
+            draw_statistics(lengths, arguments.picture)
+            print(f"wrote {arguments.picture}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"inspect_rows: {error}")
+
+
+if __name__ == "__main__":
+    main()
