@@ -1,23 +1,53 @@
-"""Reads corpora: JSON lines, plain or compressed, one document a line.
+"""Reads corpora: JSON lines, Parquet and plain text, on this machine, the Hub or any file system.
 
 Every complaint names the file, the line and the mend, because a corpus is large and the line that
 breaks is rarely the first.
 """
 
-import glob
 import gzip
 import json
 import lzma
+import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-_OPENERS = {".jsonl": open, ".xz": lzma.open, ".gz": gzip.open}
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.core import has_magic, url_to_fs
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+KINDS = (".jsonl", ".parquet", ".txt")
+COMPRESSIONS = {".gz": "gzip", ".xz": "xz", ".zst": "zstd"}
+_DAMAGE = (
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    zlib.error,
+    zstd.ZstdError,
+    EOFError,
+    pa.ArrowInvalid,
+)
+_SUPPORTED = ".jsonl or .txt, plain or with .gz, .xz or .zst, or .parquet"
 
 
 class CorpusError(ValueError):
-    """A corpus that cannot be read as it is."""
+    """Input that cannot be read as it is.
+
+    Attributes:
+        kind: what is wrong with it, in the few words under which it is counted.
+    """
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(kind, message)  # both, so that it pickles
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return self.args[1]
 
 
 @dataclass(frozen=True)
@@ -31,85 +61,197 @@ class Document:
     line: int
 
 
-def find_files(paths: Sequence[str]) -> list[Path]:
-    """The corpus files behind files, folders and glob patterns, in a fixed order.
+def refuse(error: CorpusError) -> None:
+    """What to do with bad input, if nothing else is said: stop there."""
+    raise error
+
+
+def _kind_of(file: str) -> str | None:
+    for compression in COMPRESSIONS:
+        file = file.removesuffix(compression)
+    return next((kind for kind in KINDS if file.endswith(kind)), None)
+
+
+def find_files(paths: Sequence[str]) -> list[str]:
+    """The corpus files behind files, folders and patterns, in a fixed order.
+
+    Args:
+        paths: of this machine, or with a protocol that fsspec knows: `hf://datasets/user/name`
+            is a data set on the Hub.
 
     Raises:
-        CorpusError: if a path leads to no .jsonl, .jsonl.xz or .jsonl.gz file.
+        CorpusError: if a path leads to no file that can be read.
     """
     files = []
     for path in paths:
-        if Path(path).is_dir():
-            found = [each for each in sorted(Path(path).rglob("*.jsonl*")) if each.is_file()]
+        system, root = url_to_fs(path)
+        if has_magic(root):
+            found = [each for each in sorted(system.glob(root)) if system.isfile(each)]
+        elif system.isdir(root):
+            found = [each for each in sorted(system.find(root)) if _kind_of(each)]
         else:
-            found = [Path(each) for each in sorted(glob.glob(path))]
+            found = [root] if system.exists(root) else []
         if not found:
-            raise CorpusError(f"{path}: no corpus file there (.jsonl, .jsonl.xz or .jsonl.gz).")
-        files += found
-    for file in files:
-        if file.suffix not in _OPENERS:
-            raise CorpusError(
-                f"{file}: not a kind of corpus file that can be read; give .jsonl, .jsonl.xz or "
-                ".jsonl.gz, with one JSON object a line."
-            )
+            raise CorpusError("no file", f"{path}: no corpus file there ({_SUPPORTED}).")
+        for file in found:
+            if not _kind_of(file):
+                raise CorpusError(
+                    "no file",
+                    f"{file}: not a kind of corpus file that can be read; give {_SUPPORTED}.",
+                )
+        local = "file" in system.protocol
+        files += found if local else [system.unstrip_protocol(file) for file in found]
     return files
 
 
-def read_documents(paths: Sequence[str], text_field: str = "text") -> Iterator[Document]:
+def read_documents(
+    paths: Sequence[str],
+    text_field: str = "text",
+    on_error: Callable[[CorpusError], None] = refuse,
+) -> Iterator[Document]:
     """Yields the documents of a corpus, in order.
 
+    Args:
+        on_error: is given each bad document or file; if it returns, reading goes on behind it.
+
     Raises:
-        CorpusError: on a missing or damaged file, a line that is not a JSON object in UTF-8 with a
-            non-empty text, or a corpus without a document.
+        CorpusError: if there is no document, and whatever `on_error` raises.
     """
     count = 0
     for file in find_files(paths):
-        for document in _read_file(file, text_field):
+        for document in read_file(file, text_field, on_error):
             count += 1
             yield document
     if not count:
-        raise CorpusError(f"{', '.join(paths)}: the corpus is empty, it holds no document.")
+        raise CorpusError(
+            "no document", f"{', '.join(paths)}: the corpus is empty, it holds no document."
+        )
 
 
-def _read_file(file: Path, text_field: str) -> Iterator[Document]:
+def read_file(
+    file: str,
+    text_field: str = "text",
+    on_error: Callable[[CorpusError], None] = refuse,
+    wanted: Callable[[int], bool] = lambda number: True,
+) -> Iterator[Document]:
+    """Yields the documents of a file: one a line or row, or the whole of a text file.
+
+    Args:
+        wanted: says of a line's number, from 1, whether to read it; the others cost little.
+    """
+    records = {".jsonl": _json_lines, ".parquet": _parquet_rows, ".txt": _whole_text}
     number = 0
     try:
-        with _OPENERS[file.suffix](file, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _parse(line, file, number, text_field)
-    except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise CorpusError(
-            f"{file}: damaged compressed file after line {number} ({error}); copy it again."
-        ) from error
-    except OSError as error:
-        raise CorpusError(f"{file}: cannot be read: {error}") from error
+        for number, record in records[_kind_of(file)](file, text_field, wanted):
+            try:
+                yield _document(record, file, number, text_field)
+            except CorpusError as error:
+                on_error(error)
+    except CorpusError as error:
+        on_error(error)
+    except FileNotFoundError:
+        on_error(CorpusError("vanished file", f"{file}: has vanished since the files were listed."))
+    except (*_DAMAGE, OSError) as error:
+        state = "damaged" if isinstance(error, _DAMAGE) else "unreadable"
+        on_error(
+            CorpusError(
+                f"{state} file",
+                f"{file}: {state} after line {number} ({error}); copy it again.",
+            )
+        )
 
 
-def _parse(line: bytes, file: Path, number: int, text_field: str) -> Document:
+def _open(file: str):
+    compression = next((COMPRESSIONS[end] for end in COMPRESSIONS if file.endswith(end)), None)
+    return fsspec.open(file, "rb", compression=compression).open()
+
+
+def _json_lines(file: str, text_field: str, wanted) -> Iterator[tuple[int, bytes]]:
+    with _open(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if wanted(number) and not line.isspace():
+                yield number, line
+
+
+def _whole_text(file: str, text_field: str, wanted) -> Iterator[tuple[int, dict]]:
+    if not wanted(1):
+        return
+    with _open(file) as content:
+        yield 1, {text_field: content.read()}
+
+
+def _parquet_rows(file: str, text_field: str, wanted) -> Iterator[tuple[int, dict]]:
+    with _open(file) as content:
+        table = pq.ParquetFile(content)
+        names = table.schema_arrow.names
+        if text_field not in names:
+            raise _missing_field(file, names, text_field)
+        columns = [name for name in (text_field, "domain", "script") if name in names]
+        number = 0
+        for batch in table.iter_batches(batch_size=64, columns=columns):
+            at = batch.schema.get_field_index(text_field)
+            if (texts := batch.column(at)).type in (pa.string(), pa.large_string()):
+                # Bytes, so that text which is not UTF-8 is that row's trouble alone.
+                batch = batch.set_column(at, text_field, texts.cast(pa.large_binary()))
+            for record in batch.to_pylist():
+                number += 1
+                if wanted(number):
+                    yield number, record
+
+
+def _missing_field(where: str, names, text_field: str) -> CorpusError:
+    return CorpusError(
+        "missing field",
+        f"{where}: no field {text_field!r} (there: {', '.join(sorted(names)) or 'none'}); name "
+        "the right one with --text_field.",
+    )
+
+
+def _document(record: dict | bytes, file: str, number: int, text_field: str) -> Document:
     where = f"{file}, line {number}"
+    if isinstance(record, bytes):
+        record = _parse(record, where)
+    if text_field not in record:
+        raise _missing_field(where, record, text_field)
+    text = record[text_field]
+    if isinstance(text, bytes):
+        text = _decode(text, where)
+    if not isinstance(text, str) or not text:
+        raise CorpusError(
+            "empty document",
+            f"{where}: the field {text_field!r} must be a text that is not empty.",
+        )
     try:
-        record = json.loads(line.decode("utf-8"))
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            "half a surrogate pair",
+            f"{where}: the text holds half a surrogate pair; mend or drop the line.",
+        ) from error
+    domain, script = (record.get(name) or "unknown" for name in ("domain", "script"))
+    return Document(text, domain, script, file, number)
+
+
+def _decode(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{where}: not UTF-8 ({error}); convert the file to UTF-8.") from error
+        raise CorpusError(
+            "not UTF-8", f"{where}: not UTF-8 ({error}); convert the file to UTF-8."
+        ) from error
+
+
+def _parse(line: bytes, where: str) -> dict:
+    content = _decode(line, where)
+    try:
+        record = json.loads(content)
     # Beside JSONDecodeError, a ValueError: numbers too long for Python, and nesting too deep.
     except (ValueError, RecursionError) as error:
         raise CorpusError(
-            f"{where}: not a JSON object ({error}); mend or drop the line."
+            "broken line", f"{where}: not a JSON object ({error}); mend or drop the line."
         ) from error
     if not isinstance(record, dict):
-        raise CorpusError(f"{where}: not a JSON object but a {type(record).__name__}.")
-    if text_field not in record:
-        fields = ", ".join(sorted(record)) or "none"
         raise CorpusError(
-            f"{where}: no field {text_field!r} (there: {fields}); name the right one with "
-            "--text_field."
+            "broken line", f"{where}: not a JSON object but a {type(record).__name__}."
         )
-    text = record[text_field]
-    if not isinstance(text, str) or not text:
-        raise CorpusError(f"{where}: the field {text_field!r} must be a text that is not empty.")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise CorpusError(f"{where}: the text holds half a surrogate pair; mend or drop the line.")
-    return Document(
-        text, record.get("domain", "unknown"), record.get("script", "unknown"), str(file), number
-    )
+    return record

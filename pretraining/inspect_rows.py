@@ -274,6 +274,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the mask")
     parser.add_argument("--picture", type=Path, help="with --statistics: PNG file for histograms")
     arguments = parser.parse_args()
+    if arguments.statistics and arguments.mask_rate is not None:
+        parser.error("--mask_rate goes with --row")
+    if arguments.picture is not None and not arguments.statistics:
+        parser.error("--picture goes with --statistics")
     sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal without Chinese
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     try:

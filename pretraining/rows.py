@@ -12,8 +12,7 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,50 +46,27 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def write_rows(folder: Path, rows: Iterable[np.ndarray], seq_len: int, facts: dict) -> dict:
-    """Writes a row set, shard by shard; the folder appears only once it is complete.
+def write_shards(folder: Path, name: str, rows: Iterable[np.ndarray], seq_len: int) -> list[dict]:
+    """Writes rows into shards NAME-00000.arrow, NAME-00001.arrow, …; each appears once complete.
 
     Args:
         rows: uint16 arrays (seq_len,).
-        facts: what the manifest shall say of their making; if it is filled while the rows are
-            drawn, the manifest holds it as it stands at the end.
 
     Returns:
-        The manifest.
-
-    Raises:
-        RowsError: if the folder exists already.
+        What the manifest holds of each shard: file, rows, bytes and SHA-256.
     """
-    if folder.exists():
-        raise RowsError(f"{folder} exists already; remove it or choose another --output.")
-    temporary = folder.with_name(f".{folder.name}.incomplete")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        rows = iter(rows)
-        shards = []
-        while len(shards) == 0 or shards[-1]["rows"] == max(1, SHARD_TOKENS // seq_len):
-            shard = _write_shard(temporary, len(shards), rows, seq_len)
-            if shard is None:
-                break
-            shards.append(shard)
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "seq_len": seq_len,
-            "rows": sum(shard["rows"] for shard in shards),
-            **facts,
-            "shards": shards,
-        }
-        content = json.dumps(manifest, indent=1, ensure_ascii=False)
-        (temporary / MANIFEST).write_text(content, encoding="utf-8")
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return manifest
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = iter(rows)
+    shards = []
+    while len(shards) == 0 or shards[-1]["rows"] == max(1, SHARD_TOKENS // seq_len):
+        shard = _write_shard(folder / f"{name}-{len(shards):05}.arrow", rows, seq_len)
+        if shard is None:
+            break
+        shards.append(shard)
+    return shards
 
 
-def _write_shard(folder: Path, number: int, rows, seq_len: int) -> dict | None:
+def _write_shard(file: Path, rows: Iterator[np.ndarray], seq_len: int) -> dict | None:
     rows = itertools.islice(rows, max(1, SHARD_TOKENS // seq_len))
     first = next(rows, None)
     if first is None:
@@ -98,16 +74,46 @@ def _write_shard(folder: Path, number: int, rows, seq_len: int) -> dict | None:
     rows = itertools.chain((first,), rows)
     features = datasets.Features({"row": datasets.List(datasets.Value("uint16"), length=seq_len)})
     schema = features.arrow_schema
-    file = folder / f"rows-{number:05}.arrow"
+    temporary = file.with_name(f".{file.name}.incomplete")
     count = 0
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        while batch := list(itertools.islice(rows, BATCH_ROWS)):
-            values = pa.array(np.concatenate(batch), type=pa.uint16())
-            column = pa.FixedSizeListArray.from_arrays(values, seq_len)
-            writer.write_batch(pa.record_batch([column], schema=schema))
-            count += len(batch)
+    try:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            while batch := list(itertools.islice(rows, BATCH_ROWS)):
+                values = pa.array(np.concatenate(batch), type=pa.uint16())
+                column = pa.FixedSizeListArray.from_arrays(values, seq_len)
+                writer.write_batch(pa.record_batch([column], schema=schema))
+                count += len(batch)
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     size = file.stat().st_size
     return {"file": file.name, "rows": count, "bytes": size, "sha256": sha256_of(file)}
+
+
+def write_manifest(folder: Path, seq_len: int, shards: list[dict], facts: dict) -> dict:
+    """Makes a folder of shards a row set; returns the manifest.
+
+    Args:
+        facts: what the manifest shall say of their making.
+    """
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "seq_len": seq_len,
+        "rows": sum(shard["rows"] for shard in shards),
+        **facts,
+        "shards": shards,
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def write_json(file: Path, content) -> None:
+    """Writes a JSON file, complete or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.incomplete")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(temporary, file)
 
 
 def read_manifest(folder: Path) -> dict:

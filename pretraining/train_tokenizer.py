@@ -21,7 +21,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from tqdm import tqdm
 
 from pretraining.corpus import Document, read_documents
-from pretraining.words import segment
+from pretraining.words import Segmenter
 from tokenization_chinese_modernbert import ChineseModernBertTokenizer
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -125,6 +125,7 @@ def train(documents: list[Document], vocab_size: int) -> dict:
         limit_alphabet=len(alphabet),
         max_token_length=MAX_TOKEN_LENGTH + 1,
     )
+    segment = Segmenter().segment
     words = (SEPARATOR.join(segment(document.text)) for document in documents)
     tokenizer.train_from_iterator(words, trainer=trainer, length=len(documents))
     if tokenizer.get_vocab_size() != vocab_size:

@@ -9,8 +9,9 @@ from torch.utils.data import DataLoader
 
 from data_collator_wwm import IGNORED, MAX_UNIT_TOKENS, DataCollatorForWholeWordMasking
 from pretraining.order import TrainingOrder
-from pretraining.rows import WORD_START, open_rows, split_row, write_rows
+from pretraining.rows import WORD_START, open_rows, split_row
 from pretraining.schedules import mask_rate
+from row_sets import write_rows
 
 PAD, CLS, SEP, MASK, FIRST, VOCAB = 0, 2, 3, 4, 69, 32_000
 SEQ_LEN, ROWS_PER_STEP, STEPS = 128, 4, 12

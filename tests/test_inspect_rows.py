@@ -20,7 +20,8 @@ from pretraining.inspect_rows import (
     visible,
 )
 from pretraining.prepare_corpus import prepare
-from pretraining.rows import open_rows, split_row, write_rows
+from pretraining.rows import open_rows, split_row
+from row_sets import write_rows
 
 ROOT = Path(__file__).parent.parent
 SEQ_LEN = 64
@@ -40,7 +41,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspect")
     lines = (json.dumps({"text": text}, ensure_ascii=False) for text in TEXTS)
     (folder / "corpus.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    prepare([str(folder / "corpus.jsonl")], ROOT / "tokenizer.json", SEQ_LEN, folder / "rows", 1)
+    prepare([str(folder / "corpus.jsonl")], ROOT / "tokenizer.json", SEQ_LEN, folder / "rows")
     return folder / "rows"
 
 
@@ -215,11 +216,11 @@ def test_the_statistics_are_printed_and_drawn(folder, command, tmp_path):
     picture = tmp_path / "rows.png"
     shown = command(folder, "--tokenizer", ROOT, "--statistics", "--picture", picture)
     assert re.search(rf"^documents +{len(TEXTS)}$", shown, re.MULTILINE)
-    assert "domain" not in shown
+    assert re.search(rf"^unknown \(unknown\) +{len(TEXTS)} ", shown, re.MULTILINE)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_domains_have_a_table_where_the_manifest_names_them(folder, command, tmp_path):
+def test_the_manifests_domains_have_a_table(folder, command, tmp_path):
     rows = shutil.copytree(folder, tmp_path / "rows")
     manifest = json.loads((rows / "manifest.json").read_text(encoding="utf-8"))
     manifest["domains"] = {"letters": {"documents": 3, "tokens": 1234}, "food": {"documents": 2}}
@@ -244,14 +245,14 @@ def test_what_cannot_be_shown_is_refused_in_one_line(folder, command, arguments,
 
 
 def test_what_is_no_row_set_is_refused(folder, command, tmp_path):
-    for path in (tmp_path, folder / "rows-00000.arrow"):
+    for path in (tmp_path, folder / "rows-00000-00000.arrow"):
         with pytest.raises(SystemExit, match=f"^inspect_rows: {path} is no row set"):
             command(path, "--tokenizer", ROOT, "--statistics")
 
 
 def test_another_tokenizer_is_refused_before_the_shards_are_read(folder, command, tmp_path):
     rows = shutil.copytree(folder, tmp_path / "rows")
-    (rows / "rows-00000.arrow").unlink()
+    (rows / "rows-00000-00000.arrow").unlink()
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(SystemExit, match=r"made with another tokenizer than .*tokenizer\.json"):
         command(rows, "--tokenizer", tmp_path, "--row", 0)

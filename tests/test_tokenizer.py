@@ -1,5 +1,6 @@
 """The tokenizer: nothing is lost, nothing is rewritten, every offset is exact."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -73,10 +74,42 @@ def test_hostile_text_survives(tokenizer, text):
     check(tokenizer, text)
 
 
-@settings(deadline=None, max_examples=300)
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_text_survives(tokenizer, text):
+def characters(*ranges: tuple[int, int]) -> st.SearchStrategy:
+    """A character of one of the ranges of code points, ends included."""
+    return st.one_of(
+        *(st.characters(min_codepoint=first, max_codepoint=last) for first, last in ranges)
+    )
+
+
+# What breaks tokenizers, a piece at a time.
+PIECES = st.one_of(
+    st.text(characters((0x4E00, 0x9FFF)), min_size=1, max_size=6),
+    st.text(characters((0x20, 0x7E)), min_size=1, max_size=6),
+    characters((0xFF00, 0xFFEF), (0x3000, 0x303F)),  # full width, CJK signs
+    characters((0x20000, 0x2FA1F), (0x30000, 0x323AF), (0x3400, 0x4DBF)),  # extensions A to H
+    characters((0xF900, 0xFAFF), (0x2E80, 0x2FDF)),  # compatibility ideographs, radicals
+    characters((0xE000, 0xF8FF), (0xF0000, 0xFFFFD), (0x100000, 0x10FFFD)),  # private use
+    characters((0x300, 0x36F), (0x1AB0, 0x1AFF), (0x3099, 0x309A)),  # combining marks
+    characters((0x00, 0x1F), (0x7F, 0x9F)),  # control characters
+    characters((0x200B, 0x200F), (0x2028, 0x202E), (0x2060, 0x206F)),  # joiners, directions
+    characters((0x1F000, 0x1FAFF), (0xFE00, 0xFE0F), (0xE0100, 0xE01EF)),  # emoji, variations
+    st.sampled_from([*HOSTILE.values(), *SPECIAL, "\r\n", "\ufeff", "\u3000", "\xa0", "…", "——"]),
+    st.characters(exclude_categories=["Cs"]),
+)
+
+
+@settings(deadline=None, max_examples=10_000)
+@given(st.lists(PIECES, max_size=8).map("".join))
+def test_ten_thousand_hostile_texts_survive(tokenizer, text):
     check(tokenizer, text)
+
+
+def test_a_line_of_a_million_characters_survives(tokenizer):
+    text = "".join(HOSTILE.values()) * (1_000_000 // len("".join(HOSTILE.values())) + 1)
+    assert len(text) >= 1_000_000
+    check(tokenizer, text)
+    han = "今天的雨下得很大地铁站里挤满了人" * 62_500
+    check(tokenizer, han)
 
 
 def test_the_vocabulary_has_32000_entries_in_a_fixed_layout(tokenizer):
@@ -106,6 +139,70 @@ def test_a_pair_is_framed_and_told_apart(tokenizer):
         *[1] * len(b),
         None,
     ]
+
+
+def test_a_long_text_overflows_into_windows_that_overlap(tokenizer):
+    question, text = "几点开门？", "图书馆每天九点开门，周一闭馆。" * 20
+    windows = tokenizer(
+        question,
+        text,
+        truncation="only_second",
+        max_length=48,
+        stride=8,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    spans = []
+    for index, ids in enumerate(windows["input_ids"]):
+        assert len(ids) <= 48
+        sides = windows.sequence_ids(index)
+        offsets = [
+            each
+            for each, side in zip(windows["offset_mapping"][index], sides, strict=True)
+            if side == 1
+        ]
+        spans.append((offsets[0][0], offsets[-1][1], len(offsets)))
+    assert (spans[0][0], spans[-1][1]) == (0, len(text))
+    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert sum(tokens for _, _, tokens in spans) == len(whole) + 8 * (len(spans) - 1)
+    assert all(following[0] < span[1] for span, following in itertools.pairwise(spans))
+
+
+def test_word_ids_of_given_words_are_exact(tokenizer):
+    words = ["我们", "在", "图书馆", "看", "Python3", "𠀀", "。"]
+    encoded = tokenizer(words, is_split_into_words=True)
+    parts = {}
+    for token, word in zip(encoded["input_ids"], encoded.word_ids(), strict=True):
+        if word is not None:
+            parts.setdefault(word, []).append(token)
+    assert [tokenizer.decode(parts[index]) for index in range(len(words))] == words
+
+
+@pytest.mark.parametrize("multiple", [8, 64])
+def test_padding_to_a_multiple(tokenizer, multiple):
+    batch = tokenizer(["短", "长一点的句子"], padding=True, pad_to_multiple_of=multiple)
+    assert {len(ids) % multiple for ids in batch["input_ids"]} == {0}
+
+
+def test_words_come_with_their_spans(tokenizer):
+    text = "我们在圖書館看 Python 书。"
+    words = tokenizer.segment(text)
+    assert [word for word, _, _ in words] == [
+        *("我们", "在", "圖書館", "看", " ", "Python", " ", "书", "。")
+    ]
+    assert all(text[start:end] == word for word, start, end in words)
+    assert words[0][1] == 0
+    assert words[-1][2] == len(text)
+    assert all(left[2] == right[1] for left, right in itertools.pairwise(words))
+
+
+@pytest.mark.parametrize("package", ["rjieba", "opencc"])
+def test_a_missing_segmenter_is_named_with_the_mend(tokenizer, monkeypatch, package):
+    module = sys.modules[type(tokenizer).__module__]
+    module._simplified_characters.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"needs {package}: pip install rjieba opencc"):
+        tokenizer.segment("文字")
 
 
 def test_a_literal_mask_is_a_mask_unless_split(tokenizer):

@@ -282,11 +282,11 @@ def test_rows_that_are_missing_or_damaged_are_refused(refused, workspace, tmp_pa
     damaged.mkdir()
     for file in (workspace / "rows-64").iterdir():
         (damaged / file.name).write_bytes(file.read_bytes())
-    shard = damaged / "rows-00000.arrow"
+    shard = damaged / "rows-00000-00000.arrow"
     shard.write_bytes(shard.read_bytes()[:-100])
-    assert "rows-00000.arrow: truncated" in refused(f"stage1.train_rows={damaged}")
+    assert "rows-00000-00000.arrow: truncated" in refused(f"stage1.train_rows={damaged}")
     shard.write_bytes((workspace / "rows-64" / shard.name).read_bytes()[:-100] + bytes(100))
-    assert "rows-00000.arrow: damaged" in refused(f"stage2.train_rows={damaged}")
+    assert "rows-00000-00000.arrow: damaged" in refused(f"stage2.train_rows={damaged}")
 
 
 def test_rows_of_another_tokenizer_are_refused(refused, workspace, tmp_path):
