@@ -16,17 +16,15 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from data_collator_wwm import IGNORED, MAX_UNIT_TOKENS, DataCollatorForWholeWordMasking
 from pretraining.encoding import token_lengths
+from pretraining.pictures import save_picture
 from pretraining.rows import Rows, RowsError, open_rows, read_manifest, sha256_of, split_row
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 BATCH_ROWS = 256
 PERCENTS = (0, 10, 25, 50, 75, 90, 100)
@@ -254,11 +252,7 @@ def draw_statistics(lengths: dict[str, np.ndarray], picture: Path) -> None:
         axis.set_xlabel(name)
         axis.set_ylabel("count")
         axis.grid(alpha=0.3)
-    figure.tight_layout()
-    temporary = picture.with_name(f".{picture.name}")
-    figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)
-    os.replace(temporary, picture)
+    save_picture(figure, picture)
 
 
 def main() -> None:

@@ -5,13 +5,11 @@ python -m pretraining.plot_run runs/quickstart
 
 import argparse
 import json
-import os
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+from pretraining.pictures import save_picture
 
 
 def read_history(run_dir: Path) -> list[tuple[int, list[dict]]]:
@@ -56,11 +54,7 @@ def plot_run(run_dir: Path, picture: Path) -> None:
     masks.set_xlabel("step")
     for axis in (loss, rate, masks):
         axis.grid(alpha=0.3)
-    figure.tight_layout()
-    temporary = picture.with_name(f".{picture.name}")
-    figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)
-    os.replace(temporary, picture)
+    save_picture(figure, picture)
 
 
 def main() -> None:
