@@ -1,7 +1,7 @@
 """Trains the tokenizer: BPE over characters with byte fallback, whose merges respect words.
 
     python -m pretraining.train_tokenizer --corpus data/train-*.jsonl.xz --output . \\
-        --report data/valid.jsonl.xz
+        --report data/valid.jsonl.xz --beside vocab.txt
 
 Words are marked with a separator in the training text and the merges never cross it, so tokens
 follow Chinese words; the finished tokenizer splits by kinds of characters alone and needs no
@@ -9,27 +9,33 @@ segmenter. Nothing is normalised: what is decoded is what was encoded.
 """
 
 import argparse
-import collections
 import json
 import os
-import random
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import regex
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 
 from pretraining.corpus import Document, read_documents
+from pretraining.encoding import token_lengths
+from pretraining.rows import MAX_VOCAB_SIZE
+from pretraining.strata import Sample, share
+from pretraining.tokenizer_report import add_peers, open_peer, print_report
+from pretraining.vocabulary import BYTES, RESERVED, SPECIAL_TOKENS, alphabet, guaranteed, shrink
 from pretraining.words import Segmenter
 from tokenization_chinese_modernbert import ChineseModernBertTokenizer
 
-SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-RESERVED = [f"[unused{number}]" for number in range(64)]
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-
 # A noncharacter, which has no place in text: marks word borders while training.
 SEPARATOR = "\ufdd0"
+
+# The segmenter also cuts at every blank, line end and sign; there the kinds decide, or no run of
+# blanks would ever become a token.
+_BESIDE_OTHERS = regex.compile(rf"(?<!\p{{Han}}){SEPARATOR}|{SEPARATOR}(?!\p{{Han}})")
 
 # Runs of Han characters, of other letters, of line ends, of spaces and of ASCII punctuation; each
 # digit and each other sign, CJK punctuation above all, stands alone.
@@ -41,99 +47,121 @@ KINDS = (
 # Longest token in characters; the trainer's limit counts one more than it lets through.
 MAX_TOKEN_LENGTH = 16
 
-# Share of the simplified text that is also shown in traditional characters.
+# A stratum with less text than this is repeated, but not so often that single texts are learnt.
+REPEATED_UP_TO = 6_000_000
+MAX_REPEATS = 5
+
+# Share of the simplified text that is shown once more in traditional characters.
 TRADITIONAL_SHARE = 0.15
 
-# A character seen this often in the training text is in the alphabet, beside the guaranteed ones.
-MIN_CHARACTER_COUNT = 12
+# Trained beyond the vocabulary's size, to make up for tokens that are taken out again.
+SURPLUS = 256
 
 
-def guaranteed_alphabet() -> set[str]:
-    """Characters that are tokens however rare: whoever writes them never meets byte tokens.
-
-    All of GB 2312, the frequent plane of Big5, the characters of written Cantonese, printable
-    ASCII, kana, full-width forms and common signs.
-    """
-    alphabet = {chr(code) for code in range(0x20, 0x7F)} | set("\t\n\r")
-    for first, last in ((0xA1, 0xF7), (0xA4, 0xC6)):
-        codec, trail = ("gb2312", (0xA1, 0xFE)) if last == 0xF7 else ("big5", (0x40, 0xFE))
-        for lead in range(first, last + 1):
-            for second in range(trail[0], trail[1] + 1):
-                try:
-                    character = bytes((lead, second)).decode(codec)
-                except UnicodeDecodeError:
-                    continue
-                alphabet.add(character)
-    alphabet |= set(
-        "嘅咗喺哋啲嚟唔冇嘢乜咩佢嗰啱攞瞓睇諗揾搵畀俾咁噉噃喎啩嘞囉㗎嘥揸掟掹摷撳擺攰曱甴氹瓹"
-    )
-    alphabet |= set(
-        "癐餸飲靚叻孭孱屙嬲嗌嗱嘈嘜噏噚冚冧凼哂哣啖啫啷喐喼嘥嘭噍噪嚿埋埲奀嫲孻屘搣搲摙撈撩"
-    )
-    for first, last in ((0x3000, 0x30FF), (0xFF01, 0xFF5E), (0xFFE0, 0xFFE6), (0x2010, 0x2027)):
-        alphabet |= {chr(code) for code in range(first, last + 1) if chr(code).isprintable()}
-    return alphabet
-
-
-def training_documents(
-    paths: list[str], characters_per_domain: int, seed: int
-) -> Iterator[Document]:
-    """Documents, up to a budget of characters for each domain and script.
-
-    The budget keeps a domain that fills half of the corpus from filling half of the vocabulary.
-    A part of the simplified documents comes a second time in traditional characters.
-    """
+def marked_texts(sample: Sample, seed: int) -> list[tuple[str, int]]:
+    """The texts of a sample with their word borders marked, and how often each is to be shown."""
     import opencc
 
     to_traditional = opencc.OpenCC("s2t").convert
-    draw = random.Random(seed)
-    used = collections.Counter()
-    for document in read_documents(paths):
-        stratum = (document.domain, document.script)
-        if used[stratum] >= characters_per_domain:
-            continue
-        used[stratum] += len(document.text)
-        yield document
-        if document.script != "hant" and draw.random() < TRADITIONAL_SHARE:
-            yield Document(
-                to_traditional(document.text), *(document.domain, "hant", document.source_file, 0)
-            )
+    segment = Segmenter().segment
+    shown: list[tuple[str, int]] = []
+
+    def show(texts: list[str], repeats: int) -> None:
+        for text in texts:
+            shown.append((_BESIDE_OTHERS.sub("", SEPARATOR.join(segment(text))), repeats))
+
+    for (_, script), texts in tqdm(sample.strata(), desc="segment", unit=" strata"):
+        factor = min(MAX_REPEATS, max(1, REPEATED_UP_TO / sum(map(len, texts))))
+        whole, rest = divmod(factor, 1)
+        once_more = set(share(texts, rest, seed))
+        show([text for text in texts if text not in once_more], int(whole))
+        show([text for text in texts if text in once_more], int(whole) + 1)
+        if script != "hant":
+            show(list(map(to_traditional, share(texts, TRADITIONAL_SHARE * factor, seed + 1))), 1)
+    return shown
 
 
-def train(documents: list[Document], vocab_size: int) -> dict:
-    """Trains on documents; returns the content of tokenizer.json.
-
-    Raises:
-        ValueError: if the text is too small or `vocab_size` too large to fill the vocabulary.
-    """
-    counts = collections.Counter()
-    for document in tqdm(documents, desc="count characters", unit="doc"):
-        counts.update(document.text)
-    alphabet = guaranteed_alphabet()
-    alphabet |= {each for each, count in counts.items() if count >= MIN_CHARACTER_COUNT}
-    alphabet.discard(SEPARATOR)
-
-    kinds = pre_tokenizers.Split(Regex(KINDS), behavior="isolated")
+def learn(shown: list[tuple[str, int]], characters: set[str], vocab_size: int) -> Tokenizer:
+    """Merges and vocabulary by BPE; the text decides how much of the size is filled."""
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(SEPARATOR, behavior="removed"), kinds]
+        [
+            pre_tokenizers.Split(SEPARATOR, behavior="removed"),
+            pre_tokenizers.Split(Regex(KINDS), behavior="isolated"),
+        ]
     )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[*SPECIAL_TOKENS, *RESERVED, *BYTES],
-        initial_alphabet=sorted(alphabet),
-        limit_alphabet=len(alphabet),
+        initial_alphabet=sorted(characters),
+        limit_alphabet=len(characters),
         max_token_length=MAX_TOKEN_LENGTH + 1,
     )
-    segment = Segmenter().segment
-    words = (SEPARATOR.join(segment(document.text)) for document in documents)
-    tokenizer.train_from_iterator(words, trainer=trainer, length=len(documents))
-    if tokenizer.get_vocab_size() != vocab_size:
+    tokenizer.train_from_iterator(
+        (text for text, repeats in shown for _ in range(repeats)),
+        trainer=trainer,
+        length=sum(repeats for _, repeats in shown),
+    )
+    return tokenizer
+
+
+def across_borders(content: dict, shown: list[tuple[str, int]]) -> list[str]:
+    """Tokens that stand across a word border more often than not, and that no merge builds on.
+
+    The worst come first.
+
+    BPE learns them where the segmenter joins what it usually parts, as in 在我 or 更高.
+    """
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    tokenizer.encode_special_tokens = True
+    tokenizer.pre_tokenizer = None  # it cuts no token in two, and takes half of the time
+    lengths = token_lengths(tokenizer)
+    used, crossing = np.zeros((2, len(lengths)), dtype=np.int64)
+    for first in tqdm(range(0, len(shown), 256), desc="check borders", unit_scale=256, unit=" doc"):
+        words = [marked.split(SEPARATOR) for marked, _ in shown[first : first + 256]]
+        texts = ["".join(each) for each in words]
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        for each, text, encoding in zip(words, texts, encodings, strict=True):
+            ids = np.array(encoding.ids)
+            ends = lengths[ids].cumsum()
+            starts = ends - lengths[ids]
+            borders = np.zeros(len(text) + 1, dtype=np.int64)
+            borders[np.fromiter(map(len, each), dtype=np.int64, count=len(each)).cumsum()] = 1
+            before = borders.cumsum()  # borders at or before a position
+            crosses = (lengths[ids] > 1) & (before[ends - 1] > before[starts])
+            used += np.bincount(ids, minlength=len(used))
+            crossing += np.bincount(ids[crosses], minlength=len(used))
+    parts = {part for merge in content["model"]["merges"] for part in merge}
+    entries = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
+    worst = np.argsort(-crossing, kind="stable")
+    mostly = [entries[index] for index in worst if 2 * crossing[index] > used[index]]
+    return [token for token in mostly if token not in parts]
+
+
+def train(documents: Iterable[Document], vocab_size: int, budget: int, seed: int) -> dict:
+    """Trains on documents; returns the content of tokenizer.json.
+
+    Args:
+        budget: characters to learn from for each domain and script.
+
+    Raises:
+        ImportError: if rjieba or opencc is not installed.
+        ValueError: if the text is too small or `vocab_size` too large to fill the vocabulary.
+    """
+    sample, counts = Sample(budget, seed), Counter()
+    for document in tqdm(documents, desc="read", unit=" doc"):
+        sample.add(document)
+        counts.update(document.text)
+    characters = alphabet(counts)
+    characters.discard(SEPARATOR)
+    shown = marked_texts(sample, seed)
+    tokenizer = learn(shown, characters, vocab_size + SURPLUS)
+    if tokenizer.get_vocab_size() < vocab_size:
         raise ValueError(
             f"only {tokenizer.get_vocab_size()} of {vocab_size} entries could be trained; give "
             "more text or a smaller --vocab_size."
         )
-    tokenizer.pre_tokenizer = kinds
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(KINDS), behavior="isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     cls, sep = ("[CLS]", 2), ("[SEP]", 3)
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -146,6 +174,8 @@ def train(documents: list[Document], vocab_size: int) -> dict:
     content["added_tokens"] = [
         token for token in content["added_tokens"] if token["content"] in SPECIAL_TOKENS
     ]
+    surplus = tokenizer.get_vocab_size() - vocab_size
+    shrink(content, vocab_size, set(across_borders(content, shown)[:surplus]))
     return content
 
 
@@ -164,30 +194,6 @@ def save(content: dict, folder: Path) -> None:
     os.replace(temporary, folder / "tokenizer.json")
 
 
-def report(tokenizer_file: Path, paths: list[str]) -> None:
-    """Prints characters per token and the share of byte tokens, by domain and script."""
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    tokenizer.encode_special_tokens = True
-    first, last = (tokenizer.token_to_id(each) for each in (BYTES[0], BYTES[-1]))
-    characters, tokens, by_bytes = (collections.Counter() for _ in range(3))
-    for document in read_documents(paths):
-        ids = tokenizer.encode(document.text, add_special_tokens=False).ids
-        stratum = f"{document.domain} ({document.script})"
-        characters[stratum] += len(document.text)
-        tokens[stratum] += len(ids)
-        by_bytes[stratum] += sum(first <= each <= last for each in ids)
-    print(f"{'domain (script)':32} {'characters':>11} {'per token':>10} {'byte tokens':>12}")
-    for stratum in sorted(characters):
-        print(
-            f"{stratum:32} {characters[stratum]:11,} "
-            f"{characters[stratum] / tokens[stratum]:10.3f} "
-            f"{by_bytes[stratum] / tokens[stratum]:12.3%}"
-        )
-    total = characters.total() / tokens.total()
-    print(f"{'all':32} {characters.total():11,} {total:10.3f} ", end="")
-    print(f"{by_bytes.total() / tokens.total():12.3%}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -195,23 +201,29 @@ def main() -> None:
     parser.add_argument("--corpus", nargs="+", required=True, help="files, folders or patterns")
     parser.add_argument("--output", type=Path, required=True, help="folder for tokenizer.json")
     parser.add_argument("--vocab_size", type=int, default=32_000)
-    parser.add_argument("--characters_per_domain", type=int, default=6_000_000)
+    parser.add_argument(
+        "--characters_per_stratum",
+        type=int,
+        default=16_000_000,
+        help="most text to learn from for each domain and script (default: 16,000,000)",
+    )
+    parser.add_argument("--text_field", default="text", help="field that holds the text")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", nargs="+", help="held-out corpus to measure on")
+    add_peers(parser)
     arguments = parser.parse_args()
+    smallest = len(SPECIAL_TOKENS + RESERVED + BYTES) + len(guaranteed())
+    if not smallest < arguments.vocab_size <= MAX_VOCAB_SIZE:
+        parser.error(f"--vocab_size must be more than {smallest} and at most {MAX_VOCAB_SIZE}.")
     try:
-        documents = list(
-            tqdm(
-                training_documents(
-                    arguments.corpus, arguments.characters_per_domain, arguments.seed
-                ),
-                desc="read",
-                unit="doc",
-            )
+        peers = {name: open_peer(name) for name in arguments.beside}
+        documents = read_documents(arguments.corpus, arguments.text_field)
+        content = train(
+            documents, arguments.vocab_size, arguments.characters_per_stratum, arguments.seed
         )
-        save(train(documents, arguments.vocab_size), arguments.output)
+        save(content, arguments.output)
         if arguments.report:
-            report(arguments.output / "tokenizer.json", arguments.report)
+            print_report(arguments.output / "tokenizer.json", arguments.report, peers)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"train_tokenizer: {error}")
 

@@ -11,9 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from pretraining import train_tokenizer
-from pretraining.corpus import Document
-
 ROOT = Path(__file__).parent.parent
 SPECIAL = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
 FIRST_BYTE = 69
@@ -238,54 +235,3 @@ def test_a_saved_tokenizer_opens_in_a_fresh_process(tokenizer, tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == ["ChineseModernBertTokenizer", "32000", "True"]
-
-
-# --- training it ------------------------------------------------------------------------------
-
-SENTENCES = [
-    "小明每天早上骑自行车去学校。",
-    "學校附近有一家賣豆漿的小店。",
-    "店主姓陈，待人和气，做事麻利。",
-]
-
-
-def train_small() -> dict:
-    documents = [Document(text * 20, "daily", "hans", "test", 1) for text in SENTENCES]
-    size = 5 + 64 + 256 + len(train_tokenizer.guaranteed_alphabet()) + 10
-    return train_tokenizer.train(documents, size)
-
-
-def test_training_is_reproducible_and_merges_stay_within_words():
-    first, second = train_small(), train_small()
-    assert first == second
-    words = {token for token in first["model"]["vocab"] if len(token) > 1 and token[0] not in "[<"}
-    assert words <= {
-        "小明",
-        "每天",
-        "早上",
-        "骑自",
-        "自行",
-        "行车",
-        "自行车",
-        "学校",
-        "學校",
-        "附近",
-        "一家",
-        "豆漿",
-        "小店",
-        "店主",
-        "待人",
-        "人和",
-        "和气",
-        "待人和气",
-        "做事",
-        "麻利",
-    }
-    assert first["model"]["byte_fallback"] is True
-    assert [token["content"] for token in first["added_tokens"]] == list(SPECIAL)
-
-
-def test_too_little_text_for_the_vocabulary_is_refused():
-    documents = [Document("太短。", "daily", "hans", "test", 1)]
-    with pytest.raises(ValueError, match="entries could be trained; give more text"):
-        train_tokenizer.train(documents, 32_000)
