@@ -139,26 +139,33 @@ def read_file(
     Args:
         wanted: says of a line's number, from 1, whether to read it; the others cost little.
     """
-    records = {".jsonl": _json_lines, ".parquet": _parquet_rows, ".txt": _whole_text}
+    for number, record in _records(file, text_field, wanted):
+        try:
+            if isinstance(record, CorpusError):
+                raise record
+            document = _document(record, file, number, text_field)
+        except CorpusError as error:
+            on_error(error)
+        else:
+            yield document
+
+
+def _records(file: str, text_field: str, wanted) -> Iterator[tuple[int, object]]:
+    """(number, line or row), and last, if need be, the CorpusError that ended the reading."""
+    readers = {".jsonl": _json_lines, ".parquet": _parquet_rows, ".txt": _whole_text}
     number = 0
     try:
-        for number, record in records[_kind_of(file)](file, text_field, wanted):
-            try:
-                yield _document(record, file, number, text_field)
-            except CorpusError as error:
-                on_error(error)
+        for number, record in readers[_kind_of(file)](file, text_field, wanted):
+            yield number, record
     except CorpusError as error:
-        on_error(error)
+        yield number, error
     except FileNotFoundError:
-        on_error(CorpusError("vanished file", f"{file}: has vanished since the files were listed."))
+        message = f"{file}: has vanished since the files were listed."
+        yield number, CorpusError("vanished file", message)
     except (*_DAMAGE, OSError) as error:
         state = "damaged" if isinstance(error, _DAMAGE) else "unreadable"
-        on_error(
-            CorpusError(
-                f"{state} file",
-                f"{file}: {state} after line {number} ({error}); copy it again.",
-            )
-        )
+        message = f"{file}: {state} after line {number} ({error}); copy it again."
+        yield number, CorpusError(f"{state} file", message)
 
 
 def _open(file: str):

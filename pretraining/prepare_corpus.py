@@ -82,6 +82,26 @@ def _thresholds(name: str) -> list[str]:
     return [each for each in parameters if each not in objects]
 
 
+def slurm_options(pairs: list[str]) -> dict:
+    """KEY=VALUE arguments for datatrove's Slurm executor; whole numbers become numbers.
+
+    Raises:
+        ValueError: if one has another form, or a key that the executor does not know.
+    """
+    from datatrove.executor import SlurmPipelineExecutor
+
+    known = list(inspect.signature(SlurmPipelineExecutor).parameters)
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--slurm {pair}: give KEY=VALUE, such as partition=cpu.")
+        if key not in known:
+            raise ValueError(f"--slurm {pair}: no option {key!r}; there are {', '.join(known)}.")
+        options[key] = int(value) if value.isdecimal() else value
+    return options
+
+
 def prepare(
     corpus: list[str],
     tokenizer_file: Path,
@@ -332,6 +352,8 @@ def main() -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="show what Slurm would be given")
     arguments = parser.parse_args()
+    if arguments.slurm and arguments.executor != "slurm":
+        parser.error("--slurm is of use with --executor slurm only.")
     start = time.perf_counter()
     try:
         manifest = prepare(
@@ -346,7 +368,7 @@ def main() -> None:
             text_field=arguments.text_field,
             refuse=arguments.bad_input == "refuse",
             executor=arguments.executor,
-            options=dict(each.split("=", 1) for each in arguments.slurm),
+            options=slurm_options(arguments.slurm),
             dry_run=arguments.dry_run,
         )
     except (ImportError, OSError, ValueError) as error:

@@ -15,7 +15,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from pretraining.corpus import CorpusError
-from pretraining.prepare_corpus import prepare, read_filters
+from pretraining.prepare_corpus import prepare, read_filters, slurm_options
 from pretraining.rows import RowsError, open_rows, split_row
 
 ROOT = Path(__file__).parent.parent
@@ -311,6 +311,15 @@ def test_a_dry_run_shows_what_slurm_would_be_given_and_writes_nothing(corpus, tm
     assert f"export PYTHONPATH={ROOT}" in shown
     assert "launch_pickled_pipeline" in shown
     assert list(tmp_path.iterdir()) == [corpus]
+
+
+def test_slurm_options_are_checked_and_numbers_are_numbers():
+    options = slurm_options(["time=2:00:00", "cpus_per_task=2", "qos=a=b"])
+    assert options == {"time": "2:00:00", "cpus_per_task": 2, "qos": "a=b"}
+    with pytest.raises(ValueError, match="--slurm partition: give KEY=VALUE"):
+        slurm_options(["partition"])
+    with pytest.raises(ValueError, match=r"no option 'partitions'; there are .*partition"):
+        slurm_options(["partitions=cpu"])
 
 
 def test_slurm_jobs_give_the_rows_of_the_local_executor(tmp_path, monkeypatch):
