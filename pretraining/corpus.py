@@ -85,12 +85,15 @@ def find_files(paths: Sequence[str]) -> list[str]:
     files = []
     for path in paths:
         system, root = url_to_fs(path)
-        if has_magic(root):
-            found = [each for each in sorted(system.glob(root)) if system.isfile(each)]
-        elif system.isdir(root):
-            found = [each for each in sorted(system.find(root)) if _kind_of(each)]
-        else:
-            found = [root] if system.exists(root) else []
+        try:
+            if has_magic(root):
+                found = [each for each in sorted(system.glob(root)) if system.isfile(each)]
+            elif system.isdir(root):
+                found = [each for each in sorted(system.find(root)) if _kind_of(each)]
+            else:
+                found = [root] if system.exists(root) else []
+        except FileNotFoundError:  # the Hub's answer to a pattern in a folder that is not there
+            found = []
         if not found:
             raise CorpusError("no file", f"{path}: no corpus file there ({_SUPPORTED}).")
         for file in found:

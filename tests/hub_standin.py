@@ -1,4 +1,4 @@
-"""A stand-in for the Hub on loopback: as much of its interface as pushing and pulling a model need.
+"""A stand-in for the Hub on loopback: as much of its interface as models and data sets need.
 
 Every file is accepted as a regular one, so there is no large-file storage to stand in for.
 """
@@ -6,8 +6,10 @@ Every file is accepted as a regular one, so there is no large-file storage to st
 import base64
 import hashlib
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 
@@ -57,6 +59,18 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
+    def entries(self, folder: str, recursive: bool) -> list[dict]:
+        """Files and folders below a folder, as the Hub lists them."""
+        found = {}
+        for name, content in self.server.files.items():
+            for parent in reversed(PurePosixPath(name).parents[:-1]):
+                found[str(parent)] = {"type": "directory"}
+            found[name] = {"type": "file", "size": len(content)}
+        below = [path for path in found if path.startswith(folder)]
+        if not recursive:
+            below = [path for path in below if "/" not in path[len(folder) :]]
+        return [{"path": path, "oid": "0" * 40, **found[path]} for path in below]
+
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = urlsplit(self.path).path
@@ -76,6 +90,9 @@ class _Handler(BaseHTTPRequestHandler):
                     ]
                 }
             )
+        elif "/paths-info/" in path:
+            paths = json.loads(body)["paths"]
+            self.answer([entry for entry in self.entries("", True) if entry["path"] in paths])
         elif "/commit/" in path:
             lines = [json.loads(line) for line in body.splitlines()]
             added = {
@@ -97,19 +114,20 @@ class _Handler(BaseHTTPRequestHandler):
             content = self.server.files.get(path.split("/resolve/")[1].split("/", 1)[1])
             if content is None:
                 return self.answer(status=404, X_Error_Code="EntryNotFound")
+            part = slice(None)
+            if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+                part = slice(int(asked[1]), int(asked[2]) + 1)
             return self.answer(
-                content,
+                content[part],
+                206 if asked else 200,
                 ETag=f'"{hashlib.sha1(content).hexdigest()}"',
                 X_Repo_Commit=self.server.revision,
             )
         if "/tree/" in path:
-            return self.answer(
-                [
-                    {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
-                    for name, content in self.server.files.items()
-                ]
-            )
-        if path.startswith("/api/models/"):
+            _, _, folder = path.split("/tree/")[1].partition("/")
+            recursive = "recursive=true" in urlsplit(self.path).query.lower()
+            return self.answer(self.entries(f"{folder}/" if folder else "", recursive))
+        if path.startswith(("/api/models/", "/api/datasets/")):
             repo = "/".join(path.split("/")[3:5])
             siblings = [{"rfilename": name} for name in self.server.files]
             info = {"id": repo, "modelId": repo, "sha": self.server.revision, "siblings": siblings}

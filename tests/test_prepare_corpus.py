@@ -11,9 +11,12 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
+from hub_standin import HubStandIn
 from pretraining.corpus import CorpusError
 from pretraining.prepare_corpus import prepare, read_filters, slurm_options
 from pretraining.rows import RowsError, open_rows, split_row
@@ -93,6 +96,32 @@ def test_the_manifest_counts_by_domain_and_script(tmp_path):
     assert set(domains) == {"market (hans)", "unknown (unknown)"}
     assert domains["market (hans)"]["characters"] == len(TEXTS[0])
     assert sum(each["documents"] for each in domains.values()) == 2
+
+
+def test_a_data_set_on_the_hub_gives_the_rows_of_its_files(tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    write(folder / "a.jsonl", TEXTS)
+    pq.write_table(pa.table({"text": many_texts(40)}), folder / "b.parquet", row_group_size=8)
+    run(folder, tmp_path / "local")
+    with HubStandIn() as hub:
+        hub.files = {f"data/{each.name}": each.read_bytes() for each in folder.iterdir()}
+        hub.files["README.md"] = b"A data set."
+        subprocess.run(
+            command("hf://datasets/someone/texts", tmp_path / "hub"),
+            cwd=ROOT,
+            check=True,
+            env=os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")},
+        )
+        wrong = subprocess.run(
+            command("hf://datasets/someone/texts/dat/*.jsonl", tmp_path / "wrong"),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")},
+        )
+    assert contents(tmp_path / "hub") == contents(tmp_path / "local")
+    assert "hf://datasets/someone/texts/dat/*.jsonl: no corpus file there" in wrong.stderr
 
 
 def test_datasets_opens_and_streams_the_shards(corpus, tmp_path):
