@@ -320,6 +320,7 @@ class WriteManifest(PipelineStep):
             for step in json.loads((folder / f"{task:05}.json").read_text(encoding="utf-8")):
                 count = step["stats"].get("dropped", 0)
                 if count:  # a number, or its distribution where it grew by more than one at a time
-                    name = step["name"].split(": ", 1)[-1]
+                    # datatrove's names begin with the kind of step and a picture.
+                    name = regex.sub(r"^\W+", "", step["name"].split(": ", 1)[-1])
                     dropped[name] += count["total"] if isinstance(count, dict) else count
         return dict(sorted(dropped.items()))
