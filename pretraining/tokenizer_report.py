@@ -127,9 +127,10 @@ def measure(tokenizers: dict[str, Tokenizer], documents: Iterable[Document]) -> 
 
 def as_markdown(report: Report) -> str:
     """The table; the first tokenizer is shown in full, the others by their compression."""
-    own, *others = next(iter(report.values()))
+    own, *others = report["all"]
+    losing = [name for name in others if report["all"][name]["unknown"]]
     head = ["domain, script", "characters", own, "characters in bytes", "tokens in bytes"]
-    head += ["across words", *others, *(f"[UNK], {name}" for name in others)]
+    head += ["across words", *others, *(f"[UNK], {name}" for name in losing)]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
     for stratum, by_name in report.items():
         counts = by_name[own]
@@ -139,7 +140,7 @@ def as_markdown(report: Report) -> str:
             for part, whole in (("spelt", "characters"), ("bytes", "tokens"), ("crossing", "han"))
         ]
         cells += [_per_token(by_name[name]) for name in others]
-        cells += [f"{by_name[name]['unknown'] / by_name[name]['tokens']:.2%}" for name in others]
+        cells += [f"{by_name[name]['unknown'] / by_name[name]['tokens']:.2%}" for name in losing]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -164,7 +165,7 @@ def print_report(
         tokenizers[f"cut to {LEGACY_SIZE:,}"] = Tokenizer.from_str(json.dumps(content))
     for tokenizer in tokenizers.values():
         tokenizer.encode_special_tokens = True  # a literal "[MASK]" is text here
-    tokenizers |= {name: peer.backend_tokenizer for name, peer in peers.items()}
+    tokenizers |= {Path(name).name: peer.backend_tokenizer for name, peer in peers.items()}
     report = measure(tokenizers, read_documents(corpus))
     print(as_markdown(report))
     sizes = [tokenizer.get_vocab_size() for tokenizer in tokenizers.values()]

@@ -48,13 +48,15 @@ KINDS = (
 MAX_TOKEN_LENGTH = 16
 
 # A stratum with less text than this is repeated, but not so often that single texts are learnt.
-REPEATED_UP_TO = 6_000_000
-MAX_REPEATS = 5
+REPEATED_UP_TO = 8_000_000
+MAX_REPEATS = 8
 
 # Share of the simplified text that is shown once more in traditional characters.
-TRADITIONAL_SHARE = 0.15
+TRADITIONAL_SHARE = 0.08
 
-# Trained beyond the vocabulary's size, to make up for tokens that are taken out again.
+# A token that no merge builds on is taken out again if more than this share of its uses lie across
+# a word border. So many entries more than asked for are trained to make up for these.
+CROSSING_SHARE = 2 / 3
 SURPLUS = 256
 
 
@@ -106,9 +108,7 @@ def learn(shown: list[tuple[str, int]], characters: set[str], vocab_size: int) -
 
 
 def across_borders(content: dict, shown: list[tuple[str, int]]) -> list[str]:
-    """Tokens that stand across a word border more often than not, and that no merge builds on.
-
-    The worst come first.
+    """Tokens that mostly stand across a word border and that no merge builds on, the worst first.
 
     BPE learns them where the segmenter joins what it usually parts, as in 在我 or 更高.
     """
@@ -122,7 +122,7 @@ def across_borders(content: dict, shown: list[tuple[str, int]]) -> list[str]:
         texts = ["".join(each) for each in words]
         encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         for each, text, encoding in zip(words, texts, encodings, strict=True):
-            ids = np.array(encoding.ids)
+            ids = np.array(encoding.ids, dtype=np.int64)
             ends = lengths[ids].cumsum()
             starts = ends - lengths[ids]
             borders = np.zeros(len(text) + 1, dtype=np.int64)
@@ -134,7 +134,7 @@ def across_borders(content: dict, shown: list[tuple[str, int]]) -> list[str]:
     parts = {part for merge in content["model"]["merges"] for part in merge}
     entries = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
     worst = np.argsort(-crossing, kind="stable")
-    mostly = [entries[index] for index in worst if 2 * crossing[index] > used[index]]
+    mostly = [entries[index] for index in worst if crossing[index] > CROSSING_SHARE * used[index]]
     return [token for token in mostly if token not in parts]
 
 
@@ -204,8 +204,8 @@ def main() -> None:
     parser.add_argument(
         "--characters_per_stratum",
         type=int,
-        default=16_000_000,
-        help="most text to learn from for each domain and script (default: 16,000,000)",
+        default=17_000_000,
+        help="most text to learn from for each domain and script (default: 17,000,000)",
     )
     parser.add_argument("--text_field", default="text", help="field that holds the text")
     parser.add_argument("--seed", type=int, default=0)

@@ -29,7 +29,7 @@ SIGNS = (
 
 # A character joins the alphabet from this share of the text on, and two occurrences. A rare Han
 # character spelt in bytes costs three tokens and its meaning; a rare sign only the tokens.
-HAN_SHARE = 3e-8
+HAN_SHARE = 4e-8
 OTHER_SHARE = 1.6e-7
 
 _HAN = regex.compile(r"\p{Han}")

@@ -78,7 +78,7 @@ def test_tokens_that_mostly_cross_borders_are_found_the_worst_first():
     """更高 is learnt where the segmenter leaves it whole, and then used where it does not."""
     whole, parted = SEPARATOR.join(["更高", "的", "树"]), SEPARATOR.join(["更", "高", "的", "树"])
     other = SEPARATOR.join(["一", "人", "来"])
-    shown = [(whole, 3), ("一人", 3), (parted, 1), (parted, 1), (other, 1), (other, 1), (other, 1)]
+    shown = [(whole, 3), ("一人", 3), *[(parted, 1)] * 4, *[(other, 1)] * 5]
     content = json.loads(learn(shown, set("更高的树一人来"), 325 + 7 + 2).to_str())
     content["model"]["byte_fallback"] = True
     assert learnt(content) == {"更高", "一人"}
