@@ -33,17 +33,6 @@ def first_ordinary_id(tokenizer: Tokenizer) -> int:
     return tokenizer.token_to_id("<0xFF>") + 1
 
 
-def needs_pre_tokenizer(tokenizer: Tokenizer) -> bool:
-    """Whether tokens could cross the borders that the pre-tokenizer draws, if it were left out.
-
-    Where it cuts no token of the vocabulary, no merge leads across its borders, and the same tokens
-    come out without it, twice as fast.
-    """
-    cut, first = tokenizer.pre_tokenizer.pre_tokenize_str, first_ordinary_id(tokenizer)
-    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
-    return any(len(cut(token)) > 1 for token, index in vocabulary.items() if index >= first)
-
-
 class Encoder:
     """Encodes texts for row files.
 
@@ -68,8 +57,6 @@ class Encoder:
                 f"of 15 bits, so at most {MAX_VOCAB_SIZE}."
             )
         self.lengths = token_lengths(self.tokenizer)
-        if self.tokenizer.pre_tokenizer and not needs_pre_tokenizer(self.tokenizer):
-            self.tokenizer.pre_tokenizer = None
         self.segmenter = Segmenter(dictionary)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 
 from pretraining.encoding import Encoder, first_ordinary_id, token_lengths
 from pretraining.rows import split_row
@@ -31,20 +31,10 @@ def encoder():
 def test_ids_are_the_tokenizers(encoder):
     whole = Tokenizer.from_file(str(TOKENIZER))
     whole.encode_special_tokens = True
-    assert encoder.tokenizer.pre_tokenizer is None  # left out, because it changes nothing
     for text, encoded in zip(TEXTS, encoder.encode(TEXTS), strict=True):
         ids, _ = split_row(encoded)
         assert ids.tolist() == whole.encode(text, add_special_tokens=False).ids
         assert encoder.tokenizer.decode(ids.tolist(), skip_special_tokens=False) == text
-
-
-def test_a_pre_tokenizer_that_cuts_tokens_is_kept(tmp_path):
-    tokenizer = Tokenizer.from_file(str(TOKENIZER))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\p{Han}"), behavior="isolated")
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    encoder = Encoder(tmp_path / "tokenizer.json")
-    (encoded,) = encoder.encode(["我们去图书馆"])
-    assert len(encoded) == 6
 
 
 def test_a_token_has_the_bit_exactly_where_a_word_starts(encoder):

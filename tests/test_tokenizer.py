@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer
+
+from pretraining.train_tokenizer import KINDS
 
 ROOT = Path(__file__).parent.parent
 SPECIAL = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
@@ -117,6 +120,19 @@ def test_the_vocabulary_has_32000_entries_in_a_fixed_layout(tokenizer):
     assert vocabulary["<0x00>"] == FIRST_BYTE
     assert vocabulary["<0xFF>"] == FIRST_BYTE + 255
     assert max(len(token) for token, index in vocabulary.items() if index >= 325) <= 16
+
+
+def test_parting_kinds_of_characters_would_change_no_token(tokenizer):
+    """Merges stay within a kind, so the tokenizer need not look for their borders again."""
+    kinds = pre_tokenizers.Split(Regex(KINDS), behavior="isolated")
+    learnt = [token for token, index in tokenizer.get_vocab().items() if index >= 325]
+    assert [token for token in learnt if len(kinds.pre_tokenize_str(token)) > 1] == []
+    parting = Tokenizer.from_file(str(ROOT / "tokenizer.json"))
+    parting.pre_tokenizer = kinds
+    parting.encode_special_tokens = True
+    for text in HOSTILE.values():
+        ids = tokenizer(text, split_special_tokens=True)["input_ids"]
+        assert parting.encode(text).ids == ids
 
 
 def test_frequent_words_are_single_tokens(tokenizer):
