@@ -20,8 +20,6 @@ sys.path.insert(0, str(ROOT))
 from pretraining.corpus import read_documents  # noqa: E402
 from pretraining.tokenizer_report import open_peer  # noqa: E402
 
-LINES = (10_000, 100_000, 1_000_000, 10_000_000)
-
 
 def seconds(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
     start = time.perf_counter()
@@ -37,6 +35,7 @@ def main() -> None:
     parser.add_argument("--peer", required=True, help="BERT vocabulary (.txt), folder or Hub name")
     parser.add_argument("--characters", type=int, default=2_000_000, help="text for each round")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--lines", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     arguments = parser.parse_args()
 
     texts, size = [], 0
@@ -58,9 +57,9 @@ def main() -> None:
     print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
     line = "".join(texts)
-    while len(line) < LINES[-1]:
+    while len(line) < max(arguments.lines, default=0):
         line += line
-    for length in LINES:
+    for length in arguments.lines:
         times = [
             [seconds(tokenizer, [line[:length]]) for tokenizer in (own, peer)]
             for _ in range(arguments.rounds)

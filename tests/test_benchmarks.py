@@ -10,6 +10,8 @@ import torch
 
 import parity
 import throughput
+import word_borders
+from pretraining.encoding import Encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -91,3 +93,31 @@ def test_packed_and_padded_batches_hold_the_same_documents():
     held = documents(packed["input_ids"][real], packed["position_ids"][real] == 0)
     rows = [row[mask.bool()] for row, mask in zip(*padded.values(), strict=True)]
     assert held == sorted(tuple(row.tolist()) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["我们", "在", "图书馆", "。"], 1.0), (["我们在", "图书馆", "。"], 2 * 3 / (3 + 4))],
+)
+def test_word_borders_are_compared_with_a_treebanks(tmp_path, words, expected):
+    file = tmp_path / "treebank.conllu"
+    lines = [f"{n}\t{word}" + "\t_" * 7 + "\tSpaceAfter=No\n" for n, word in enumerate(words, 1)]
+    file.write_text("# text = …\n" + "".join(lines) + "\n", encoding="utf-8")
+    assert word_borders.f1(Encoder(ROOT / "tokenizer.json"), file) == pytest.approx(expected)
+
+
+def test_encoding_is_timed_beside_a_peer(tmp_path):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"text": "早市六点开门，卖菜的人来得早。"}\n', encoding="utf-8")
+    finished = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "benchmarks/encoding.py"), "--corpus", str(corpus)),
+            *("--peer", str(ROOT), "--rounds", "1", "--lines", "10", "100"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert "ratio" in finished.stdout
+    assert finished.stdout.count("ns a character") == 2
