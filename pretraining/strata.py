@@ -45,7 +45,7 @@ class Sample:
     """
 
     def __init__(self, budget: int, seed: int):
-        self._budget, self._seed = budget, seed
+        self.budget, self._seed = budget, seed
         self._kept: dict[Stratum, list[tuple[int, str]]] = collections.defaultdict(list)
         self._sizes = collections.Counter()
 
@@ -56,7 +56,7 @@ class Sample:
         key = xxhash.xxh64_intdigest(document.text, self._seed)
         heapq.heappush(kept, (-key, document.text))
         self._sizes[stratum] += len(document.text)
-        while self._sizes[stratum] - len(kept[0][1]) >= self._budget:
+        while self._sizes[stratum] - len(kept[0][1]) >= self.budget:
             self._sizes[stratum] -= len(heapq.heappop(kept)[1])
 
     def strata(self) -> Iterable[tuple[Stratum, list[str]]]:

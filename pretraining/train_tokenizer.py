@@ -73,7 +73,8 @@ def marked_texts(sample: Sample, seed: int) -> list[tuple[str, int]]:
             shown.append((_BESIDE_OTHERS.sub("", SEPARATOR.join(segment(text))), repeats))
 
     for (_, script), texts in tqdm(sample.strata(), desc="segment", unit=" strata"):
-        factor = min(MAX_REPEATS, max(1, REPEATED_UP_TO / sum(map(len, texts))))
+        wanted = min(REPEATED_UP_TO, sample.budget)
+        factor = min(MAX_REPEATS, max(1, wanted / sum(map(len, texts))))
         whole, rest = divmod(factor, 1)
         once_more = set(share(texts, rest, seed))
         show([text for text in texts if text not in once_more], int(whole))
