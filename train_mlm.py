@@ -261,8 +261,10 @@ class StagePlan:
                 ),
             ),
             processing_class=self.tokenizer,
-            compute_metrics=MaskedLanguageModellingMetrics(
-                token_lengths(self.tokenizer.backend_tokenizer)
+            compute_metrics=None
+            if self.eval_rows is None
+            else MaskedLanguageModellingMetrics(
+                token_lengths(self.tokenizer.backend_tokenizer), self.eval_rows
             ),
             preprocess_logits_for_metrics=reduce_logits,
             callbacks=callbacks,

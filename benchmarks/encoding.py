@@ -14,11 +14,12 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pretraining.corpus import read_documents  # noqa: E402
-from pretraining.tokenizer_report import open_peer  # noqa: E402
+from pretraining.corpus import read_documents
+from pretraining.tokenizer_report import open_peer
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def seconds(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:

@@ -23,7 +23,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -37,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.flops import encoder_flops, matrix_product, synchronised, training_flops
 
 OURS, MODERNBERT, BERT = "Chinese ModernBERT", "ModernBERT", "BERT"
 
@@ -59,6 +59,16 @@ class Shape:
     intermediate: int = 2624
     vocab: int = 32_000
     context: int = 32_768
+
+    def config(self) -> ChineseModernBertConfig:
+        return ChineseModernBertConfig(
+            vocab_size=self.vocab,
+            hidden_size=self.hidden,
+            intermediate_size=self.intermediate,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            max_position_embeddings=self.context,
+        )
 
 
 def build(name: str, shape: Shape, backend: str | None) -> torch.nn.Module:
@@ -85,8 +95,7 @@ def build(name: str, shape: Shape, backend: str | None) -> torch.nn.Module:
     if name == BERT:
         config = BertConfig(intermediate_size=4 * shape.hidden, **common)
         return BertForMaskedLM._from_config(config, attn_implementation="sdpa").eval()
-    config = ChineseModernBertConfig(intermediate_size=shape.intermediate, **common)
-    model = ChineseModernBertForMaskedLM._from_config(config, attn_implementation=backend)
+    model = ChineseModernBertForMaskedLM._from_config(shape.config(), attn_implementation=backend)
     return model.eval()
 
 
@@ -141,41 +150,7 @@ def mixed_lengths(count: int, longest: int) -> list[int]:
     return [*torch.randint(32, longest + 1, (count - 1,), generator=generator).tolist(), longest]
 
 
-# --- counting -----------------------------------------------------------------------------------
-
-
-def needed_flops(shape: Shape, lengths: list[int], window: int = 64) -> float:
-    """Multiplications and additions that the real tokens need in one forward of our encoder."""
-    tokens = sum(lengths)
-    projections = 2 * tokens * shape.hidden * (4 * shape.hidden + 3 * shape.intermediate)
-    seen_globally = sum(n * n for n in lengths)
-    seen_locally = sum(
-        min(n, 2 * window + 1) * n - min(n, window + 1) * (min(n, window + 1) - 1)
-        if n > 2 * window
-        else sum(min(n - 1, i + window) - max(0, i - window) + 1 for i in range(n))
-        for n in lengths
-    )
-    layers_global = -(-shape.layers // 3)
-    pairs = layers_global * seen_globally + (shape.layers - layers_global) * seen_locally
-    return shape.layers * projections + 4 * pairs * shape.hidden
-
-
-def matrix_product(dtype: torch.dtype, shape: Shape, device: torch.device) -> tuple[Callable, int]:
-    """A function that multiplies at the shape of the widest projection, and its operations."""
-    rows, width = 4096, 2 * shape.intermediate
-    x = torch.randn(rows, shape.hidden, device=device, dtype=dtype)
-    weight = torch.randn(shape.hidden, width, device=device, dtype=dtype)
-    out = torch.empty(rows, width, device=device, dtype=dtype)
-    return lambda: torch.mm(x, weight, out=out), 2 * rows * shape.hidden * width
-
-
 # --- timing -------------------------------------------------------------------------------------
-
-
-def synchronised(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def interleaved(
@@ -321,7 +296,7 @@ def inference(arguments, shape: Shape, device: torch.device) -> list[Result]:
             label: side.ready(encoder(side.build(shape)).to(device, dtype))
             for label, side in sides_of(arguments).items()
         }
-        product, product_flops = matrix_product(dtype, shape, device)
+        product, product_flops = matrix_product(shape.config(), dtype, device)
         for workload, lengths in workloads.items():
             batch = padded_batch(lengths, device)
             sides = {label: functools.partial(model, **batch) for label, model in models.items()}
@@ -329,7 +304,7 @@ def inference(arguments, shape: Shape, device: torch.device) -> list[Result]:
                 seconds = interleaved(
                     sides | {"matrix products": product}, arguments.rounds, device
                 )
-            flops = needed_flops(shape, lengths)
+            flops = encoder_flops(shape.config(), lengths)
             results += report(
                 results_of(workload, dtype_name, seconds, sum(lengths), flops, product_flops)
             )
@@ -358,11 +333,10 @@ def training(arguments, shape: Shape, device: torch.device) -> list[Result]:
                 optimizer.zero_grad()
 
             sides[label] = step
-        product, product_flops = matrix_product(DTYPES[dtype_name], shape, device)
+        product, product_flops = matrix_product(shape.config(), DTYPES[dtype_name], device)
         seconds = interleaved(sides | {"matrix products": product}, arguments.rounds, device)
         masked = int((packed["labels"] != -100).sum())
-        head = 2 * masked * shape.hidden * (shape.hidden + shape.vocab)
-        flops = 3 * (needed_flops(shape, lengths) + head)
+        flops = training_flops(shape.config(), lengths, masked)
         workload = f"training, {count} × 32–{row}"
         results += report(
             results_of(workload, dtype_name, seconds, sum(lengths), flops, product_flops)

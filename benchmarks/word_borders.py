@@ -11,11 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pretraining.encoding import Encoder  # noqa: E402
-from pretraining.rows import split_row  # noqa: E402
+from pretraining.encoding import Encoder
+from pretraining.rows import split_row
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def read_sentences(file: Path) -> Iterator[list[tuple[str, bool]]]:

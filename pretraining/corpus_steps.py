@@ -9,7 +9,7 @@ import collections
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +180,8 @@ class WriteRows(PipelineStep):
         output: folder for the shards.
         counts: folder for a JSON file of each task.
         special: the ids of [CLS], [SEP] and [PAD].
+        separate_domains: no row holds documents of two domains or scripts, and each shard says
+            whose it holds. A task then keeps all of its tokens in memory: for held-out text.
     """
 
     type = "WRITER"
@@ -193,6 +195,7 @@ class WriteRows(PipelineStep):
         output: Path,
         counts: Path,
         special: tuple[int, int, int],
+        separate_domains: bool,
     ):
         super().__init__()
         self.tokenizer_file = tokenizer_file
@@ -201,6 +204,7 @@ class WriteRows(PipelineStep):
         self.output = output
         self.counts = counts
         self.special = special
+        self.separate_domains = separate_domains
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
         # One process a task: threads of the tokenizer within them would only compete.
@@ -209,7 +213,7 @@ class WriteRows(PipelineStep):
         domains = collections.defaultdict(collections.Counter)
         padding = 0
 
-        def encoded() -> Iterator[np.ndarray]:
+        def encoded() -> Iterator[tuple[str, np.ndarray]]:
             title = f"task {rank + 1} of {world_size}"
             progress = tqdm(desc=title, unit=" tokens", unit_scale=True, disable=None, leave=False)
             with progress:
@@ -220,16 +224,28 @@ class WriteRows(PipelineStep):
                         domains[name].update(
                             documents=1, characters=len(document.text), tokens=len(array)
                         )
-                        yield array
+                        yield name, array
                     progress.update(sum(map(len, arrays)))
 
-        def rows() -> Iterator[np.ndarray]:
+        def rows(documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             nonlocal padding
-            for row in pack(encoded(), self.seq_len, *self.special):
+            for row in pack(documents, self.seq_len, *self.special):
                 padding += int((row == self.special[2]).sum())
                 yield row
 
-        shards = write_shards(self.output, f"rows-{rank:05}", rows(), self.seq_len)
+        prefix = f"rows-{rank:05}"
+        if self.separate_domains:
+            by_domain = collections.defaultdict(list)
+            for name, array in encoded():
+                by_domain[name].append(array)
+            shards = []
+            for number, name in enumerate(sorted(by_domain)):
+                separate = f"{prefix}-{number:03}"
+                written = write_shards(self.output, separate, rows(by_domain[name]), self.seq_len)
+                shards += [{**shard, "domain": name} for shard in written]
+        else:
+            documents = (array for _, array in encoded())
+            shards = write_shards(self.output, prefix, rows(documents), self.seq_len)
         facts = {"domains": domains, "padding": padding, "shards": shards}
         write_json(self.counts / f"{rank:05}.json", facts)
 

@@ -113,6 +113,7 @@ def prepare(
     dictionary: Path | None = None,
     text_field: str = "text",
     refuse: bool = False,
+    separate_domains: bool = False,
     executor: str = "local",
     options: dict | None = None,
     dry_run: bool = False,
@@ -127,6 +128,8 @@ def prepare(
         dictionary: words for the segmenter beside its own.
         text_field: the field that holds the text.
         refuse: whether bad input stops the work; else it is skipped and reported.
+        separate_domains: a row holds documents of one domain and script only, so that held-out
+            text can be evaluated by domain.
         executor: "local", "slurm" or "ray".
         options: further arguments of datatrove's executor, such as Slurm's partition.
         dry_run: print what would be submitted to Slurm, and do nothing.
@@ -145,7 +148,14 @@ def prepare(
     files = find_files(corpus)
     tasks = tasks or max(len(files), workers)
     facts = _facts(tokenizer_file, dictionary, filters or {})
-    plan = {"files": files, "seq_len": seq_len, "tasks": tasks, "text_field": text_field, **facts}
+    plan = {
+        "files": files,
+        "seq_len": seq_len,
+        "tasks": tasks,
+        "text_field": text_field,
+        "separate_domains": separate_domains,
+        **facts,
+    }
     work = output.with_name(output.name + ".work")
     stages = _stages(
         plan, tokenizer_file.resolve(), dictionary and dictionary.resolve(), output, work, refuse
@@ -268,7 +278,13 @@ def _stages(
 
     special = tuple(plan["special_token_ids"][name] for name in ("cls_id", "sep_id", "pad_id"))
     rows = corpus_steps.WriteRows(
-        tokenizer_file, dictionary, plan["seq_len"], output, counts, special
+        tokenizer_file,
+        dictionary,
+        plan["seq_len"],
+        output,
+        counts,
+        special,
+        plan["separate_domains"],
     )
     stages.append(("rows", [*documents, rows], tasks))
     statistics = [_logs(work, name) / "stats" for name, _, _ in stages if name in ("clean", "rows")]
@@ -344,6 +360,11 @@ def main() -> None:
         default="skip",
         help="what cannot be read is left out and reported, or stops the work",
     )
+    parser.add_argument(
+        "--separate_domains",
+        action="store_true",
+        help="one domain and script a row: for held-out text, evaluated by domain",
+    )
     parser.add_argument("--executor", choices=("local", "slurm", "ray"), default="local")
     parser.add_argument("--tasks", type=int, help="parts of the work (one a file)")
     parser.add_argument("--workers", type=int, help="tasks at a time (the processors)")
@@ -367,6 +388,7 @@ def main() -> None:
             dictionary=arguments.user_dictionary,
             text_field=arguments.text_field,
             refuse=arguments.bad_input == "refuse",
+            separate_domains=arguments.separate_domains,
             executor=arguments.executor,
             options=slurm_options(arguments.slurm),
             dry_run=arguments.dry_run,

@@ -69,17 +69,6 @@ def test_no_figure_is_printed_for_states_that_differ(monkeypatch):
         throughput.check_parity(shape, "sdpa", torch.float32, CPU)
 
 
-def test_needed_operations_are_counted_as_by_hand():
-    shape = throughput.Shape(layers=3, hidden=8, heads=2, intermediate=12)
-    lengths, window = [1, 40, 300], 64
-    projections = 3 * 341 * 2 * (8 * 24 + 8 * 8 + 8 * 24 + 12 * 8)
-    everyone = sum(n * n for n in lengths)
-    near = sum(1 for n in lengths for i in range(n) for j in range(n) if abs(i - j) <= window)
-    # Of three layers one is global; a pair costs a product for its score and one for its value.
-    expected = projections + 4 * 8 * (everyone + 2 * near)
-    assert throughput.needed_flops(shape, lengths, window) == expected
-
-
 def test_packed_and_padded_batches_hold_the_same_documents():
     lengths = throughput.mixed_lengths(9, 64)
     padded = throughput.padded_batch(lengths, CPU)

@@ -124,6 +124,18 @@ def test_a_data_set_on_the_hub_gives_the_rows_of_its_files(tmp_path):
     assert "hf://datasets/someone/texts/dat/*.jsonl: no corpus file there" in wrong.stderr
 
 
+def test_domains_can_be_kept_apart(tmp_path):
+    market, school = TEXTS[0], "下课铃一响，操场上就热闹起来。"
+    write(tmp_path / "a.jsonl", [market, market], domain="market", script="hans")
+    write(tmp_path / "b.jsonl", [school, market], domain="school", script="hans")
+    manifest = run(tmp_path, tmp_path / "rows", tasks=1, separate_domains=True)
+    assert [(shard["domain"], shard["rows"]) for shard in manifest["shards"]] == [
+        ("market (hans)", 1),
+        ("school (hans)", 1),
+    ]
+    assert texts_of(tmp_path / "rows") == {market: 3, school: 1}
+
+
 def test_datasets_opens_and_streams_the_shards(corpus, tmp_path):
     manifest = run(corpus, tmp_path / "rows")
     files = str(tmp_path / "rows" / "*.arrow")
