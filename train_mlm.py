@@ -13,6 +13,7 @@ nothing had happened.
 import argparse
 import functools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -37,12 +38,13 @@ from pretraining.evaluation import (
     evaluation_mask_rate,
     reduce_logits,
 )
+from pretraining.guard import Guard, TrainingStopped
 from pretraining.hub import HubPush, save_model_folder
 from pretraining.order import TrainingOrder
 from pretraining.rows import open_rows, sha256_of
 from pretraining.run_config import STAGES, Run, RunConfigError, load_run
 from pretraining.schedules import DampedCosine, mask_rate
-from pretraining.training_log import TrainingLog
+from pretraining.training_log import LOG_FILE, JsonLinesLog, TrainingLog
 
 
 def main() -> None:
@@ -51,10 +53,17 @@ def main() -> None:
         run = load_run(arguments.config, arguments.overrides)
         numbers = STAGES if arguments.stage == "both" else (int(arguments.stage),)
         plans = [StagePlan(run, number, arguments) for number in numbers]
+        if arguments.replay is not None:
+            if len(plans) > 1:
+                raise RunConfigError("--replay needs --stage 1 or --stage 2.")
+            return plans[0].replay(arguments.replay)
     except (OSError, ValueError) as error:
         sys.exit(f"train_mlm.py: {error}")
     for plan in plans:
-        plan.train()
+        try:
+            plan.train()
+        except TrainingStopped as stopped:
+            sys.exit(f"train_mlm.py: stage {plan.number}, {stopped}")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -71,6 +80,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stage", choices=["1", "2", "both"], default="both")
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last complete checkpoint"
+    )
+    parser.add_argument(
+        "--replay", type=int, metavar="STEP", help="show the rows of a step as they are masked"
     )
     parser.add_argument(
         "--push_to_hub",
@@ -91,7 +103,9 @@ class StagePlan:
     """
 
     def __init__(self, run: Run, number: int, arguments: argparse.Namespace):
-        self.run, self.number, self.resume = run, number, arguments.resume
+        # What looks at a run may look at one that is there.
+        looking = arguments.replay is not None
+        self.run, self.number, self.resume = run, number, arguments.resume or looking
         self.stage = run.stage(number)
         self.folder = Path(run.output_dir) / f"stage{number}"
         self.final = self.folder / "final"
@@ -117,6 +131,8 @@ class StagePlan:
             mask_rate, total_steps=self.steps, **vars(self.stage.mask_rate)
         )
         self.mask_rate(0)  # refuses contradictory settings now
+        self.seed = run.seed + number  # the stages draw different orders and masks
+        self.order = TrainingOrder(self.rows, self.steps * self.rows_per_step, self.seed)
         self._check_start_and_shapes(arguments)
         # Made last and before any training, so that a missing permission shows now.
         push = self.push_to_hub and self.training_arguments.process_index == 0
@@ -140,6 +156,7 @@ class StagePlan:
             train_sampling_strategy="sequential",
             remove_unused_columns=False,
             include_num_input_tokens_seen="non_padding",
+            logging_nan_inf_filter=False,  # a loss that is not finite stops the run
             **values,
         )
 
@@ -227,7 +244,9 @@ class StagePlan:
     def _trainer(self, model: ChineseModernBertForMaskedLM) -> Trainer:
         # Ours comes before the callbacks that write logs down, so that they write its figures too.
         callbacks = [
-            TrainingLog(self.mask_rate, self.rows_per_step * self.rows.seq_len),
+            TrainingLog(self.mask_rate, self.rows_per_step, self.rows, self.config),
+            Guard(self.folder, self.rows_per_step),
+            JsonLinesLog(self.folder / LOG_FILE),
             *(
                 callback()
                 for callback in get_reporting_integration_callbacks(
@@ -238,27 +257,14 @@ class StagePlan:
         self.training_arguments.report_to = []
         if self.hub is not None:
             callbacks.append(self.hub)
-        # The two stages draw different orders and masks.
-        seed = self.run.seed + self.number
-        special = self.rows.manifest["special_token_ids"]
-        collator = functools.partial(
-            DataCollatorForWholeWordMasking,
-            **special,
-            vocab_size=self.config.vocab_size,
-            first_ordinary_id=self.rows.manifest["first_ordinary_id"],
-        )
         trainer = Trainer(
             model=model,
             args=self.training_arguments,
-            train_dataset=TrainingOrder(self.rows, self.steps * self.rows_per_step, seed),
+            train_dataset=self.order,
             eval_dataset=None if self.eval_rows is None else EvaluationRows(self.eval_rows),
             data_collator=TrainOrEvaluationCollator(
-                train=collator(
-                    seed=seed, rows_per_step=self.rows_per_step, mask_rate=self.mask_rate
-                ),
-                evaluation=collator(
-                    seed=0, rows_per_step=1, mask_rate=evaluation_mask_rate, replace=(1, 0, 0)
-                ),
+                train=self._collator(self.seed, self.rows_per_step, self.mask_rate),
+                evaluation=self._collator(0, 1, evaluation_mask_rate, replace=(1, 0, 0)),
             ),
             processing_class=self.tokenizer,
             compute_metrics=None
@@ -273,6 +279,38 @@ class StagePlan:
         peak = self.stage.learning_rate.peak
         trainer.lr_scheduler = LambdaLR(optimizer, lambda step: self.learning_rate(step) / peak)
         return trainer
+
+    def _collator(self, seed: int, rows_per_step: int, mask_rate, **options):
+        return DataCollatorForWholeWordMasking(
+            **self.rows.manifest["special_token_ids"],
+            vocab_size=self.config.vocab_size,
+            first_ordinary_id=self.rows.manifest["first_ordinary_id"],
+            seed=seed,
+            rows_per_step=rows_per_step,
+            mask_rate=mask_rate,
+            **options,
+        )
+
+    def replay(self, step: int) -> None:
+        """Prints the rows of a step with the masks that the model saw, or would see.
+
+        Raises:
+            RunConfigError: if the stage has no such step.
+        """
+        from pretraining.inspect_rows import show_as_masked  # brings matplotlib with it
+
+        if not 0 <= step < self.steps:
+            raise RunConfigError(
+                f"--replay {step}: stage {self.number} has the steps 0 to {self.steps - 1}."
+            )
+        collator = self._collator(self.seed, self.rows_per_step, self.mask_rate)
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        backend = self.tokenizer.backend_tokenizer
+        print(f"stage {self.number}, step {step}: mask rate {self.mask_rate(step):.2%}")
+        for position in range(step * self.rows_per_step, (step + 1) * self.rows_per_step):
+            row = self.order.row_index(position)
+            print(f"\nposition {position}:")
+            print(show_as_masked(self.rows, row, position, backend, collator, True, colour))
 
     def _summary(self, model: ChineseModernBertForMaskedLM, checkpoint: str | None) -> str:
         tokens = self.steps * self.rows_per_step * self.rows.seq_len

@@ -132,8 +132,21 @@ def show_row(
     if mask_rate is not None and not 0 <= mask_rate <= 1:
         raise ValueError(f"mask rate {mask_rate}: choose a share from 0 to 1.")
     collator = collator_of(rows, mask_rate or 0.0, seed)
+    return show_as_masked(rows, index, index, tokenizer, collator, mask_rate is not None, colour)
+
+
+def show_as_masked(
+    rows: Rows,
+    index: int,
+    position: int,
+    tokenizer: Tokenizer,
+    collator: DataCollatorForWholeWordMasking,
+    show_mask: bool,
+    colour: bool,
+) -> str:
+    """A row as lines of text, as a collator masks it at a position in training."""
     ids, starts = split_row(rows[index])
-    batch = collator([{"row": rows[index], "position": index}])
+    batch = collator([{"row": rows[index], "position": position}])
     inputs, labels = batch["input_ids"][0].numpy(), batch["labels"][0].numpy()
     cases = [labels == IGNORED, inputs == collator.mask_id, inputs == labels]
     outcomes = np.select(cases, ["", "mask", "kept"], "random")
@@ -143,7 +156,7 @@ def show_row(
     lengths = token_lengths(tokenizer)
 
     lines = [f"{rows.folder}, row {index} of 0 to {len(rows) - 1}; documents: {len(documents)}"]
-    if mask_rate is not None:
+    if show_mask:
         legend = ", ".join(
             f"{(outcomes == outcome).sum()} {mark('word', outcome, 'other', colour)} {meaning}"
             for outcome, (_, _, meaning) in MASKED_AS.items()

@@ -26,6 +26,7 @@ _DECIDED_ELSEWHERE = {
     "train_sampling_strategy": "the training order, which is a function of the seed",
     "remove_unused_columns": "the row format",
     "include_num_input_tokens_seen": "the training log",
+    "logging_nan_inf_filter": "the guard, which stops at a loss that is not finite",
     "push_to_hub": "--push_to_hub REPO",
     "hub_model_id": "--push_to_hub REPO",
     "hub_strategy": "--push_to_hub REPO",

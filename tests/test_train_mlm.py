@@ -3,8 +3,10 @@
 One run of both stages is made once and looked at from all sides; a second is killed and resumed.
 """
 
+import argparse
 import functools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,12 +17,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import train_mlm
 from hub_standin import HubStandIn
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.plot_run import plot_run
 from pretraining.prepare_corpus import prepare
+from pretraining.run_config import load_run
 from pretraining.schedules import DampedCosine, mask_rate
 
 ROOT = Path(__file__).parent.parent
@@ -110,6 +114,23 @@ def test_the_log_tells_speed_and_padding(run_dir, workspace):
     assert padding == pytest.approx(manifest["padding_share"], abs=0.01)
 
 
+def test_the_log_tells_bits_operations_and_waiting(run_dir, workspace):
+    manifest = json.loads((workspace / "rows-64" / "manifest.json").read_text(encoding="utf-8"))
+    per_token = manifest["characters"] / manifest["tokens"]
+    for entry in training_log(run_dir, 1):
+        bits = entry["loss"] / math.log(2) / per_token
+        assert entry["bits_per_character"] == pytest.approx(bits, abs=1e-3)
+        assert 0 < entry["matrix_product_share"] < 1
+        assert 0 <= entry["data_wait_seconds"] < 60
+        assert entry["grad_norm"] > 0
+
+
+def test_every_log_is_a_line_of_json(run_dir):
+    lines = (run_dir / "stage1" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    history = json.loads((run_dir / "stage1" / "final" / "training_log.json").read_text("utf-8"))
+    assert [json.loads(line) for line in lines] == history
+
+
 def test_the_log_goes_to_tensorboard(run_dir):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -197,11 +218,52 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(workspace, run_dir):
     assert not (other / "stage1" / "final").exists()
     subprocess.run(command(workspace, *arguments, "--resume"), check=True)
 
+    lines = (other / "stage1" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    steps = [json.loads(line)["step"] for line in lines if '"loss"' in line]
+    assert steps == [entry["step"] for entry in training_log(run_dir, 1)]
     whole, resumed = training_log(run_dir, 1), training_log(other, 1)
     assert [entry["loss"] for entry in resumed] == [entry["loss"] for entry in whole]
     assert [entry["grad_norm"] for entry in resumed] == [entry["grad_norm"] for entry in whole]
     weights = Path("stage1", "final", "model.safetensors")
     assert (other / weights).read_bytes() == (run_dir / weights).read_bytes()
+
+
+def test_a_run_that_diverges_stops_and_can_be_replayed(workspace):
+    arguments = ["--stage", "1", f"output_dir={workspace / 'diverging'}"]
+    changes = ["stage1.learning_rate.peak=1e30", "stage1.training.save_steps=1"]
+    finished = subprocess.run(
+        command(workspace, *arguments, *changes), capture_output=True, text=True
+    )
+    assert finished.returncode == 1
+    stopped = json.loads((workspace / "diverging" / "stage1" / "stopped.json").read_text("utf-8"))
+    step, (first, last) = stopped["step"], stopped["positions"]
+    assert f"--replay {step} shows them" in finished.stderr
+    assert (first, last) == (step * 4, step * 4 + 3)
+    # The weights of the last checkpoint are from before.
+    weights = workspace / "diverging" / "stage1" / f"checkpoint-{step}" / "model.safetensors"
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(weights).values())
+
+    replayed = subprocess.run(
+        command(workspace, *arguments, *changes, "--replay", str(step)),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert replayed.count("position ") == 4
+    assert f"position {first}:" in replayed
+
+
+def test_a_replay_shows_the_batch_that_the_model_sees(workspace, run_dir, capsys):
+    arguments = argparse.Namespace(stage="1", resume=False, replay=7, push_to_hub=None)
+    plan = train_mlm.StagePlan(load_run(str(workspace / "run.yaml")), 1, arguments)
+    plan.replay(7)
+    shown = capsys.readouterr().out
+    collator = plan._collator(plan.seed, plan.rows_per_step, plan.mask_rate)
+    labels = collator([plan.order[position] for position in range(28, 32)])["labels"]
+    legends = 4 * 3  # the line above each row shows the three ways to mask
+    assert shown.count("‹") - legends == (labels != -100).sum() > 0
+    with pytest.raises(ValueError, match="stage 1 has the steps 0 to 49"):
+        plan.replay(50)
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path):
