@@ -41,10 +41,12 @@ from pretraining.evaluation import (
 from pretraining.guard import Guard, TrainingStopped
 from pretraining.hub import HubPush, save_model_folder
 from pretraining.order import TrainingOrder
-from pretraining.rows import open_rows, sha256_of
+from pretraining.rows import open_rows, sha256_of, write_json
 from pretraining.run_config import STAGES, Run, RunConfigError, load_run
 from pretraining.schedules import DampedCosine, mask_rate
 from pretraining.training_log import LOG_FILE, JsonLinesLog, TrainingLog
+
+ORDER_FILE = "order.json"
 
 
 def main() -> None:
@@ -120,11 +122,7 @@ class StagePlan:
         self.rows = open_rows(self.stage.train_rows)
         self.eval_rows = open_rows(self.stage.eval_rows) if self.stage.eval_rows else None
         self.training_arguments = self._training_arguments()
-        self.rows_per_step = (
-            self.training_arguments.per_device_train_batch_size
-            * self.training_arguments.gradient_accumulation_steps
-            * self.training_arguments.world_size
-        )
+        self.rows_per_step = self.stage.rows_per_step
         self.steps = self.training_arguments.max_steps
         self.learning_rate = DampedCosine(total_steps=self.steps, **vars(self.stage.learning_rate))
         self.mask_rate = functools.partial(
@@ -134,6 +132,7 @@ class StagePlan:
         self.seed = run.seed + number  # the stages draw different orders and masks
         self.order = TrainingOrder(self.rows, self.steps * self.rows_per_step, self.seed)
         self._check_start_and_shapes(arguments)
+        self._check_order()
         # Made last and before any training, so that a missing permission shows now.
         push = self.push_to_hub and self.training_arguments.process_index == 0
         self.hub = HubPush(self.push_to_hub, number) if push else None
@@ -149,7 +148,7 @@ class StagePlan:
             raise RunConfigError(
                 f"stage{self.number}.eval_rows is missing, but eval_strategy asks for evaluation."
             )
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(self.folder),
             seed=self.run.seed,
             learning_rate=self.stage.learning_rate.peak,
@@ -159,6 +158,17 @@ class StagePlan:
             logging_nan_inf_filter=False,  # a loss that is not finite stops the run
             **values,
         )
+        at_once = arguments.per_device_train_batch_size * arguments.world_size
+        accumulated, left = divmod(self.stage.rows_per_step, at_once)
+        if left or not accumulated:
+            raise RunConfigError(
+                f"stage{self.number}.rows_per_step: {self.stage.rows_per_step} rows cannot be "
+                f"dealt to {arguments.world_size} processes in batches of "
+                f"{arguments.per_device_train_batch_size}. Make it a multiple of {at_once}, or "
+                f"change stage{self.number}.training.per_device_train_batch_size."
+            )
+        arguments.gradient_accumulation_steps = accumulated
+        return arguments
 
     def _check_start_and_shapes(self, arguments: argparse.Namespace) -> None:
         """Where the weights come from, and whether rows, tokenizer and model belong together."""
@@ -212,6 +222,26 @@ class StagePlan:
                 "Prepare them again with this one."
             )
 
+    def _order_facts(self) -> dict:
+        """What the training order and the masks follow from."""
+        return {
+            "seed": self.run.seed,
+            "rows_per_step": self.rows_per_step,
+            "train_rows": [shard["sha256"] for shard in self.rows.manifest["shards"]],
+        }
+
+    def _check_order(self) -> None:
+        """A resumed stage goes on in the order in which it began."""
+        file = self.folder / ORDER_FILE
+        if not file.exists():
+            return
+        begun = json.loads(file.read_text(encoding="utf-8"))
+        if changed := [key for key, value in self._order_facts().items() if begun[key] != value]:
+            raise RunConfigError(
+                f"{self.folder} was begun with another {' and '.join(changed)}, so its order "
+                "cannot be gone on with. Set it as it was, or output_dir to a new folder."
+            )
+
     def train(self) -> None:
         """Trains the stage, or what is left of it, and writes its finished model folder."""
         if self.done:
@@ -227,6 +257,7 @@ class StagePlan:
         trainer = self._trainer(model)
         if trainer.is_world_process_zero():
             print(self._summary(model, checkpoint))
+            write_json(self.folder / ORDER_FILE, self._order_facts())
         trainer.train(resume_from_checkpoint=checkpoint)
         if self.eval_rows is not None and not evaluated_at_the_end(trainer.state):
             trainer.evaluate()

@@ -26,6 +26,7 @@ _DECIDED_ELSEWHERE = {
     "train_sampling_strategy": "the training order, which is a function of the seed",
     "remove_unused_columns": "the row format",
     "include_num_input_tokens_seen": "the training log",
+    "gradient_accumulation_steps": "rows_per_step of the stage and the number of processes",
     "logging_nan_inf_filter": "the guard, which stops at a loss that is not finite",
     "push_to_hub": "--push_to_hub REPO",
     "hub_model_id": "--push_to_hub REPO",
@@ -64,6 +65,8 @@ class Stage:
 
     Attributes:
         train_rows, eval_rows: folders written by `pretraining.prepare_corpus`.
+        rows_per_step: rows of one optimizer step, over all processes and accumulated batches. The
+            order and the schedules depend on it, and so stay the same on any number of processes.
         init_from: a model folder to start from. Stage 2 starts from stage 1 of the same run
             where this is left out; stage 1 then starts from fresh weights.
         learning_rate, mask_rate: the two schedules.
@@ -71,6 +74,7 @@ class Stage:
     """
 
     train_rows: str
+    rows_per_step: int
     learning_rate: LearningRate
     eval_rows: str | None = None
     init_from: str | None = None

@@ -13,6 +13,7 @@ RUN = {
     "training": {"logging_steps": 1},
     "stage1": {
         "train_rows": "rows/a",
+        "rows_per_step": 8,
         "learning_rate": {"peak": 1e-3, "minimum": 1e-4, "warmup_steps": 2},
         "training": {"max_steps": 10},
     },

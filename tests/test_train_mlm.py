@@ -60,13 +60,13 @@ def workspace(tmp_path_factory) -> Path:
         run[f"stage{stage}"] = {
             "train_rows": str(folder / f"rows-{seq_len}"),
             "eval_rows": str(folder / f"rows-{seq_len}"),
+            "rows_per_step": 4,
             "learning_rate": LEARNING_RATE,
             "mask_rate": MASK_RATE,
             "training": {
                 "max_steps": STEPS[stage],
                 "save_steps": 10,
                 "per_device_train_batch_size": 2,
-                "gradient_accumulation_steps": 2,
             },
         }
     (folder / "run.yaml").write_text(yaml.dump(run), encoding="utf-8")
@@ -394,6 +394,24 @@ def test_settings_that_cannot_work_are_refused(refused):
     assert "mask_rate: warmup_steps 60" in refused("stage1.mask_rate.warmup_steps=60")
     message = refused("stage1.eval_rows=null", "stage1.training.eval_strategy=steps")
     assert "stage1.eval_rows is missing" in message
+
+
+def test_rows_that_cannot_be_dealt_are_refused(refused):
+    message = refused("stage2.rows_per_step=3")
+    assert "stage2.rows_per_step: 3 rows cannot be dealt to 1 processes in batches of 2" in message
+    assert "gradient_accumulation_steps is decided by" in refused(
+        "stage1.training.gradient_accumulation_steps=2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [("seed=6", "seed"), ("stage1.rows_per_step=8", "rows_per_step")]
+)
+def test_a_run_is_not_resumed_in_another_order(workspace, run_dir, change, name):
+    run = load_run(str(workspace / "run.yaml"), [change])
+    arguments = argparse.Namespace(stage="1", resume=True, replay=None, push_to_hub=None)
+    with pytest.raises(ValueError, match=f"stage1 was begun with another {name}, so its order"):
+        train_mlm.StagePlan(run, 1, arguments)
 
 
 def test_an_earlier_run_is_not_overwritten(workspace, run_dir, monkeypatch):
