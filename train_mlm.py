@@ -59,6 +59,8 @@ def main() -> None:
             if len(plans) > 1:
                 raise RunConfigError("--replay needs --stage 1 or --stage 2.")
             return plans[0].replay(arguments.replay)
+        if arguments.plan:
+            return show_plans(plans, Path(run.output_dir) / "plan.png")
     except (OSError, ValueError) as error:
         sys.exit(f"train_mlm.py: {error}")
     for plan in plans:
@@ -66,6 +68,16 @@ def main() -> None:
             plan.train()
         except TrainingStopped as stopped:
             sys.exit(f"train_mlm.py: stage {plan.number}, {stopped}")
+
+
+def show_plans(plans: list["StagePlan"], picture: Path) -> None:
+    """Prints what each stage will do, and draws their schedules."""
+    from pretraining.plan import draw_schedules  # brings matplotlib with it
+
+    for plan in plans:
+        print(plan.outlook())
+    draw_schedules(plans, picture)
+    print(f"schedules: {picture}")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,6 +94,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stage", choices=["1", "2", "both"], default="both")
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last complete checkpoint"
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="check everything, measure a few steps, print memory and time, train nothing",
     )
     parser.add_argument(
         "--replay", type=int, metavar="STEP", help="show the rows of a step as they are masked"
@@ -106,7 +123,7 @@ class StagePlan:
 
     def __init__(self, run: Run, number: int, arguments: argparse.Namespace):
         # What looks at a run may look at one that is there.
-        looking = arguments.replay is not None
+        looking = arguments.plan or arguments.replay is not None
         self.run, self.number, self.resume = run, number, arguments.resume or looking
         self.stage = run.stage(number)
         self.folder = Path(run.output_dir) / f"stage{number}"
@@ -320,6 +337,26 @@ class StagePlan:
             rows_per_step=rows_per_step,
             mask_rate=mask_rate,
             **options,
+        )
+
+    def outlook(self) -> str:
+        """Steps, tokens, memory and time of the stage, from a short measurement here."""
+        from pretraining.plan import BYTES_PER_PARAMETER, duration, measure
+
+        set_seed(self.run.seed)
+        model = ChineseModernBertForMaskedLM(self.config)
+        summary, state = self._summary(model, None), BYTES_PER_PARAMETER * model.num_parameters()
+        measured = measure(self._trainer(model))
+        if not any(self.folder.iterdir()):  # Trainer made it
+            self.folder.rmdir()
+        return (
+            f"{summary}\n"
+            f"  memory: {state / 2**30:.1f} GiB for weights, gradients and AdamW in fp32; "
+            f"{measured.peak_bytes / 2**30:.1f} GiB at the most, measured\n"
+            f"  time: {measured.seconds_per_step:.2f} s a step "
+            f"({self.training_arguments.device}), "
+            f"{measured.tokens_per_second:,.0f} tokens/s, measured; "
+            f"{duration(self.steps * measured.seconds_per_step)} for all, without evaluation"
         )
 
     def replay(self, step: int) -> None:

@@ -253,8 +253,24 @@ def test_a_run_that_diverges_stops_and_can_be_replayed(workspace):
     assert f"position {first}:" in replayed
 
 
+def test_a_plan_tells_what_a_run_will_take_and_trains_nothing(workspace, tmp_path):
+    output = tmp_path / "planned"
+    shown = subprocess.run(
+        command(workspace, "--plan", f"output_dir={output}", "stage1.rows_per_step=8"),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "50 steps × 8 rows × 64 tokens = 25,600 positions" in shown
+    assert "6 steps × 4 rows × 256 tokens = 6,144 positions" in shown
+    assert shown.count("GiB at the most, measured") == 2
+    assert shown.count("tokens/s, measured") == 2
+    assert [file.name for file in output.iterdir()] == ["plan.png"]
+    assert (output / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_replay_shows_the_batch_that_the_model_sees(workspace, run_dir, capsys):
-    arguments = argparse.Namespace(stage="1", resume=False, replay=7, push_to_hub=None)
+    arguments = argparse.Namespace(stage="1", resume=False, plan=False, replay=7, push_to_hub=None)
     plan = train_mlm.StagePlan(load_run(str(workspace / "run.yaml")), 1, arguments)
     plan.replay(7)
     shown = capsys.readouterr().out
@@ -409,7 +425,9 @@ def test_rows_that_cannot_be_dealt_are_refused(refused):
 )
 def test_a_run_is_not_resumed_in_another_order(workspace, run_dir, change, name):
     run = load_run(str(workspace / "run.yaml"), [change])
-    arguments = argparse.Namespace(stage="1", resume=True, replay=None, push_to_hub=None)
+    arguments = argparse.Namespace(
+        stage="1", resume=True, plan=False, replay=None, push_to_hub=None
+    )
     with pytest.raises(ValueError, match=f"stage1 was begun with another {name}, so its order"):
         train_mlm.StagePlan(run, 1, arguments)
 
