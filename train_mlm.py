@@ -35,7 +35,7 @@ from pretraining.evaluation import (
     EvaluationRows,
     MaskedLanguageModellingMetrics,
     TrainOrEvaluationCollator,
-    evaluation_mask_rate,
+    evaluation_collator,
     reduce_logits,
 )
 from pretraining.guard import Guard, TrainingStopped
@@ -311,8 +311,8 @@ class StagePlan:
             train_dataset=self.order,
             eval_dataset=None if self.eval_rows is None else EvaluationRows(self.eval_rows),
             data_collator=TrainOrEvaluationCollator(
-                train=self._collator(self.seed, self.rows_per_step, self.mask_rate),
-                evaluation=self._collator(0, 1, evaluation_mask_rate, replace=(1, 0, 0)),
+                train=self.collator(),
+                evaluation=None if self.eval_rows is None else evaluation_collator(self.eval_rows),
             ),
             processing_class=self.tokenizer,
             compute_metrics=None
@@ -328,15 +328,15 @@ class StagePlan:
         trainer.lr_scheduler = LambdaLR(optimizer, lambda step: self.learning_rate(step) / peak)
         return trainer
 
-    def _collator(self, seed: int, rows_per_step: int, mask_rate, **options):
+    def collator(self) -> DataCollatorForWholeWordMasking:
+        """Masks the rows of the stage by their position and the curriculum."""
         return DataCollatorForWholeWordMasking(
             **self.rows.manifest["special_token_ids"],
             vocab_size=self.config.vocab_size,
             first_ordinary_id=self.rows.manifest["first_ordinary_id"],
-            seed=seed,
-            rows_per_step=rows_per_step,
-            mask_rate=mask_rate,
-            **options,
+            seed=self.seed,
+            rows_per_step=self.rows_per_step,
+            mask_rate=self.mask_rate,
         )
 
     def outlook(self) -> str:
@@ -371,7 +371,7 @@ class StagePlan:
             raise RunConfigError(
                 f"--replay {step}: stage {self.number} has the steps 0 to {self.steps - 1}."
             )
-        collator = self._collator(self.seed, self.rows_per_step, self.mask_rate)
+        collator = self.collator()
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         backend = self.tokenizer.backend_tokenizer
         print(f"stage {self.number}, step {step}: mask rate {self.mask_rate(step):.2%}")

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from data_collator_wwm import DataCollatorForWholeWordMasking
 from pretraining.rows import Rows, split_row
 
 # Places of a document's tokens that are evaluated together first; the next bands double.
@@ -16,6 +17,19 @@ FIRST_BAND = 128
 def evaluation_mask_rate(step: int) -> float:
     """Share of tokens masked in held-out rows, the same at every step."""
     return 0.15
+
+
+def evaluation_collator(rows: Rows) -> DataCollatorForWholeWordMasking:
+    """Masks held-out rows: 15 % of the tokens, whole words, always by [MASK], always the same."""
+    return DataCollatorForWholeWordMasking(
+        **rows.manifest["special_token_ids"],
+        vocab_size=rows.manifest["vocab_size"],
+        first_ordinary_id=rows.manifest["first_ordinary_id"],
+        seed=0,
+        rows_per_step=1,
+        mask_rate=evaluation_mask_rate,
+        replace=(1, 0, 0),
+    )
 
 
 class EvaluationRows(Dataset):

@@ -274,8 +274,7 @@ def test_a_replay_shows_the_batch_that_the_model_sees(workspace, run_dir, capsys
     plan = train_mlm.StagePlan(load_run(str(workspace / "run.yaml")), 1, arguments)
     plan.replay(7)
     shown = capsys.readouterr().out
-    collator = plan._collator(plan.seed, plan.rows_per_step, plan.mask_rate)
-    labels = collator([plan.order[position] for position in range(28, 32)])["labels"]
+    labels = plan.collator()([plan.order[position] for position in range(28, 32)])["labels"]
     legends = 4 * 3  # the line above each row shows the three ways to mask
     assert shown.count("‹") - legends == (labels != -100).sum() > 0
     with pytest.raises(ValueError, match="stage 1 has the steps 0 to 49"):
