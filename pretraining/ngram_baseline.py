@@ -3,8 +3,8 @@
     python -m pretraining.ngram_baseline --train rows/train-512 --eval rows/valid-512
 
 Each names the very tokens that are masked in the model's evaluation. The 5-gram sees the four true
-tokens to the left of a place, which the model may find masked, and nothing to the right. It smooths by
-interpolated Witten-Bell: with c(h, w) times w after h, and t(h) different words after h,
+tokens to the left of a place, which the model may find masked, and nothing to the right. It is
+smoothed by interpolated Witten-Bell: with c(h, w) times w after h and t(h) different words there,
 
     P(w | h) = (c(h, w) + t(h) P(w | h without its first token)) / (c(h) + t(h))
 
