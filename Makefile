@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint gpu
+.PHONY: quickstart test lint soak gpu
 
 quickstart: $(VENV)/installed
 	$(BIN)/python examples/quickstart.py
@@ -16,6 +16,10 @@ test: $(VENV)/installed lint
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# A run of two stages, killed twenty times, against one that nobody disturbed: ten minutes.
+soak: $(VENV)/installed
+	$(BIN)/python tests/soak.py --kills 20
 
 # On a machine with a GPU, its own Python packages and no network.
 gpu:
