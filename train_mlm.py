@@ -147,7 +147,7 @@ class StagePlan:
         )
         self.mask_rate(0)  # refuses contradictory settings now
         self.seed = run.seed + number  # the stages draw different orders and masks
-        self.order = TrainingOrder(self.rows, self.steps * self.rows_per_step, self.seed)
+        self.order = self._order()
         self._check_start_and_shapes(arguments)
         self._check_order()
         # Made last and before any training, so that a missing permission shows now.
@@ -186,6 +186,20 @@ class StagePlan:
             )
         arguments.gradient_accumulation_steps = accumulated
         return arguments
+
+    def _order(self) -> TrainingOrder:
+        warmup = {}
+        if (given := self.stage.batch_warmup) is not None:
+            # One for every batch of every process: the model takes none that is all padding.
+            least = self.rows_per_step // self.training_arguments.per_device_train_batch_size
+            if not (least <= given.rows <= self.rows_per_step and 0 <= given.steps < self.steps):
+                raise RunConfigError(
+                    f"stage{self.number}.batch_warmup: rows must lie between {least} (one for each "
+                    f"batch) and {self.rows_per_step}, and steps between 0 and {self.steps - 1}."
+                )
+            warmup = {"warmup_rows": given.rows, "warmup_steps": given.steps}
+        positions = self.steps * self.rows_per_step
+        return TrainingOrder(self.rows, positions, self.rows_per_step, self.seed, **warmup)
 
     def _check_start_and_shapes(self, arguments: argparse.Namespace) -> None:
         """Where the weights come from, and whether rows, tokenizer and model belong together."""
@@ -244,6 +258,7 @@ class StagePlan:
         return {
             "seed": self.run.seed,
             "rows_per_step": self.rows_per_step,
+            "batch_warmup": self.stage.batch_warmup and vars(self.stage.batch_warmup),
             "train_rows": [shard["sha256"] for shard in self.rows.manifest["shards"]],
         }
 
@@ -292,7 +307,7 @@ class StagePlan:
     def _trainer(self, model: ChineseModernBertForMaskedLM) -> Trainer:
         # Ours comes before the callbacks that write logs down, so that they write its figures too.
         callbacks = [
-            TrainingLog(self.mask_rate, self.rows_per_step, self.rows, self.config),
+            TrainingLog(self.mask_rate, self.order, self.config),
             Guard(self.folder, self.rows_per_step),
             JsonLinesLog(self.folder / LOG_FILE),
             *(
@@ -381,7 +396,9 @@ class StagePlan:
             print(show_as_masked(self.rows, row, position, backend, collator, True, colour))
 
     def _summary(self, model: ChineseModernBertForMaskedLM, checkpoint: str | None) -> str:
-        tokens = self.steps * self.rows_per_step * self.rows.seq_len
+        rows = self.order.drawn_before(self.steps)
+        tokens = rows * self.rows.seq_len
+        growing = ", fewer rows at first" if self.stage.batch_warmup else ""
         start = checkpoint or self.source or "fresh weights"
         autocast = self.training_arguments.bf16 or self.training_arguments.fp16
         dtype = torch.bfloat16 if autocast else model.dtype
@@ -390,8 +407,8 @@ class StagePlan:
         )
         return (
             f"stage {self.number}: {model.num_parameters() / 1e6:.1f} M parameters, from {start}\n"
-            f"  {self.steps:,} steps × {self.rows_per_step} rows × {self.rows.seq_len} tokens "
-            f"= {tokens:,} positions, {tokens / self.rows.seq_len / len(self.rows):.2f} epochs of "
+            f"  {self.steps:,} steps × {self.rows_per_step} rows × {self.rows.seq_len} tokens"
+            f"{growing} = {tokens:,} positions, {rows / len(self.rows):.2f} epochs of "
             f"{self.stage.train_rows}\n"
             f"  attention: {backend} ({reason})"
         )

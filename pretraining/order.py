@@ -12,16 +12,34 @@ class TrainingOrder(Dataset):
     Nothing here depends on workers, processes or what was read before, so a run that is resumed
     at a position goes on exactly as it would have.
 
+    While the batch warms up, a step has as many positions as ever, but only some of them, evenly
+    spread, hold a row; the others are padding, which the model passes over.
+
     Args:
         rows: the row set.
-        total_positions: rows to be drawn in the whole run, over however many epochs.
+        total_positions: of the whole run, over however many epochs.
+        rows_per_step: positions of one optimizer step.
         seed: decides the permutations, together with the epoch.
+        warmup_rows: rows of the first step, from which they grow to `rows_per_step`.
+        warmup_steps: in so many steps; 0 for full steps from the first on.
     """
 
-    def __init__(self, rows: Rows, total_positions: int, seed: int):
+    def __init__(
+        self,
+        rows: Rows,
+        total_positions: int,
+        rows_per_step: int,
+        seed: int,
+        warmup_rows: int = 0,
+        warmup_steps: int = 0,
+    ):
         self.rows = rows
         self.total_positions = total_positions
+        self.rows_per_step = rows_per_step
         self.seed = seed
+        grown = (rows_per_step - warmup_rows) * np.arange(warmup_steps) // max(1, warmup_steps)
+        self._warming = warmup_rows + grown  # rows of each step of the warm-up
+        self._drawn_before = np.concatenate([[0], self._warming.cumsum()])
         self._epoch = None
 
     def __len__(self) -> int:
@@ -29,11 +47,29 @@ class TrainingOrder(Dataset):
 
     def __getitem__(self, position: int) -> dict:
         """{"row": (seq_len,) uint16, "position": int}."""
-        return {"row": self.rows[self.row_index(position)], "position": position}
+        index = self.row_index(position)
+        if index is None:
+            pad_id = self.rows.manifest["special_token_ids"]["pad_id"]
+            return {"row": np.full(self.rows.seq_len, pad_id, np.uint16), "position": position}
+        return {"row": self.rows[index], "position": position}
 
-    def row_index(self, position: int) -> int:
-        """The row that is read at a position."""
-        epoch, place = divmod(position, len(self.rows))
+    def rows_of(self, step: int) -> int:
+        """How many rows a step draws."""
+        return int(self._warming[step]) if step < len(self._warming) else self.rows_per_step
+
+    def drawn_before(self, step: int) -> int:
+        """How many rows the steps before have drawn."""
+        warming = min(step, len(self._warming))
+        return int(self._drawn_before[warming]) + (step - warming) * self.rows_per_step
+
+    def row_index(self, position: int) -> int | None:
+        """The row that is read at a position; None where the warm-up leaves it empty."""
+        step, place = divmod(position, self.rows_per_step)
+        rows = self.rows_of(step)
+        drawn, after = (rows * each // self.rows_per_step for each in (place, place + 1))
+        if drawn == after:
+            return None
+        epoch, place = divmod(self.drawn_before(step) + drawn, len(self.rows))
         if epoch != self._epoch:
             generator = np.random.default_rng((self.seed, epoch))
             self._permutation = generator.permutation(len(self.rows))

@@ -60,6 +60,14 @@ class MaskRate:
 
 
 @dataclass
+class BatchWarmup:
+    """Rows of a step grow from `rows` to the stage's `rows_per_step` in so many steps."""
+
+    rows: int
+    steps: int
+
+
+@dataclass
 class Stage:
     """One pretraining stage.
 
@@ -70,6 +78,7 @@ class Stage:
         init_from: a model folder to start from. Stage 2 starts from stage 1 of the same run
             where this is left out; stage 1 then starts from fresh weights.
         learning_rate, mask_rate: the two schedules.
+        batch_warmup: smaller steps at first; left out, all steps are equal.
         training: any of transformers' TrainingArguments, on top of the run's.
     """
 
@@ -79,6 +88,7 @@ class Stage:
     eval_rows: str | None = None
     init_from: str | None = None
     mask_rate: MaskRate = field(default_factory=MaskRate)
+    batch_warmup: BatchWarmup | None = None
     training: dict = field(default_factory=dict)
 
 

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from pretraining.flops import matrix_product_rate, training_flops
+from pretraining.order import TrainingOrder
 from pretraining.rows import Rows, split_row
 
 LOG_FILE = "log.jsonl"
@@ -36,20 +37,18 @@ class TrainingLog(TrainerCallback):
 
     Args:
         mask_rate: update index, from 0 -> rate.
-        rows_per_step: rows of one optimizer step, over accumulation and processes.
-        rows: the rows that are trained on.
+        order: the order that is trained on.
         config: the model's shape.
     """
 
     def __init__(
         self,
         mask_rate: Callable[[int], float],
-        rows_per_step: int,
-        rows: Rows,
+        order: TrainingOrder,
         config: ChineseModernBertConfig,
     ):
         self.mask_rate = mask_rate
-        self.positions_per_step = rows_per_step * rows.seq_len
+        self.order, rows = order, order.rows
         self.characters_per_token = rows.manifest["characters"] / rows.manifest["tokens"]
         lengths = document_lengths(rows)
         tokens = sum(lengths)
@@ -85,7 +84,8 @@ class TrainingLog(TrainerCallback):
             return
         then, tokens_then, step_then = self.last
         tokens = state.num_input_tokens_seen - tokens_then
-        positions = (state.global_step - step_then) * self.positions_per_step
+        drawn = self.order.drawn_before(state.global_step) - self.order.drawn_before(step_then)
+        positions = drawn * self.order.rows.seq_len
         rate = self.mask_rate(state.global_step - 1)
         speed = tokens / (time.perf_counter() - then)
         flops = self.flops + rate * self.masked_flops

@@ -182,7 +182,7 @@ def test_rates_follow_the_curriculum_and_batches_are_equal_for_any_workers(
     row_folder, workers, context
 ):
     schedule = functools.partial(mask_rate, total_steps=STEPS, warmup_steps=3)
-    order = TrainingOrder(open_rows(row_folder), STEPS * ROWS_PER_STEP, seed=1)
+    order = TrainingOrder(open_rows(row_folder), STEPS * ROWS_PER_STEP, ROWS_PER_STEP, seed=1)
     loader = DataLoader(
         order,
         batch_size=ROWS_PER_STEP // 2,  # two accumulated batches a step

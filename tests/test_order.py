@@ -10,25 +10,45 @@ class FewRows(list):
 
 
 def test_each_epoch_reads_every_row_once():
-    order = TrainingOrder(FewRows(range(7)), total_positions=21, seed=0)
+    order = TrainingOrder(FewRows(range(7)), total_positions=21, rows_per_step=3, seed=0)
     epochs = [[order.row_index(position) for position in range(e * 7, e * 7 + 7)] for e in range(3)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
 def test_the_order_does_not_depend_on_what_was_read_before():
-    forwards = TrainingOrder(FewRows(range(50)), 200, seed=1)
+    forwards = TrainingOrder(FewRows(range(50)), 200, rows_per_step=4, seed=1)
     backwards = pickle.loads(pickle.dumps(forwards))
     expected = [forwards.row_index(position) for position in range(200)]
     assert [backwards.row_index(position) for position in reversed(range(200))] == expected[::-1]
 
 
 def test_another_seed_gives_another_order():
-    first, second = (TrainingOrder(FewRows(range(50)), 50, seed) for seed in (1, 2))
+    first, second = (TrainingOrder(FewRows(range(50)), 50, 5, seed) for seed in (1, 2))
     assert [first.row_index(p) for p in range(50)] != [second.row_index(p) for p in range(50)]
 
 
 def test_an_item_holds_its_row_and_its_position():
-    order = TrainingOrder(FewRows("abc"), total_positions=6, seed=0)
+    order = TrainingOrder(FewRows("abc"), total_positions=6, rows_per_step=2, seed=0)
     assert len(order) == 6
     assert order[4] == {"row": "abc"[order.row_index(4)], "position": 4}
+
+
+def test_the_batch_warms_up_and_no_row_is_passed_over():
+    """Of eight positions a step, two hold a row at first, and all eight from the third step on."""
+    order = TrainingOrder(FewRows(range(40)), 64, 8, seed=0, warmup_rows=2, warmup_steps=2)
+    steps = [[order.row_index(p) for p in range(8 * s, 8 * s + 8)] for s in range(8)]
+    rows = [[row for row in step if row is not None] for step in steps]
+    assert [len(step) for step in rows] == [2, 5, 8, 8, 8, 8, 8, 8]
+    assert [order.rows_of(step) for step in range(8)] == [2, 5, 8, 8, 8, 8, 8, 8]
+    plain = TrainingOrder(FewRows(range(40)), 64, 8, seed=0)
+    drawn = [row for step in rows for row in step]
+    assert drawn == [plain.row_index(position) for position in range(len(drawn))]
+    assert order.drawn_before(8) == len(drawn)
+
+
+def test_rows_of_a_warm_up_are_spread_over_the_step():
+    """So that every process and accumulated batch has its share."""
+    order = TrainingOrder(FewRows(range(40)), 64, 8, seed=0, warmup_rows=4, warmup_steps=9)
+    holds = [order.row_index(position) is not None for position in range(8)]
+    assert [sum(pair) for pair in zip(holds[::2], holds[1::2], strict=True)] == [1, 1, 1, 1]

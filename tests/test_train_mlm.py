@@ -5,6 +5,7 @@ One run of both stages is made once and looked at from all sides; a second is ki
 
 import argparse
 import functools
+import itertools
 import json
 import math
 import os
@@ -98,6 +99,19 @@ def test_both_schedules_are_followed_at_every_step(run_dir, stage):
     for entry in log:
         assert entry["learning_rate"] == pytest.approx(rate(entry["step"] - 1), rel=1e-6)
         assert entry["mask_rate"] == masks(entry["step"] - 1)
+
+
+def test_the_batch_can_warm_up(workspace):
+    output = workspace / "warming"
+    changes = ["batch_warmup.rows=2", "batch_warmup.steps=6", "training.max_steps=8"]
+    arguments = ["--stage", "1", f"output_dir={output}", *(f"stage1.{each}" for each in changes)]
+    subprocess.run(command(workspace, *arguments), check=True)
+    log = training_log(output, 1)
+    assert all(math.isfinite(entry["loss"]) and entry["loss"] > 1 for entry in log)
+    assert all(0 <= entry["padding_share"] < 0.5 for entry in log)
+    seen = [entry["num_input_tokens_seen"] for entry in log]
+    tokens = [after - before for before, after in itertools.pairwise([0, *seen])]
+    assert max(tokens[:2]) < min(tokens[4:])
 
 
 def test_the_model_learns(run_dir):
@@ -414,6 +428,8 @@ def test_settings_that_cannot_work_are_refused(refused):
 def test_rows_that_cannot_be_dealt_are_refused(refused):
     message = refused("stage2.rows_per_step=3")
     assert "stage2.rows_per_step: 3 rows cannot be dealt to 1 processes in batches of 2" in message
+    message = refused("stage1.batch_warmup.rows=5", "stage1.batch_warmup.steps=5")
+    assert "stage1.batch_warmup: rows must lie between 2 (one for each batch) and 4" in message
     assert "gradient_accumulation_steps is decided by" in refused(
         "stage1.training.gradient_accumulation_steps=2"
     )
