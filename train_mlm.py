@@ -165,6 +165,8 @@ class StagePlan:
             raise RunConfigError(
                 f"stage{self.number}.eval_rows is missing, but eval_strategy asks for evaluation."
             )
+        # All parameters take part in every step, so DDP need not search for those that do not.
+        values.setdefault("ddp_find_unused_parameters", False)
         arguments = TrainingArguments(
             output_dir=str(self.folder),
             seed=self.run.seed,

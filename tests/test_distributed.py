@@ -1,11 +1,15 @@
 """One run on any number of processes, and through kills."""
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import sharded_step
 import soak
 
 
@@ -51,3 +55,18 @@ def test_three_kills_change_no_bit(run_file, two_processes):
     within = soak.disturb(run_file, output, processes=2, kills=3, seed=1)
     assert soak.differences(two_processes, output) == []
     assert within >= 1
+
+
+def test_steps_sharded_by_fsdp2_equal_steps_that_are_not(tmp_path):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    script, file = Path(sharded_step.__file__), tmp_path / "sharded.pt"
+    environment = os.environ | {"PYTHONPATH": f"{soak.ROOT}{os.pathsep}{script.parent}"}
+    subprocess.run([sys.executable, *torchrun, script, file], check=True, env=environment)
+    sharded = torch.load(file)
+    model = sharded_step.fresh_model()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    norms = sharded_step.train(model, rank=0, world_size=1)
+    assert sharded["norms"] == pytest.approx(norms, rel=1e-5)
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(sharded["weights"][name], weight, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(before[name], weight)
