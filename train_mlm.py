@@ -14,7 +14,9 @@ import argparse
 import functools
 import json
 import os
+import shutil
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -48,6 +50,9 @@ from pretraining.training_log import LOG_FILE, JsonLinesLog, TrainingLog
 
 ORDER_FILE = "order.json"
 
+# With less room than this, in bytes, an error is put down to the disk.
+FULL_DISK = 16 << 20
+
 
 def main() -> None:
     arguments = parse_arguments()
@@ -68,6 +73,9 @@ def main() -> None:
             plan.train()
         except TrainingStopped as stopped:
             sys.exit(f"train_mlm.py: stage {plan.number}, {stopped}")
+        except Exception as error:
+            traceback.print_exc()
+            sys.exit(f"train_mlm.py: {plan.explain(error)}")
 
 
 def show_plans(plans: list["StagePlan"], picture: Path) -> None:
@@ -301,6 +309,22 @@ class StagePlan:
             print(f"stage {self.number}: finished model in {self.final}")
             self._push_final()
         trainer.accelerator.wait_for_everyone()
+
+    def explain(self, error: Exception) -> str:
+        """What an error in mid-training means, and how to go on."""
+        cause = f"{type(error).__name__}: {error}"
+        if shutil.disk_usage(self.folder).free < FULL_DISK or "File too large" in cause:
+            cause = f"{self.folder} takes no more data ({cause}). Make room there"
+        elif "DataLoader worker" in cause:
+            cause = (
+                f"a data worker was lost ({cause}), perhaps for want of memory. Lower "
+                "training.dataloader_num_workers"
+            )
+        else:
+            cause = f"{cause}. Mend the cause"
+        checkpoint = last_complete_checkpoint(self.folder)
+        there = f"the last complete checkpoint, {checkpoint}" if checkpoint else "the start"
+        return f"stage {self.number} stopped. {cause}; --resume goes on from {there}."
 
     def _push_final(self) -> None:
         if self.hub is not None:

@@ -9,12 +9,15 @@ import itertools
 import json
 import math
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -293,6 +296,40 @@ def test_a_replay_shows_the_batch_that_the_model_sees(workspace, run_dir, capsys
     assert shown.count("‹") - legends == (labels != -100).sum() > 0
     with pytest.raises(ValueError, match="stage 1 has the steps 0 to 49"):
         plan.replay(50)
+
+
+def test_a_disk_that_takes_no_more_is_named_and_the_checkpoint_before_stays(workspace):
+    output = workspace / "full"
+    arguments = ["--stage", "1", f"output_dir={output}", "stage1.training.max_steps=20"]
+    subprocess.run(command(workspace, *arguments), check=True)
+    shutil.rmtree(output / "stage1" / "final")
+    shutil.rmtree(output / "stage1" / "checkpoint-20")
+    finished = subprocess.run(
+        command(workspace, *arguments, "--resume"),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
+    )
+    assert finished.returncode == 1
+    kept = output / "stage1" / "checkpoint-10"
+    assert "takes no more data" in finished.stderr
+    assert f"--resume goes on from the last complete checkpoint, {kept}." in finished.stderr
+    subprocess.run(command(workspace, *arguments, "--resume"), check=True)
+    assert (output / "stage1" / "final" / "model.safetensors").exists()
+
+
+def test_a_lost_data_worker_is_named(workspace):
+    output = workspace / "lost"
+    arguments = ["--stage", "1", f"output_dir={output}", "training.dataloader_num_workers=1"]
+    process = subprocess.Popen(command(workspace, *arguments), stderr=subprocess.PIPE, text=True)
+    while not (output / "stage1" / "checkpoint-10" / "trainer_state.json").exists():
+        assert process.poll() is None, "the run ended before it could be disturbed"
+        time.sleep(0.01)
+    psutil.Process(process.pid).children()[-1].kill()
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "a data worker was lost" in errors
+    assert "--resume goes on from the last complete checkpoint" in errors
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path):
