@@ -19,6 +19,12 @@ MAX_UNIT_TOKENS = 16
 
 IGNORED = -100
 
+# Rows are masked together up to so many tokens, whose arrays stay in the processor's cache.
+CACHED_TOKENS = 8192
+
+# Units that are looked at first for the last tokens of a budget.
+NEAR = 64
+
 
 @dataclass
 class DataCollatorForWholeWordMasking:
@@ -66,46 +72,72 @@ class DataCollatorForWholeWordMasking:
         if len(lengths := {len(feature["row"]) for feature in features}) > 1:
             raise ValueError(f"rows of unequal length in one batch: {sorted(lengths)}.")
         ids, starts = split_row(np.stack([feature["row"] for feature in features]))
-        inputs = ids.copy()
-        labels = np.full_like(ids, IGNORED)
-        for row, feature in enumerate(features):
-            self._mask(inputs[row], labels[row], starts[row], feature["position"])
-        first = np.where(ids == self.cls_id, np.arange(ids.shape[1]), 0)
-        positions = np.arange(ids.shape[1]) - np.maximum.accumulate(first, axis=1)
+        inputs, labels = ids.copy(), np.full_like(ids, IGNORED)
+        at_once = max(1, CACHED_TOKENS // ids.shape[1])
+        for first in range(0, len(ids), at_once):
+            some = slice(first, first + at_once)
+            positions = [feature["position"] for feature in features[some]]
+            self._mask(inputs[some], labels[some], starts[some], positions)
+        begins = ids == self.cls_id
+        begins[:, 0] = True
+        first = np.flatnonzero(begins)
+        positions = np.arange(ids.size) - np.repeat(first, np.diff(first, append=ids.size))
         real = ids != self.pad_id
         batch = {
             "input_ids": inputs,
             "attention_mask": real.astype(np.int64),
-            "position_ids": np.where(real, positions, 0),
+            "position_ids": positions.reshape(ids.shape) * real,
             "labels": labels,
         }
         return {name: torch.from_numpy(value) for name, value in batch.items()}
 
-    def _mask(self, inputs: np.ndarray, labels: np.ndarray, starts: np.ndarray, position: int):
-        """Masks one row in place."""
-        generator = np.random.default_rng((self.seed, position))
-        maskable, unit, unit_lengths = self.units(inputs, starts)
-        budget = round(self.mask_rate(position // self.rows_per_step) * len(maskable))
-        chosen = _choose(unit_lengths, budget, generator)
-        draw = generator.random(len(unit_lengths))
-        shown_as_mask = draw < self.replace[0]
-        shown_as_random = ~shown_as_mask & (draw < self.replace[0] + self.replace[1])
+    def _mask(
+        self, inputs: np.ndarray, labels: np.ndarray, starts: np.ndarray, positions: list[int]
+    ) -> None:
+        """Masks rows in place, all (rows, seq_len), at once but for the draws of each."""
+        rows, seq_len = inputs.shape
+        inputs, labels = inputs.reshape(-1), labels.reshape(-1)  # views
+        starts[:, 0] = True  # no unit reaches from one row into the next
+        maskable, first = self.units(inputs, starts.ravel())
+        lengths = np.diff(first, append=len(maskable))
+        borders = maskable.searchsorted(np.arange(rows + 1) * seq_len)
+        first_units = first.searchsorted(borders).tolist()
+        generators = [np.random.default_rng((self.seed, position)) for position in positions]
+        chosen, draw = np.zeros(len(first), dtype=bool), np.empty(len(first))
+        for row, (position, generator) in enumerate(zip(positions, generators, strict=True)):
+            of_row = slice(first_units[row], first_units[row + 1])
+            rate = self.mask_rate(position // self.rows_per_step)
+            budget = round(rate * int(borders[row + 1] - borders[row]))
+            _choose(chosen[of_row], lengths[of_row], budget, generator)
+            draw[of_row] = generator.random(of_row.stop - of_row.start)
+        units = np.flatnonzero(chosen)
+        draw, lengths = draw[units], lengths[units]
+        ends = lengths.cumsum()
+        masked = maskable[
+            np.arange(lengths.sum()) + np.repeat(first[units] - ends + lengths, lengths)
+        ]
+        as_mask, as_random = self.replace[0], self.replace[0] + self.replace[1]
+        shown_as_mask = np.repeat(draw < as_mask, lengths)
+        shown_as_random = np.repeat((draw >= as_mask) & (draw < as_random), lengths)
 
-        masked = maskable[chosen[unit]]
         labels[masked] = inputs[masked]
-        inputs[maskable[(chosen & shown_as_mask)[unit]]] = self.mask_id
-        random = maskable[(chosen & shown_as_random)[unit]]
-        inputs[random] = generator.integers(self.first_ordinary_id, self.vocab_size, len(random))
+        inputs[masked[shown_as_mask]] = self.mask_id
+        random = masked[shown_as_random]
+        counts = np.diff(random.searchsorted(np.arange(rows + 1) * seq_len)).tolist()
+        low, high = self.first_ordinary_id, self.vocab_size
+        inputs[random] = np.concatenate(
+            [each.integers(low, high, n) for each, n in zip(generators, counts, strict=True)]
+        )
 
     def units(self, ids: np.ndarray, starts: np.ndarray):
-        """Maskable places of a row, the unit each belongs to, and the units' lengths.
+        """Maskable places of a row, and which of these begin a unit, both int64.
 
         Rows laid end to end are read as one, because a frame lies between them.
         """
         special = (ids == self.cls_id) | (ids == self.sep_id) | (ids == self.pad_id)
         maskable = np.flatnonzero(~special)
         if not len(maskable):
-            return maskable, maskable, maskable
+            return maskable, maskable
         begins = starts[maskable]
         begins[0] = True
         begins[1:] |= np.diff(maskable) > 1  # a frame lies between
@@ -114,21 +146,31 @@ class DataCollatorForWholeWordMasking:
         if lengths.max() > MAX_UNIT_TOKENS:
             within = np.arange(len(maskable)) - np.repeat(first, lengths)
             begins |= within % MAX_UNIT_TOKENS == 0
-            lengths = np.diff(np.flatnonzero(begins), append=len(maskable))
-        return maskable, begins.cumsum() - 1, lengths
+            first = np.flatnonzero(begins)
+        return maskable, first
 
 
-def _choose(lengths: np.ndarray, budget: int, generator: np.random.Generator) -> np.ndarray:
-    """(units,) bool: units in random order that fill the budget, exactly where units allow it."""
-    chosen = np.zeros(len(lengths), dtype=bool)
+def _choose(
+    chosen: np.ndarray, lengths: np.ndarray, budget: int, generator: np.random.Generator
+) -> None:
+    """Marks units in random order that fill the budget, exactly where units allow it.
+
+    Args:
+        chosen: (units,) bool, written to.
+        lengths: (units,) their tokens.
+    """
     order = generator.permutation(len(lengths))
     filled = lengths[order].cumsum()
-    cut = int(np.searchsorted(filled, budget, side="right"))
+    cut = int(filled.searchsorted(budget, side="right"))
     chosen[order[:cut]] = True
     left = budget - (int(filled[cut - 1]) if cut else 0)
     rest = order[cut:]
-    # What is left is less than one unit. One-token units are common, so they fill it nearly always;
-    # where they run out, the longest unit that still fits is next.
+    # What is left is less than one unit. One-token units are common, so the next few hold enough
+    # of them nearly always; where they run out, the longest unit that still fits is next.
+    near = rest[:NEAR]
+    if len(single := near[lengths[near] == 1]) >= left:
+        chosen[single[:left]] = True
+        return
     while left and len(fitting := rest[lengths[rest] <= left]):
         if len(single := fitting[lengths[fitting] == 1]) >= left:
             chosen[single[:left]] = True
@@ -137,4 +179,3 @@ def _choose(lengths: np.ndarray, budget: int, generator: np.random.Generator) ->
         chosen[best] = True
         left -= int(lengths[best])
         rest = rest[~chosen[rest]]
-    return chosen

@@ -181,10 +181,10 @@ class Rows:
 
     folder: Path
     manifest: dict
-    _tables: list | None = field(default=None, repr=False)
+    _shards: dict = field(default_factory=dict, repr=False)
 
     def __getstate__(self):
-        return {**self.__dict__, "_tables": None}
+        return {**self.__dict__, "_shards": {}}
 
     @property
     def seq_len(self) -> int:
@@ -199,16 +199,20 @@ class Rows:
         return list(itertools.accumulate(shard["rows"] for shard in self.manifest["shards"]))
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(seq_len,) uint16."""
+        """(seq_len,) uint16, read-only."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        if self._tables is None:
-            self._tables = [
-                datasets.Dataset.from_file(str(self.folder / shard["file"])).with_format(
-                    "numpy", dtype=np.uint16
-                )
-                for shard in self.manifest["shards"]
-            ]
         shard = bisect.bisect_right(self._ends, index)
-        first = self._ends[shard] - self.manifest["shards"][shard]["rows"]
-        return self._tables[shard][index - first]["row"]
+        if shard not in self._shards:
+            file = self.folder / self.manifest["shards"][shard]["file"]
+            self._shards[shard] = _batches(file, self.seq_len)
+        row = index - self._ends[shard] + self.manifest["shards"][shard]["rows"]
+        batch, place = divmod(row, BATCH_ROWS)
+        return self._shards[shard][batch][place]
+
+
+def _batches(file: Path, seq_len: int) -> list[np.ndarray]:
+    """The batches of a shard, (BATCH_ROWS, seq_len) uint16 each but the last, memory-mapped."""
+    with pa.memory_map(str(file)) as content, pa.ipc.open_stream(content) as stream:
+        columns = [batch.column("row") for batch in stream]
+    return [column.flatten().to_numpy().reshape(-1, seq_len) for column in columns]
