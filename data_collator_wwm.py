@@ -20,7 +20,7 @@ MAX_UNIT_TOKENS = 16
 IGNORED = -100
 
 # Rows are masked together up to so many tokens, whose arrays stay in the processor's cache.
-CACHED_TOKENS = 8192
+CACHED_TOKENS = 16_384
 
 # Units that are looked at first for the last tokens of a budget.
 NEAR = 64
@@ -82,10 +82,10 @@ class DataCollatorForWholeWordMasking:
         begins[:, 0] = True
         first = np.flatnonzero(begins)
         positions = np.arange(ids.size) - np.repeat(first, np.diff(first, append=ids.size))
-        real = ids != self.pad_id
+        real = (ids != self.pad_id).astype(np.int64)
         batch = {
             "input_ids": inputs,
-            "attention_mask": real.astype(np.int64),
+            "attention_mask": real,
             "position_ids": positions.reshape(ids.shape) * real,
             "labels": labels,
         }
@@ -100,34 +100,36 @@ class DataCollatorForWholeWordMasking:
         starts[:, 0] = True  # no unit reaches from one row into the next
         maskable, first = self.units(inputs, starts.ravel())
         lengths = np.diff(first, append=len(maskable))
-        borders = maskable.searchsorted(np.arange(rows + 1) * seq_len)
+        borders = maskable.searchsorted(np.arange(rows + 1) * seq_len).tolist()
         first_units = first.searchsorted(borders).tolist()
-        generators = [np.random.default_rng((self.seed, position)) for position in positions]
-        chosen, draw = np.zeros(len(first), dtype=bool), np.empty(len(first))
-        for row, (position, generator) in enumerate(zip(positions, generators, strict=True)):
-            of_row = slice(first_units[row], first_units[row + 1])
+        bits = np.random.Philox(key=self.seed)
+        generator, state = np.random.Generator(bits), bits.state
+        chosen, draws, tokens = [], [], []
+        for row, position in enumerate(positions):
+            # Philox counts: each position's draws are at hand without a generator of its own.
+            state["state"]["counter"][2] = position
+            bits.state = state
             rate = self.mask_rate(position // self.rows_per_step)
-            budget = round(rate * int(borders[row + 1] - borders[row]))
-            _choose(chosen[of_row], lengths[of_row], budget, generator)
-            draw[of_row] = generator.random(of_row.stop - of_row.start)
-        units = np.flatnonzero(chosen)
-        draw, lengths = draw[units], lengths[units]
-        ends = lengths.cumsum()
-        masked = maskable[
-            np.arange(lengths.sum()) + np.repeat(first[units] - ends + lengths, lengths)
-        ]
+            budget = round(rate * (borders[row + 1] - borders[row]))
+            of_row = lengths[first_units[row] : first_units[row + 1]]
+            units, filled = _choose(of_row, budget, generator)
+            draw = generator.random(len(units) + filled)
+            chosen.append(units + first_units[row])
+            draws.append(draw[: len(units)])
+            tokens.append(draw[len(units) :])
+        units, draw = np.concatenate(chosen), np.concatenate(draws)
+        lengths = lengths[units]
+        place_in_unit = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
+        masked = maskable[np.repeat(first[units], lengths) + place_in_unit]
         as_mask, as_random = self.replace[0], self.replace[0] + self.replace[1]
         shown_as_mask = np.repeat(draw < as_mask, lengths)
         shown_as_random = np.repeat((draw >= as_mask) & (draw < as_random), lengths)
 
         labels[masked] = inputs[masked]
         inputs[masked[shown_as_mask]] = self.mask_id
-        random = masked[shown_as_random]
-        counts = np.diff(random.searchsorted(np.arange(rows + 1) * seq_len)).tolist()
-        low, high = self.first_ordinary_id, self.vocab_size
-        inputs[random] = np.concatenate(
-            [each.integers(low, high, n) for each, n in zip(generators, counts, strict=True)]
-        )
+        share = np.concatenate(tokens)[shown_as_random]
+        ordinary = self.vocab_size - self.first_ordinary_id
+        inputs[masked[shown_as_random]] = self.first_ordinary_id + (share * ordinary).astype(int)
 
     def units(self, ids: np.ndarray, starts: np.ndarray):
         """Maskable places of a row, and which of these begin a unit, both int64.
@@ -140,7 +142,7 @@ class DataCollatorForWholeWordMasking:
             return maskable, maskable
         begins = starts[maskable]
         begins[0] = True
-        begins[1:] |= np.diff(maskable) > 1  # a frame lies between
+        begins[1:] |= maskable[1:] - maskable[:-1] > 1  # a frame lies between
         first = np.flatnonzero(begins)
         lengths = np.diff(first, append=len(maskable))
         if lengths.max() > MAX_UNIT_TOKENS:
@@ -151,31 +153,31 @@ class DataCollatorForWholeWordMasking:
 
 
 def _choose(
-    chosen: np.ndarray, lengths: np.ndarray, budget: int, generator: np.random.Generator
-) -> None:
-    """Marks units in random order that fill the budget, exactly where units allow it.
+    lengths: np.ndarray, budget: int, generator: np.random.Generator
+) -> tuple[np.ndarray, int]:
+    """Units in random order that fill the budget, exactly where units allow it.
 
     Args:
-        chosen: (units,) bool, written to.
         lengths: (units,) their tokens.
+
+    Returns:
+        The chosen units, and their tokens together.
     """
     order = generator.permutation(len(lengths))
     filled = lengths[order].cumsum()
     cut = int(filled.searchsorted(budget, side="right"))
-    chosen[order[:cut]] = True
-    left = budget - (int(filled[cut - 1]) if cut else 0)
-    rest = order[cut:]
+    chosen, rest = order[:cut], order[cut:]
+    if not (left := budget - (int(filled[cut - 1]) if cut else 0)):
+        return chosen, budget
     # What is left is less than one unit. One-token units are common, so the next few hold enough
     # of them nearly always; where they run out, the longest unit that still fits is next.
     near = rest[:NEAR]
     if len(single := near[lengths[near] == 1]) >= left:
-        chosen[single[:left]] = True
-        return
+        return np.concatenate([chosen, single[:left]]), budget
+    more = []
     while left and len(fitting := rest[lengths[rest] <= left]):
-        if len(single := fitting[lengths[fitting] == 1]) >= left:
-            chosen[single[:left]] = True
-            break
         best = fitting[np.argmax(lengths[fitting])]
-        chosen[best] = True
+        more.append(best)
         left -= int(lengths[best])
-        rest = rest[~chosen[rest]]
+        rest = rest[rest != best]
+    return np.concatenate([chosen, np.array(more, dtype=order.dtype)]), budget - left
