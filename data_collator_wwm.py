@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pretraining.rows import split_row
+from pretraining.rows import Rows, document_positions, split_row
 
 # A longer run without a word border (a long Latin name, a line of signs) is masked in parts: one
 # unit of that size would take up the whole budget of a row.
@@ -54,6 +54,16 @@ class DataCollatorForWholeWordMasking:
     mask_rate: Callable[[int], float]
     replace: tuple[float, float, float] = (0.8, 0.1, 0.1)
 
+    @classmethod
+    def for_rows(cls, rows: Rows, **settings) -> "DataCollatorForWholeWordMasking":
+        """A collator for a row set, which knows the ids; the settings are the other fields."""
+        return cls(
+            **rows.manifest["special_token_ids"],
+            vocab_size=rows.manifest["vocab_size"],
+            first_ordinary_id=rows.manifest["first_ordinary_id"],
+            **settings,
+        )
+
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
         """Features {"row": (seq_len,) uint16, "position": int} -> tensors (batch, seq_len).
 
@@ -78,15 +88,11 @@ class DataCollatorForWholeWordMasking:
             some = slice(first, first + at_once)
             positions = [feature["position"] for feature in features[some]]
             self._mask(inputs[some], labels[some], starts[some], positions)
-        begins = ids == self.cls_id
-        begins[:, 0] = True
-        first = np.flatnonzero(begins)
-        positions = np.arange(ids.size) - np.repeat(first, np.diff(first, append=ids.size))
         real = (ids != self.pad_id).astype(np.int64)
         batch = {
             "input_ids": inputs,
             "attention_mask": real,
-            "position_ids": positions.reshape(ids.shape) * real,
+            "position_ids": document_positions(ids, self.cls_id) * real,
             "labels": labels,
         }
         return {name: torch.from_numpy(value) for name, value in batch.items()}

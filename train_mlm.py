@@ -371,13 +371,8 @@ class StagePlan:
 
     def collator(self) -> DataCollatorForWholeWordMasking:
         """Masks the rows of the stage by their position and the curriculum."""
-        return DataCollatorForWholeWordMasking(
-            **self.rows.manifest["special_token_ids"],
-            vocab_size=self.config.vocab_size,
-            first_ordinary_id=self.rows.manifest["first_ordinary_id"],
-            seed=self.seed,
-            rows_per_step=self.rows_per_step,
-            mask_rate=self.mask_rate,
+        return DataCollatorForWholeWordMasking.for_rows(
+            self.rows, seed=self.seed, rows_per_step=self.rows_per_step, mask_rate=self.mask_rate
         )
 
     def outlook(self) -> str:

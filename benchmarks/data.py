@@ -33,17 +33,6 @@ RATE = 0.3
 BATCH_TOKENS = 32768  # of a process, as on a GPU
 
 
-def collator_of(rows: Rows) -> DataCollatorForWholeWordMasking:
-    return DataCollatorForWholeWordMasking(
-        **rows.manifest["special_token_ids"],
-        vocab_size=rows.manifest["vocab_size"],
-        first_ordinary_id=rows.manifest["first_ordinary_id"],
-        seed=1,
-        rows_per_step=8,
-        mask_rate=lambda step: RATE,
-    )
-
-
 def for_transformers(row: np.ndarray, special: dict[str, int]) -> dict[str, list]:
     """A row as transformers' collator wants it: a gap in the offsets is a word border."""
     ids, starts = split_row(row)
@@ -65,7 +54,9 @@ def seconds(run: Callable[[], object]) -> float:
 
 def measure(rows: Rows, tokenizer: PreTrainedTokenizerBase, rounds: int, tokens: int) -> None:
     batch = max(1, BATCH_TOKENS // rows.seq_len)
-    ours, special = collator_of(rows), rows.manifest["special_token_ids"]
+    settings = {"seed": 1, "rows_per_step": batch, "mask_rate": lambda step: RATE}
+    ours = DataCollatorForWholeWordMasking.for_rows(rows, **settings)
+    special = rows.manifest["special_token_ids"]
     number = max(batch, min(tokens // rows.seq_len, len(rows)) // batch * batch)
     order = TrainingOrder(rows, number * (rounds + 1), batch, seed=1)
     at_hand = [order[position] for position in range(number)]

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from data_collator_wwm import DataCollatorForWholeWordMasking
-from pretraining.rows import Rows, split_row
+from pretraining.rows import Rows, document_positions, split_row
 
 # Places of a document's tokens that are evaluated together first; the next bands double.
 FIRST_BAND = 128
@@ -21,14 +21,8 @@ def evaluation_mask_rate(step: int) -> float:
 
 def evaluation_collator(rows: Rows) -> DataCollatorForWholeWordMasking:
     """Masks held-out rows: 15 % of the tokens, whole words, always by [MASK], always the same."""
-    return DataCollatorForWholeWordMasking(
-        **rows.manifest["special_token_ids"],
-        vocab_size=rows.manifest["vocab_size"],
-        first_ordinary_id=rows.manifest["first_ordinary_id"],
-        seed=0,
-        rows_per_step=1,
-        mask_rate=evaluation_mask_rate,
-        replace=(1, 0, 0),
+    return DataCollatorForWholeWordMasking.for_rows(
+        rows, seed=0, rows_per_step=1, mask_rate=evaluation_mask_rate, replace=(1, 0, 0)
     )
 
 
@@ -95,9 +89,8 @@ class MaskedLanguageModellingMetrics:
         self.token_lengths = token_lengths
         ids, starts = split_row(np.stack([rows[index] for index in range(len(rows))]))
         self._words = starts.cumsum().reshape(ids.shape)
-        columns = np.arange(ids.shape[1])
-        begins = np.where(ids == rows.manifest["special_token_ids"]["cls_id"], columns, 0)
-        self._places = columns - np.maximum.accumulate(begins, axis=1)
+        cls_id = rows.manifest["special_token_ids"]["cls_id"]
+        self._places = document_positions(ids, cls_id)
         shards = rows.manifest["shards"]
         self._domains = None
         if all("domain" in shard for shard in shards):

@@ -61,13 +61,8 @@ def open_with_tokenizer(folder: Path, tokenizer_file: Path) -> tuple[Rows, Token
 
 def collator_of(rows: Rows, mask_rate: float, seed: int = 0) -> DataCollatorForWholeWordMasking:
     """The collator that masks these rows in pretraining, held at one rate."""
-    return DataCollatorForWholeWordMasking(
-        **rows.manifest["special_token_ids"],
-        vocab_size=rows.manifest["vocab_size"],
-        first_ordinary_id=rows.manifest["first_ordinary_id"],
-        seed=seed,
-        rows_per_step=1,
-        mask_rate=lambda step: mask_rate,
+    return DataCollatorForWholeWordMasking.for_rows(
+        rows, seed=seed, rows_per_step=1, mask_rate=lambda step: mask_rate
     )
 
 

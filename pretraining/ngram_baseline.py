@@ -27,7 +27,7 @@ from pretraining.evaluation import (
     MaskedLanguageModellingMetrics,
     evaluation_collator,
 )
-from pretraining.rows import Rows, RowsError, open_rows, sha256_of, split_row
+from pretraining.rows import Rows, RowsError, document_positions, open_rows, sha256_of, split_row
 
 BITS = 15  # of an id, so four tokens of context fit into one number of 64 bits
 CHUNK_ROWS = 8192
@@ -46,11 +46,9 @@ def contexts_of(ids: np.ndarray, cls_id: int, length: int) -> tuple[np.ndarray, 
         (tokens,) int64 and (tokens,) bool.
     """
     keys = np.zeros(len(ids), dtype=np.int64)
-    places = np.arange(len(ids))
-    begins = np.maximum.accumulate(np.where(ids == cls_id, places, 0))
     for distance in range(1, length + 1):
         keys[distance:] += ids[:-distance] << (BITS * (distance - 1))
-    return keys, places - begins >= length
+    return keys, document_positions(ids, cls_id) >= length
 
 
 class Counts:

@@ -40,6 +40,15 @@ def split_row(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (row & TOKEN_ID).astype(np.int64), (row & WORD_START) != 0
 
 
+def document_positions(ids: np.ndarray, cls_id: int) -> np.ndarray:
+    """Each token's place in its document, int64 of the shape of the ids, which are rows."""
+    begins = ids == cls_id
+    begins[..., 0] = True
+    first = np.flatnonzero(begins)
+    places = np.arange(ids.size) - np.repeat(first, np.diff(first, append=ids.size))
+    return places.reshape(ids.shape)
+
+
 def sha256_of(file: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with open(file, "rb") as content:

@@ -34,6 +34,12 @@ def script_of(text: str) -> str:
     return "hant" if changed > _TRADITIONAL * len(han) else "hans"
 
 
+def stratum_of(document: Document) -> Stratum:
+    """Its domain and its script, told from the text where the corpus does not name it."""
+    known = document.script != "unknown"
+    return document.domain, document.script if known else script_of(document.text)
+
+
 class Sample:
     """Keeps documents by domain and script, each stratum up to a budget of characters.
 
@@ -50,8 +56,7 @@ class Sample:
         self._sizes = collections.Counter()
 
     def add(self, document: Document) -> None:
-        script = script_of(document.text) if document.script == "unknown" else document.script
-        stratum = (document.domain, script)
+        stratum = stratum_of(document)
         kept = self._kept[stratum]
         key = xxhash.xxh64_intdigest(document.text, self._seed)
         heapq.heappush(kept, (-key, document.text))

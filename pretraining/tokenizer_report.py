@@ -23,7 +23,7 @@ from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.corpus import Document, read_documents
-from pretraining.strata import script_of
+from pretraining.strata import stratum_of
 from pretraining.vocabulary import BYTES, is_han, shrink
 from pretraining.words import Segmenter
 
@@ -106,8 +106,7 @@ def measure(tokenizers: dict[str, Tokenizer], documents: Iterable[Document]) -> 
     word_starts = Segmenter().word_starts
     strata = defaultdict(list)
     for document in tqdm(documents, desc="read", unit=" doc"):
-        script = script_of(document.text) if document.script == "unknown" else document.script
-        strata[f"{document.domain}, {script}"].append(document.text)
+        strata[", ".join(stratum_of(document))].append(document.text)
     report = defaultdict(dict)
     for stratum in tqdm(sorted(strata), desc="measure", unit=" strata"):
         tallies = {name: Tally(tokenizer) for name, tokenizer in tokenizers.items()}
