@@ -413,6 +413,8 @@ class StagePlan:
         print(f"stage {self.number}, step {step}: mask rate {self.mask_rate(step):.2%}")
         for position in range(step * self.rows_per_step, (step + 1) * self.rows_per_step):
             row = self.order.row_index(position)
+            if row is None:  # left empty while the batch warms up
+                continue
             print(f"\nposition {position}:")
             print(show_as_masked(self.rows, row, position, backend, collator, True, colour))
 

@@ -298,6 +298,15 @@ def test_a_replay_shows_the_batch_that_the_model_sees(workspace, run_dir, capsys
         plan.replay(50)
 
 
+def test_a_replay_passes_over_places_left_empty_by_the_warm_up(workspace, tmp_path, capsys):
+    changes = ["batch_warmup.rows=2", "batch_warmup.steps=6", "training.max_steps=8"]
+    changes = [f"output_dir={tmp_path}", *(f"stage1.{each}" for each in changes)]
+    run = load_run(str(workspace / "run.yaml"), changes)
+    arguments = argparse.Namespace(stage="1", resume=False, plan=False, replay=0, push_to_hub=None)
+    train_mlm.StagePlan(run, 1, arguments).replay(0)
+    assert capsys.readouterr().out.count("\nposition ") == 2
+
+
 def test_a_disk_that_takes_no_more_is_named_and_the_checkpoint_before_stays(workspace):
     output = workspace / "full"
     arguments = ["--stage", "1", f"output_dir={output}", "stage1.training.max_steps=20"]
