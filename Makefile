@@ -17,7 +17,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# A run of two stages, killed twenty times, against one that nobody disturbed: ten minutes.
+# A run of two stages, killed twenty times, against one that nobody disturbed: minutes.
 soak: $(VENV)/installed
 	$(BIN)/python tests/soak.py --kills 20
 
