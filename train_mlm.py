@@ -46,6 +46,7 @@ from pretraining.order import TrainingOrder
 from pretraining.rows import open_rows, sha256_of, write_json
 from pretraining.run_config import STAGES, Run, RunConfigError, load_run
 from pretraining.schedules import DampedCosine, mask_rate
+from pretraining.sharding import SavedLikeAny, check_sharding
 from pretraining.training_log import LOG_FILE, JsonLinesLog, TrainingLog
 
 ORDER_FILE = "order.json"
@@ -303,9 +304,9 @@ class StagePlan:
         trainer.train(resume_from_checkpoint=checkpoint)
         if self.eval_rows is not None and not evaluated_at_the_end(trainer.state):
             trainer.evaluate()
+        name = self.push_to_hub or str(self.final)
+        save_model_folder(trainer, self.final, name, self.number, self.rows)
         if trainer.is_world_process_zero():
-            name = self.push_to_hub or str(self.final)
-            save_model_folder(trainer, self.final, name, self.number, self.rows)
             print(f"stage {self.number}: finished model in {self.final}")
             self._push_final()
         trainer.accelerator.wait_for_everyone()
@@ -333,6 +334,7 @@ class StagePlan:
     def _trainer(self, model: ChineseModernBertForMaskedLM) -> Trainer:
         # Ours comes before the callbacks that write logs down, so that they write its figures too.
         callbacks = [
+            SavedLikeAny(),
             TrainingLog(self.mask_rate, self.order, self.config),
             Guard(self.folder, self.rows_per_step),
             JsonLinesLog(self.folder / LOG_FILE),
@@ -364,6 +366,7 @@ class StagePlan:
             preprocess_logits_for_metrics=reduce_logits,
             callbacks=callbacks,
         )
+        check_sharding(trainer)
         optimizer = trainer.create_optimizer()
         peak = self.stage.learning_rate.peak
         trainer.lr_scheduler = LambdaLR(optimizer, lambda step: self.learning_rate(step) / peak)

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 # Needed to resume a run, but not to use a model; training_args.bin is a pickle.
 NOT_FOR_THE_HUB = [
     "training_args.bin",
+    "pytorch_model_fsdp.bin",
     "optimizer.*",
     "scheduler.*",
     "scaler.*",
@@ -49,7 +50,8 @@ Loss, learning rate and mask rate of the run are in `training_log.json`.
 def save_model_folder(trainer, folder: Path, name: str, stage: int, rows) -> None:
     """Writes weights, configuration, remote code, tokenizer, card and log of a finished stage.
 
-    The folder appears under its name only once it is complete.
+    The folder appears under its name only once it is complete. Every process has to call this: a
+    model that is divided among them is put together first.
 
     Args:
         trainer: the Trainer that has finished.
@@ -59,10 +61,13 @@ def save_model_folder(trainer, folder: Path, name: str, stage: int, rows) -> Non
         rows: the row set it was trained on.
     """
     temporary = folder.with_name(f"{folder.name}.incomplete")
-    shutil.rmtree(temporary, ignore_errors=True)
+    if trainer.is_world_process_zero():
+        shutil.rmtree(temporary, ignore_errors=True)
+    trainer.save_model(str(temporary))
+    if not trainer.is_world_process_zero():
+        return
+    (temporary / "training_args.bin").unlink()
     model = trainer.accelerator.unwrap_model(trainer.model)
-    model.save_pretrained(temporary)
-    trainer.processing_class.save_pretrained(temporary)
     history = trainer.state.log_history
     (temporary / "training_log.json").write_text(
         json.dumps(history, indent=1, ensure_ascii=False), encoding="utf-8"

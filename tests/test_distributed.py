@@ -2,13 +2,16 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import fsdp_on_cpu
 import sharded_step
 import soak
 
@@ -23,6 +26,18 @@ def two_processes(run_file) -> Path:
     """Both stages with two processes, undisturbed."""
     subprocess.run(soak.launch(2, run_file), check=True)
     return run_file.parent / "run"
+
+
+def accelerate(launch_file: str, *arguments) -> list[str]:
+    """The command that trains with two processes as a file in configs/launch/ says."""
+    file = soak.ROOT / "configs" / "launch" / launch_file
+    program = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file]
+    return [*map(str, (*program, "--num_processes", 2, *arguments))]
+
+
+def with_tests_on_the_path() -> dict[str, str]:
+    tests = Path(sharded_step.__file__).parent
+    return os.environ | {"PYTHONPATH": f"{soak.ROOT}{os.pathsep}{tests}"}
 
 
 def losses(run: Path, stage: int = 1) -> list[float]:
@@ -60,8 +75,8 @@ def test_three_kills_change_no_bit(run_file, two_processes):
 def test_steps_sharded_by_fsdp2_equal_steps_that_are_not(tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     script, file = Path(sharded_step.__file__), tmp_path / "sharded.pt"
-    environment = os.environ | {"PYTHONPATH": f"{soak.ROOT}{os.pathsep}{script.parent}"}
-    subprocess.run([sys.executable, *torchrun, script, file], check=True, env=environment)
+    command = [sys.executable, *torchrun, script, file]
+    subprocess.run(command, check=True, env=with_tests_on_the_path())
     sharded = torch.load(file)
     model = sharded_step.fresh_model()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -70,3 +85,66 @@ def test_steps_sharded_by_fsdp2_equal_steps_that_are_not(tmp_path):
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(sharded["weights"][name], weight, rtol=1e-4, atol=1e-5)
         assert not torch.equal(before[name], weight)
+
+
+def test_a_run_divided_by_fsdp2_equals_one_that_is_not(run_file, two_processes):
+    """Through a kill, too; and what it leaves opens without any of it."""
+    output = run_file.parent / "divided"
+    arguments = [fsdp_on_cpu.__file__, run_file, "--stage", "1", f"output_dir={output}"]
+    command = accelerate("fsdp2-node.yaml", *arguments)
+    process = subprocess.Popen(command, env=with_tests_on_the_path())
+    while not (output / "stage1" / "checkpoint-12" / "trainer_state.json").exists():
+        assert process.poll() is None
+    soak.kill(process)
+    subprocess.run([*command, "--resume"], check=True, env=with_tests_on_the_path())
+    assert losses(output) == pytest.approx(losses(two_processes), rel=2e-5)
+    of_the_whole = [run / "stage1" / "final" for run in (two_processes, output)]
+    assert len({(folder / "config.json").read_bytes() for folder in of_the_whole}) == 1
+    names = [{file.name for file in folder.iterdir()} for folder in of_the_whole]
+    assert names[0] == names[1]
+    weights, divided = (load_file(folder / "model.safetensors") for folder in of_the_whole)
+    assert weights.keys() == divided.keys()
+    for name in weights:
+        torch.testing.assert_close(divided[name], weights[name], rtol=1e-3, atol=1e-4)
+    (checkpoint,) = output.glob("stage1/checkpoint-60")
+    assert names[0] - {"README.md", "training_log.json"} <= {f.name for f in checkpoint.iterdir()}
+
+
+def test_fsdp2_under_bf16_adds_up_in_fp32(run_file, two_processes):
+    """A loss of eight bits would differ by a hundredth."""
+    output = run_file.parent / "divided-bf16"
+    short = ["--stage", "1", "stage1.training.max_steps=4", "training.bf16=true"]
+    arguments = [fsdp_on_cpu.__file__, run_file, *short, f"output_dir={output}"]
+    command = accelerate("fsdp2-node.yaml", *arguments, "training.gradient_checkpointing=true")
+    subprocess.run(command, check=True, env=with_tests_on_the_path())
+    assert losses(output)[0] == pytest.approx(losses(two_processes)[0], rel=1e-4)
+
+
+def test_sharded_checkpoints_are_refused(run_file):
+    """They would not open as models."""
+    output = run_file.parent / "refused"
+    arguments = [fsdp_on_cpu.__file__, run_file, f"output_dir={output}"]
+    sharded = ["--fsdp_state_dict_type", "SHARDED_STATE_DICT"]
+    command = accelerate("fsdp2-node.yaml", *sharded, *arguments)
+    ended = subprocess.run(command, env=with_tests_on_the_path(), capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert "fsdp_state_dict_type: FULL_STATE_DICT" in ended.stderr
+
+
+def test_two_nodes_train_as_one(run_file, two_processes):
+    """Two launchers that meet at an address, as two machines do."""
+    output = run_file.parent / "nodes"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = ["--main_process_ip", "127.0.0.1", "--main_process_port", free.getsockname()[1]]
+    training = [soak.ROOT / "train_mlm.py", run_file, "--stage", "1", f"output_dir={output}"]
+    nodes = [
+        subprocess.Popen(
+            accelerate(
+                "ddp-nodes.yaml", "--num_machines", 2, "--machine_rank", rank, *meet, *training
+            )
+        )
+        for rank in (0, 1)
+    ]
+    assert [node.wait() for node in nodes] == [0, 0]
+    assert losses(output) == pytest.approx(losses(two_processes), rel=2e-5)
