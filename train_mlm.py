@@ -11,6 +11,7 @@ nothing had happened.
 """
 
 import argparse
+import faulthandler
 import functools
 import json
 import os
@@ -43,7 +44,7 @@ from pretraining.evaluation import (
 from pretraining.guard import Guard, TrainingStopped
 from pretraining.hub import HubPush, save_model_folder
 from pretraining.order import TrainingOrder
-from pretraining.rows import open_rows, sha256_of, write_json
+from pretraining.rows import RowsError, open_rows, sha256_of, write_json
 from pretraining.run_config import STAGES, Run, RunConfigError, load_run
 from pretraining.schedules import DampedCosine, mask_rate
 from pretraining.sharding import SavedLikeAny, check_sharding
@@ -145,9 +146,11 @@ class StagePlan:
                 "output_dir to a new folder."
             )
         self.tokenizer = AutoTokenizer.from_pretrained(run.tokenizer, trust_remote_code=True)
-        self.rows = open_rows(self.stage.train_rows)
-        self.eval_rows = open_rows(self.stage.eval_rows) if self.stage.eval_rows else None
         self.training_arguments = self._training_arguments()
+        # The first process of a machine checks the rows and notes it, the others read the note.
+        with self.training_arguments.main_process_first(desc="rows"):
+            self.rows = open_rows(self.stage.train_rows)
+            self.eval_rows = open_rows(self.stage.eval_rows) if self.stage.eval_rows else None
         self.rows_per_step = self.stage.rows_per_step
         self.steps = self.training_arguments.max_steps
         self.learning_rate = DampedCosine(total_steps=self.steps, **vars(self.stage.learning_rate))
@@ -170,7 +173,7 @@ class StagePlan:
                 f"stage{self.number}.training.max_steps is missing: it fixes the length of the "
                 "stage, on which both schedules depend. Set it to at least 1."
             )
-        if self.eval_rows is None and values.get("eval_strategy", "no") != "no":
+        if self.stage.eval_rows is None and values.get("eval_strategy", "no") != "no":
             raise RunConfigError(
                 f"stage{self.number}.eval_rows is missing, but eval_strategy asks for evaluation."
             )
@@ -186,6 +189,12 @@ class StagePlan:
             logging_nan_inf_filter=False,  # a loss that is not finite stops the run
             **values,
         )
+        try:
+            Trainer.get_optimizer_cls_and_kwargs(arguments)
+        except ImportError as error:
+            raise RunConfigError(f"stage{self.number}.training.optim: {error}") from error
+        except ValueError:
+            pass  # one that wants to see the model; Trainer will ask again
         at_once = arguments.per_device_train_batch_size * arguments.world_size
         accumulated, left = divmod(self.stage.rows_per_step, at_once)
         if left or not accumulated:
@@ -314,7 +323,14 @@ class StagePlan:
     def explain(self, error: Exception) -> str:
         """What an error in mid-training means, and how to go on."""
         cause = f"{type(error).__name__}: {error}"
-        if shutil.disk_usage(self.folder).free < FULL_DISK or "File too large" in cause:
+        if isinstance(error, RowsError):
+            cause = str(error).strip().splitlines()[-1]  # a data worker puts its traceback before
+        elif "Bus error" in cause:
+            cause = (
+                f"rows that were being read have gone ({cause}). See to their disk, and whether "
+                "another program writes to them; or give /dev/shm more room"
+            )
+        elif shutil.disk_usage(self.folder).free < FULL_DISK or "File too large" in cause:
             cause = f"{self.folder} takes no more data ({cause}). Make room there"
         elif "DataLoader worker" in cause:
             cause = (
@@ -325,7 +341,7 @@ class StagePlan:
             cause = f"{cause}. Mend the cause"
         checkpoint = last_complete_checkpoint(self.folder)
         there = f"the last complete checkpoint, {checkpoint}" if checkpoint else "the start"
-        return f"stage {self.number} stopped. {cause}; --resume goes on from {there}."
+        return f"stage {self.number} stopped. {cause.rstrip('.')}; --resume goes on from {there}."
 
     def _push_final(self) -> None:
         if self.hub is not None:
@@ -466,4 +482,5 @@ def evaluated_at_the_end(state) -> bool:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()  # a disk that fails under memory-mapped rows ends a process by a signal
     main()

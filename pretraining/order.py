@@ -1,13 +1,24 @@
 """The training order: position in training -> row, as a pure function of the seed."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from torch.utils.data import Dataset
 
 from pretraining.rows import Rows
 
+# Shards are shuffled together up to so many tokens, 8 GiB. A permutation of all the rows of a
+# trillion tokens would take 9 GB in every process, and a disk that reads from all over them waits.
+GROUP_TOKENS = 1 << 32
+
+_DEAL = (1 << 32) - 1  # in a seed, where groups have their number
+
 
 class TrainingOrder(Dataset):
     """Positions 0, 1, 2, … of a training run; each epoch is its own permutation of the rows.
+
+    Of a row set beyond 2³² tokens, each epoch deals the shards anew into groups of that size, which
+    are read one after another, each in an order of its own.
 
     Nothing here depends on workers, processes or what was read before, so a run that is resumed
     at a position goes on exactly as it would have.
@@ -40,7 +51,7 @@ class TrainingOrder(Dataset):
         grown = (rows_per_step - warmup_rows) * np.arange(warmup_steps) // max(1, warmup_steps)
         self._warming = warmup_rows + grown  # rows of each step of the warm-up
         self._drawn_before = np.concatenate([[0], self._warming.cumsum()])
-        self._epoch = None
+        self._group = self._announced = None
 
     def __len__(self) -> int:
         return self.total_positions
@@ -51,6 +62,9 @@ class TrainingOrder(Dataset):
         if index is None:
             pad_id = self.rows.manifest["special_token_ids"]["pad_id"]
             return {"row": np.full(self.rows.seq_len, pad_id, np.uint16), "position": position}
+        if self._announced is not self._group:
+            self.rows.announce(self._group.shards, self._group.next_shards)
+            self._announced = self._group
         return {"row": self.rows[index], "position": position}
 
     def rows_of(self, step: int) -> int:
@@ -70,8 +84,35 @@ class TrainingOrder(Dataset):
         if drawn == after:
             return None
         epoch, place = divmod(self.drawn_before(step) + drawn, len(self.rows))
-        if epoch != self._epoch:
-            generator = np.random.default_rng((self.seed, epoch))
-            self._permutation = generator.permutation(len(self.rows))
-            self._epoch = epoch
-        return int(self._permutation[place])
+        group = self._group
+        if group is None or epoch != group.epoch or not group.first <= place < group.last:
+            group = self._group = self._shuffle(epoch, place)
+        return int(group.rows[place - group.first])
+
+    def _shuffle(self, epoch: int, place: int) -> "_Group":
+        """The group that is read at a place of an epoch."""
+        sizes = np.array([shard["rows"] for shard in self.rows.manifest["shards"]])
+        dealt = np.random.default_rng((self.seed, epoch, _DEAL)).permutation(len(sizes))
+        ends = sizes[dealt].cumsum()
+        numbers = (ends - sizes[dealt]) * self.rows.seq_len // GROUP_TOKENS
+        number = numbers[np.searchsorted(ends, place, side="right")]
+        here = np.flatnonzero(numbers == number)
+        following = numbers[here[-1] + 1 : here[-1] + 2]
+        shards, next_shards = np.sort(dealt[here]), dealt[np.isin(numbers, following)]
+        begins = sizes.cumsum() - sizes
+        rows = np.concatenate([begins[shard] + np.arange(sizes[shard]) for shard in shards])
+        np.random.default_rng((self.seed, epoch, int(number))).shuffle(rows)
+        last = int(ends[here[-1]])
+        return _Group(epoch, last - len(rows), last, rows, shards.tolist(), next_shards.tolist())
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Places [first, last) of an epoch, the rows that are read there, and their shards."""
+
+    epoch: int
+    first: int
+    last: int
+    rows: np.ndarray
+    shards: list[int]
+    next_shards: list[int]

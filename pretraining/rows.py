@@ -3,32 +3,43 @@
 A row is exactly `seq_len` of them: documents laid end to end, each framed `[CLS] … [SEP]`, the
 rest `[PAD]`. It holds all that training needs to know: documents begin at its [CLS] tokens, mask
 units at its word starts. A row set is a folder of Arrow shards, which `datasets` opens, and a
-manifest with what they were made from.
+manifest with what they were made from. It lies on this machine or wherever fsspec reaches, the Hub
+for instance (`hf://datasets/USER/NAME/FOLDER`).
 """
 
 import bisect
+import contextlib
 import functools
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
+from filelock import FileLock
+from huggingface_hub.constants import HF_HOME
 
 WORD_START = np.uint16(1 << 15)
 TOKEN_ID = np.uint16(WORD_START - 1)
 MAX_VOCAB_SIZE = 1 << 15
 
 MANIFEST = "manifest.json"
+CHECKED = ".checked.json"
 FORMAT_VERSION = 1
 SHARD_TOKENS = 1 << 27  # 256 MiB
 BATCH_ROWS = 256
+
+# Seconds between the attempts to fetch a shard.
+PAUSES = (1, 4, 16, 60)
 
 
 class RowsError(ValueError):
@@ -125,24 +136,26 @@ def write_json(file: Path, content) -> None:
     os.replace(temporary, file)
 
 
-def read_manifest(folder: Path) -> dict:
+def read_manifest(folder: str | Path) -> dict:
     """The manifest of a row set, without a look at the shards.
 
     Raises:
         RowsError: on a missing or broken manifest, or one of an empty row set.
     """
+    file = f"{folder}/{MANIFEST}"
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        with fsspec.open(file, encoding="utf-8") as content:
+            manifest = json.load(content)
     except (FileNotFoundError, NotADirectoryError):
         raise RowsError(
             f"{folder} is no row set, it has no {MANIFEST}; make one with "
             "python -m pretraining.prepare_corpus."
         ) from None
     except ValueError as error:
-        raise RowsError(f"{folder / MANIFEST}: broken ({error}); prepare the rows again.") from None
+        raise RowsError(f"{file}: broken ({error}); prepare the rows again.") from None
     if manifest.get("format_version") != FORMAT_VERSION:
         raise RowsError(
-            f"{folder / MANIFEST}: format_version {manifest.get('format_version')!r}, this code "
+            f"{file}: format_version {manifest.get('format_version')!r}, this code "
             f"reads {FORMAT_VERSION}; prepare the rows again."
         )
     if not manifest["rows"]:
@@ -151,32 +164,55 @@ def read_manifest(folder: Path) -> dict:
 
 
 def open_rows(folder: str | Path) -> "Rows":
-    """Opens a row set after checking every byte of it against its manifest.
+    """Opens a row set.
+
+    Every byte of one on this machine is checked against its manifest, once for each state of a
+    file: what was checked is noted beside it. Of one elsewhere (`PROTOCOL://…`), the shards are
+    fetched and checked when the training order comes to them.
 
     Raises:
         RowsError: on a missing or broken manifest, or a missing, truncated or damaged shard.
     """
-    folder = Path(folder)
     manifest = read_manifest(folder)
+    if "://" in str(folder):
+        return StreamedRows(_place_for(manifest), manifest, address=str(folder))
+    folder = Path(folder)
+    known = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads((folder / CHECKED).read_text(encoding="utf-8"))
 
-    def check(shard: dict) -> None:
+    def check(shard: dict) -> list:
         file = folder / shard["file"]
         if not file.exists():
             raise RowsError(f"{file}: the shard is missing; copy or prepare the rows again.")
-        if file.stat().st_size != shard["bytes"]:
+        state = file.stat()
+        if state.st_size != shard["bytes"]:
             raise RowsError(
-                f"{file}: truncated, {file.stat().st_size} bytes instead of {shard['bytes']}; copy "
+                f"{file}: truncated, {state.st_size} bytes instead of {shard['bytes']}; copy "
                 "or prepare the rows again."
             )
-        if sha256_of(file) != shard["sha256"]:
+        seen = [shard["sha256"], state.st_mtime_ns]
+        if known.get(shard["file"]) != seen and sha256_of(file) != shard["sha256"]:
             raise RowsError(
                 f"{file}: damaged, its SHA-256 is not the manifest's; copy or prepare the rows "
                 "again."
             )
+        return seen
 
+    shards = manifest["shards"]
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        list(pool.map(check, manifest["shards"]))
+        seen = list(pool.map(check, shards))
+    checked = {shard["file"]: state for shard, state in zip(shards, seen, strict=True)}
+    if checked != known:
+        with contextlib.suppress(OSError):  # a folder that may only be read
+            write_json(folder / CHECKED, checked)
     return Rows(folder, manifest)
+
+
+def _place_for(manifest: dict) -> Path:
+    """Where shards from elsewhere are held, a folder of its own for each row set."""
+    name = hashlib.sha256(json.dumps(manifest["shards"]).encode()).hexdigest()[:16]
+    return Path(HF_HOME) / "rows" / name
 
 
 @dataclass
@@ -213,15 +249,95 @@ class Rows:
             raise IndexError(f"row {index} of {len(self)}")
         shard = bisect.bisect_right(self._ends, index)
         if shard not in self._shards:
-            file = self.folder / self.manifest["shards"][shard]["file"]
-            self._shards[shard] = _batches(file, self.seq_len)
+            self._shards[shard] = self._open(self.manifest["shards"][shard])
         row = index - self._ends[shard] + self.manifest["shards"][shard]["rows"]
         batch, place = divmod(row, BATCH_ROWS)
         return self._shards[shard][batch][place]
 
+    def announce(self, now: Sequence[int], then: Sequence[int]) -> None:
+        """Hears which shards will be read now and which after them; on disk, all are at hand."""
 
-def _batches(file: Path, seq_len: int) -> list[np.ndarray]:
-    """The batches of a shard, (BATCH_ROWS, seq_len) uint16 each but the last, memory-mapped."""
-    with pa.memory_map(str(file)) as content, pa.ipc.open_stream(content) as stream:
-        columns = [batch.column("row") for batch in stream]
-    return [column.flatten().to_numpy().reshape(-1, seq_len) for column in columns]
+    def _open(self, shard: dict) -> list[np.ndarray]:
+        """The batches of a shard, (BATCH_ROWS, seq_len) uint16 each but the last, memory-mapped.
+
+        Raises:
+            RowsError: if it cannot be read any more.
+        """
+        file = self.folder / shard["file"]
+        try:
+            with pa.memory_map(str(file)) as content, pa.ipc.open_stream(content) as stream:
+                columns = [batch.column("row") for batch in stream]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RowsError(
+                f"{file}: can be read no more ({error}); copy or prepare the rows again."
+            ) from error
+        return [column.flatten().to_numpy().reshape(-1, self.seq_len) for column in columns]
+
+
+@dataclass
+class StreamedRows(Rows):
+    """A row set that lies elsewhere, of which this machine holds what is read now and next.
+
+    All processes of a machine share what one of them has fetched.
+
+    Attributes:
+        folder: where the shards are held on this machine.
+        address: where the row set lies, as fsspec takes it.
+    """
+
+    address: str = ""
+    _before: list = field(default_factory=list, repr=False)
+
+    def announce(self, now: Sequence[int], then: Sequence[int]) -> None:
+        """Fetches what will be read, in the background, and drops what was read long ago."""
+        self._shards = {number: self._shards[number] for number in now if number in self._shards}
+        # What was read just before stays, because others may not be as far.
+        held, self._before = {*self._before, *now, *then}, list(now)
+
+        def fetch_and_drop():
+            for number in (*now, *then):
+                with contextlib.suppress(RowsError):  # who needs the shard will meet it again
+                    self._fetch(self.manifest["shards"][number])
+            for number, shard in enumerate(self.manifest["shards"]):
+                if number not in held:
+                    (self.folder / shard["file"]).unlink(missing_ok=True)
+
+        threading.Thread(target=fetch_and_drop, daemon=True).start()
+
+    def _open(self, shard: dict) -> list[np.ndarray]:
+        self._fetch(shard)
+        return super()._open(shard)
+
+    def _fetch(self, shard: dict) -> None:
+        """Sees to it that a shard is on this machine, complete and checked.
+
+        Raises:
+            RowsError: if it cannot be had, after some attempts.
+        """
+        file, source = self.folder / shard["file"], f"{self.address}/{shard['file']}"
+        if file.exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.name}.incomplete")
+        with FileLock(file.with_name(f".{file.name}.lock")):
+            if file.exists():  # another process was faster
+                return
+            for pause in (*PAUSES, None):
+                try:
+                    system, path = fsspec.core.url_to_fs(source)
+                    system.get_file(path, str(temporary))
+                    break
+                except Exception as error:  # every protocol has errors of its own
+                    if pause is None:
+                        raise RowsError(
+                            f"{source}: cannot be fetched ({error}); see to the connection or "
+                            "copy the rows to a disk."
+                        ) from error
+                    time.sleep(pause)
+            if sha256_of(temporary) != shard["sha256"]:
+                temporary.unlink()
+                raise RowsError(
+                    f"{source}: not what the manifest says, its SHA-256 differs; upload the row "
+                    "set again."
+                )
+            os.replace(temporary, file)

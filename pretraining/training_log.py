@@ -1,5 +1,6 @@
 """What a run says of itself at each log, to every tracker and to a file of JSON lines."""
 
+import itertools
 import json
 import math
 import time
@@ -13,7 +14,7 @@ from transformers import TrainerCallback
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from pretraining.flops import matrix_product_rate, training_flops
 from pretraining.order import TrainingOrder
-from pretraining.rows import Rows, split_row
+from pretraining.rows import split_row
 
 LOG_FILE = "log.jsonl"
 
@@ -48,13 +49,8 @@ class TrainingLog(TrainerCallback):
         config: ChineseModernBertConfig,
     ):
         self.mask_rate = mask_rate
-        self.order, rows = order, order.rows
-        self.characters_per_token = rows.manifest["characters"] / rows.manifest["tokens"]
-        lengths = document_lengths(rows)
-        tokens = sum(lengths)
-        # Of a token, and of a masked one beyond that.
-        self.flops = training_flops(config, lengths, 0) / tokens
-        self.masked_flops = training_flops(config, [], 1)
+        self.order, manifest = order, order.rows.manifest
+        self.characters_per_token = manifest["characters"] / manifest["tokens"]
         self.config = config
         self.product_rate = None
 
@@ -66,6 +62,10 @@ class TrainingLog(TrainerCallback):
         half = args.bf16 or args.fp16
         dtype = (torch.bfloat16 if args.bf16 else torch.float16) if half else torch.float32
         self.product_rate = args.world_size * matrix_product_rate(self.config, dtype, args.device)
+        lengths = document_lengths(self.order, state.global_step * self.order.rows_per_step)
+        # Of a token, and of a masked one beyond that.
+        self.flops = training_flops(self.config, lengths, 0) / sum(lengths)
+        self.masked_flops = training_flops(self.config, [], 1)
         self._note(state)
         self.ready = time.perf_counter()
 
@@ -129,12 +129,15 @@ def _line(entry: dict) -> str:
     return json.dumps(entry, ensure_ascii=False) + "\n"
 
 
-def document_lengths(rows: Rows) -> list[int]:
-    """Tokens of the documents in some rows, spread over the set."""
-    cls_id, pad_id = (rows.manifest["special_token_ids"][name] for name in ("cls_id", "pad_id"))
+def document_lengths(order: TrainingOrder, position: int) -> list[int]:
+    """Tokens of the documents in the next rows to be trained on."""
+    cls_id, pad_id = (
+        order.rows.manifest["special_token_ids"][name] for name in ("cls_id", "pad_id")
+    )
+    indices = map(order.row_index, itertools.count(position))
     lengths = []
-    for index in np.linspace(0, len(rows) - 1, min(SAMPLED_ROWS, len(rows)), dtype=int):
-        ids, _ = split_row(rows[int(index)])
+    for index in itertools.islice((each for each in indices if each is not None), SAMPLED_ROWS):
+        ids, _ = split_row(order.rows[index])
         real = ids[ids != pad_id]
         starts = np.flatnonzero(real == cls_id)
         lengths += np.diff(starts, append=len(real)).tolist()

@@ -1,10 +1,13 @@
 """Row sets: what is written is read, and what is damaged is refused by name."""
 
 import pickle
+import time
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from pretraining import rows as rows_module
 from pretraining.rows import WORD_START, RowsError, open_rows, split_row
@@ -114,3 +117,103 @@ def test_an_empty_row_set_is_refused(tmp_path):
     write_rows(tmp_path / "rows", iter([]), SEQ_LEN, {})
     with pytest.raises(RowsError, match="the row set is empty"):
         open_rows(tmp_path / "rows")
+
+
+def test_what_was_checked_is_not_checked_again(folder, monkeypatch):
+    """Hashing a trillion tokens takes a disk's whole rate for many minutes."""
+    hashed = []
+    monkeypatch.setattr(rows_module, "sha256_of", lambda file: hashed.append(file) or "?")
+    with pytest.raises(RowsError, match="damaged"):
+        open_rows(folder)
+    monkeypatch.undo()
+    open_rows(folder)
+    monkeypatch.setattr(rows_module, "sha256_of", lambda file: hashed.append(file) or "?")
+    open_rows(folder)
+    assert len(hashed) == 1
+    (folder / "rows-00000.arrow").touch()
+    with pytest.raises(RowsError, match="damaged"):
+        open_rows(folder)
+
+
+def test_a_folder_that_may_only_be_read_is_opened_all_the_same(folder, monkeypatch):
+    def refuse(*args):
+        raise PermissionError("read only")
+
+    monkeypatch.setattr(rows_module, "write_json", refuse)
+    assert len(open_rows(folder)) == 10
+
+
+def test_a_shard_that_goes_away_meanwhile_is_named(folder):
+    rows = open_rows(folder)
+    (folder / "rows-00000.arrow").write_bytes(b"")
+    with pytest.raises(RowsError, match=r"rows-00000.arrow: can be read no more"):
+        rows[0]
+
+
+class TestElsewhere:
+    """Row sets that do not lie on this machine; `file://` stands for any protocol."""
+
+    @pytest.fixture
+    def source(self, tmp_path, monkeypatch) -> Path:
+        """Three shards of four rows."""
+        monkeypatch.setattr(rows_module, "SHARD_TOKENS", 4 * SEQ_LEN)
+        monkeypatch.setattr(rows_module, "HF_HOME", str(tmp_path / "here"))
+        monkeypatch.setattr(rows_module, "PAUSES", ())
+        write_rows(tmp_path / "there", iter(some_rows(12)), SEQ_LEN, {})
+        return tmp_path / "there"
+
+    @staticmethod
+    def held(rows) -> set[str]:
+        return {file.name for file in rows.folder.glob("[!.]*.arrow")}
+
+    @classmethod
+    def becomes(cls, rows, shards: set[int]) -> bool:
+        """Whether exactly these shards are held, as soon as the background has done its work."""
+        wanted = {f"rows-{shard:05}.arrow" for shard in shards}
+        until = time.monotonic() + 30
+        while cls.held(rows) != wanted and time.monotonic() < until:
+            time.sleep(0.01)
+        return cls.held(rows) == wanted
+
+    def test_they_are_the_same_rows(self, source):
+        rows = open_rows(f"file://{source}")
+        assert self.held(rows) == set()
+        assert all(np.array_equal(rows[i], row) for i, row in enumerate(some_rows(12)))
+        assert np.array_equal(pickle.loads(pickle.dumps(rows))[5], some_rows(12)[5])
+
+    def test_a_shard_is_fetched_once_for_all_processes(self, source):
+        open_rows(f"file://{source}")[0]
+        (source / "rows-00000.arrow").unlink()
+        assert np.array_equal(open_rows(f"file://{source}")[0], some_rows(12)[0])
+
+    def test_what_is_read_next_is_fetched_and_what_was_read_is_dropped(self, source):
+        rows = open_rows(f"file://{source}")
+        rows.announce([0], [1])
+        assert self.becomes(rows, {0, 1})
+        rows.announce([1], [2])
+        assert self.becomes(rows, {0, 1, 2})  # others may still be at the first
+        rows.announce([2], [])
+        assert self.becomes(rows, {1, 2})
+
+    def test_a_shard_that_differs_from_the_manifest_is_refused(self, source):
+        rows = open_rows(f"file://{source}")
+        (source / "rows-00000.arrow").write_bytes(b"another")
+        with pytest.raises(RowsError, match=r"rows-00000.arrow: not what the manifest says"):
+            rows[0]
+        assert self.held(rows) == set()
+
+    def test_a_connection_that_fails_is_tried_again(self, source, monkeypatch):
+        rows, failures = open_rows(f"file://{source}"), [OSError("reset")]
+        fetch = LocalFileSystem.get_file
+
+        def unsteady(self, *args, **kwargs):
+            if failures:
+                raise failures.pop()
+            return fetch(self, *args, **kwargs)
+
+        monkeypatch.setattr(LocalFileSystem, "get_file", unsteady)
+        with pytest.raises(RowsError, match=r"rows-00000.arrow: cannot be fetched \(reset\)"):
+            rows[0]
+        monkeypatch.setattr(rows_module, "PAUSES", (0, 0))
+        failures[:] = [OSError("reset"), OSError("reset")]
+        assert np.array_equal(rows[0], some_rows(12)[0])

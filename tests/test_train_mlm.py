@@ -245,6 +245,28 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(workspace, run_dir):
     assert (other / weights).read_bytes() == (run_dir / weights).read_bytes()
 
 
+def test_stable_adamw_resumes_as_if_it_had_not_been_killed(workspace):
+    def train(name: str, *arguments: str) -> Path:
+        output = workspace / name
+        changes = ["training.optim=stable_adamw", "stage1.training.max_steps=20"]
+        subprocess.run(
+            command(workspace, "--stage", "1", f"output_dir={output}", *changes, *arguments),
+            check=True,
+        )
+        return output / "stage1"
+
+    whole, broken = train("stable"), train("stable-broken")
+    shutil.rmtree(broken / "final")
+    shutil.rmtree(broken / "checkpoint-20")
+    before = (whole / "checkpoint-10" / "model.safetensors").read_bytes()
+    after = (whole / "final" / "model.safetensors").read_bytes()
+    assert (
+        before
+        != after
+        == (train("stable-broken", "--resume") / "final" / "model.safetensors").read_bytes()
+    )
+
+
 def test_a_run_that_diverges_stops_and_can_be_replayed(workspace):
     arguments = ["--stage", "1", f"output_dir={workspace / 'diverging'}"]
     changes = ["stage1.learning_rate.peak=1e30", "stage1.training.save_steps=1"]
@@ -339,6 +361,50 @@ def test_a_lost_data_worker_is_named(workspace):
     assert process.returncode == 1
     assert "a data worker was lost" in errors
     assert "--resume goes on from the last complete checkpoint" in errors
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_rows_that_go_away_are_named(workspace, tmp_path, monkeypatch, workers):
+    shutil.copytree(workspace / "rows-64", tmp_path / "rows")
+    changes = [f"stage1.train_rows={tmp_path / 'rows'}", f"output_dir={tmp_path / 'run'}"]
+    changes.append(f"training.dataloader_num_workers={workers}")
+    run = load_run(str(workspace / "run.yaml"), changes)
+    arguments = argparse.Namespace(
+        stage="1", resume=False, plan=False, replay=None, push_to_hub=None
+    )
+    plan = train_mlm.StagePlan(run, 1, arguments)
+    monkeypatch.setattr(train_mlm.TrainingLog, "on_train_begin", lambda *_, **__: None)
+    (tmp_path / "rows" / "rows-00000-00000.arrow").unlink()
+    with pytest.raises(ValueError) as raised:
+        plan.train()
+    told = plan.explain(raised.value)
+    assert "rows-00000-00000.arrow: can be read no more" in told
+    assert "\n" not in told
+    assert told.endswith("--resume goes on from the start.")
+
+
+def test_rows_on_the_hub_train_like_rows_on_disk(workspace, run_dir, tmp_path):
+    """With data workers, which fetch what they read."""
+    with HubStandIn() as hub:
+        for file in (workspace / "rows-64").glob("[!.]*"):
+            hub.files[f"short/{file.name}"] = file.read_bytes()
+        output = tmp_path / "streamed"
+        subprocess.run(
+            command(
+                workspace,
+                *("--stage", "1", f"output_dir={output}", "training.dataloader_num_workers=2"),
+                "stage1.train_rows=hf://datasets/someone/rows/short",
+            ),
+            check=True,
+            env=os.environ
+            | {
+                "HF_ENDPOINT": hub.endpoint,
+                "HF_HUB_DISABLE_XET": "1",
+                "HF_HOME": str(tmp_path / "home"),
+            },
+        )
+    weights = Path("stage1", "final", "model.safetensors")
+    assert (output / weights).read_bytes() == (run_dir / weights).read_bytes()
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path):
@@ -469,6 +535,13 @@ def test_settings_that_cannot_work_are_refused(refused):
     assert "mask_rate: warmup_steps 60" in refused("stage1.mask_rate.warmup_steps=60")
     message = refused("stage1.eval_rows=null", "stage1.training.eval_strategy=steps")
     assert "stage1.eval_rows is missing" in message
+
+
+def test_an_optimizer_whose_package_is_missing_is_refused(refused, monkeypatch):
+    available = "is_torch_optimi_available"
+    monkeypatch.setattr(f"transformers.trainer_optimizer.{available}", lambda: False)
+    message = refused("stage2.training.optim=stable_adamw")
+    assert "stage2.training.optim: You need to install `torch-optimi`" in message
 
 
 def test_rows_that_cannot_be_dealt_are_refused(refused):
