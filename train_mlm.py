@@ -41,6 +41,7 @@ from pretraining.evaluation import (
     evaluation_collator,
     reduce_logits,
 )
+from pretraining.flops import matrix_product_rate
 from pretraining.guard import Guard, TrainingStopped
 from pretraining.hub import HubPush, save_model_folder
 from pretraining.order import TrainingOrder
@@ -395,23 +396,48 @@ class StagePlan:
         )
 
     def outlook(self) -> str:
-        """Steps, tokens, memory and time of the stage, from a short measurement here."""
-        from pretraining.plan import BYTES_PER_PARAMETER, duration, measure
+        """Steps, tokens, memory and time of the stage, from a short measurement here.
 
+        Raises:
+            RunConfigError: if the model does not fit this machine.
+        """
+        from pretraining.plan import (
+            BYTES_PER_PARAMETER,
+            duration,
+            measure,
+            memory_of,
+            operations,
+        )
+
+        device, processes = self.training_arguments.device, self.training_arguments.world_size
+        with torch.device("meta"):
+            state = BYTES_PER_PARAMETER * ChineseModernBertForMaskedLM(self.config).num_parameters()
+        if state > (there := memory_of(device)):
+            raise RunConfigError(
+                f"stage {self.number}: weights, gradients and AdamW's moments take "
+                f"{state / 2**30:.1f} GiB, and {device} has {there / 2**30:.1f} GiB. Choose a "
+                "smaller model (configs/)."
+            )
         set_seed(self.run.seed)
         model = ChineseModernBertForMaskedLM(self.config)
-        summary, state = self._summary(model, None), BYTES_PER_PARAMETER * model.num_parameters()
+        summary = self._summary(model, None)
         measured = measure(self._trainer(model))
         if not any(self.folder.iterdir()):  # Trainer made it
             self.folder.rmdir()
+        dtype = torch.bfloat16 if self.training_arguments.bf16 else torch.float32
+        products = processes * matrix_product_rate(self.config, dtype, device)
+        flops = operations(self.config, self.order, self.steps, self.mask_rate)
+        seconds = self.steps * measured.seconds_per_step
         return (
             f"{summary}\n"
             f"  memory: {state / 2**30:.1f} GiB for weights, gradients and AdamW in fp32; "
             f"{measured.peak_bytes / 2**30:.1f} GiB at the most, measured\n"
-            f"  time: {measured.seconds_per_step:.2f} s a step "
-            f"({self.training_arguments.device}), "
+            f"  operations: {flops:.2e}, at {flops / seconds / products:.0%} of the rate of plain "
+            f"matrix products ({products / 1e12:,.1f} TFLOP/s on {processes} × {device.type}), "
+            "measured\n"
+            f"  time: {measured.seconds_per_step:.2f} s a step, "
             f"{measured.tokens_per_second:,.0f} tokens/s, measured; "
-            f"{duration(self.steps * measured.seconds_per_step)} for all, without evaluation"
+            f"{duration(seconds)} for all, without evaluation"
         )
 
     def replay(self, step: int) -> None:

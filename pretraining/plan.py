@@ -1,8 +1,9 @@
 """What a run will take: memory and time, measured over a few steps, and its schedules drawn."""
 
+import os
 import resource
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import matplotlib.pyplot as plt
 import torch
 from transformers import Trainer
 
-from pretraining.flops import synchronised
+from configuration_chinese_modernbert import ChineseModernBertConfig
+from pretraining.flops import synchronised, training_flops
+from pretraining.order import TrainingOrder
 from pretraining.pictures import save_picture
+from pretraining.training_log import document_lengths
 
 WARM_UP, MEASURED = 2, 5
 
@@ -64,6 +68,29 @@ def measure(trainer: Trainer) -> Measurement:
     else:
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Measurement(step, accumulated * per_batch / step, peak)
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of a GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def operations(
+    config: ChineseModernBertConfig,
+    order: TrainingOrder,
+    steps: int,
+    mask_rate: Callable[[int], float],
+) -> float:
+    """Multiplications and additions of a whole stage, padding left out."""
+    lengths = document_lengths(order, 0)
+    masked = statistics.fmean(map(mask_rate, range(0, steps, max(1, steps // 1_000))))
+    of_a_token = training_flops(config, lengths, 0) / sum(lengths) + masked * training_flops(
+        config, [], 1
+    )
+    real = 1 - order.rows.manifest["padding_share"]
+    return order.drawn_before(steps) * order.rows.seq_len * real * of_a_token
 
 
 def duration(seconds: float) -> str:

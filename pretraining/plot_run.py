@@ -1,69 +1,120 @@
-"""Draws a run: loss, learning rate and mask rate over the steps of its stages.
+"""Draws a run, or several beside each other, from their logs; a run may still be under way.
 
-python -m pretraining.plot_run runs/quickstart
+    python -m pretraining.plot_run runs/quickstart
+    python -m pretraining.plot_run runs/one runs/other --output beside.png
+
+Over the tokens seen: bits per character in training and on held-out rows, both schedules, gradient
+norm and speed. Of the last evaluation: bits per character by place in the document and by domain.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
 from pretraining.pictures import save_picture
+from pretraining.training_log import LOG_FILE
+
+HELD_OUT = "eval_bits_per_character"
+BY_PLACE = f"{HELD_OUT}/tokens "
+
+# (what the log calls it, factor, what the axis says), one panel each.
+PANELS = (
+    ("bits_per_character", 1, "training: bits per character"),
+    (HELD_OUT, 1, "held out (15 % masked): bits per character"),
+    ("learning_rate", 1, "learning rate"),
+    ("mask_rate", 100, "mask rate (%)"),
+    ("grad_norm", 1, "gradient norm, before clipping"),
+    ("tokens_per_second", 1, "tokens per second"),
+)
 
 
-def read_history(run_dir: Path) -> list[tuple[int, list[dict]]]:
-    """(stage, log entries) of each finished stage.
+def read_log(run_dir: Path) -> list[tuple[int, list[dict]]]:
+    """(stage, log entries) of each stage that has begun.
 
     Raises:
-        FileNotFoundError: if no stage of the run is finished.
+        FileNotFoundError: if none has.
     """
-    histories = []
+    logs = []
     for stage in (1, 2):
-        log = run_dir / f"stage{stage}" / "final" / "training_log.json"
-        if log.exists():
-            histories.append((stage, json.loads(log.read_text(encoding="utf-8"))))
-    if not histories:
-        raise FileNotFoundError(f"{run_dir}: no finished stage; run train_mlm.py first.")
-    return histories
+        file = run_dir / f"stage{stage}" / LOG_FILE
+        if file.exists():
+            # A line that is being written has no end yet.
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            logs.append((stage, [json.loads(line) for line in lines if line.endswith("\n")]))
+    if not any(entries for _, entries in logs):
+        raise FileNotFoundError(f"{run_dir} holds no {LOG_FILE} yet; is it a run's output_dir?")
+    return logs
 
 
-def plot_run(run_dir: Path, picture: Path) -> None:
-    """Writes the picture; steps of stage II follow those of stage I."""
-    figure, (loss, rate, masks) = plt.subplots(3, 1, sharex=True, figsize=(9, 8))
-    before = 0
-    for stage, history in read_history(run_dir):
-        training = [entry for entry in history if "mask_rate" in entry]
-        held_out = [entry for entry in history if "eval_loss" in entry]
-        steps = [before + entry["step"] for entry in training]
-        colour = f"C{stage - 1}"
-        loss.plot(steps, [entry["loss"] for entry in training], colour, label=f"stage {stage}")
-        loss.plot(
-            [before + entry["step"] for entry in held_out],
-            [entry["eval_loss"] for entry in held_out],
-            f"{colour}o--",
-            label=f"stage {stage}, held out (15 % masked)",
-        )
-        rate.plot(steps, [entry["learning_rate"] for entry in training], colour)
-        masks.plot(steps, [100 * entry["mask_rate"] for entry in training], colour)
-        before += history[-1]["step"]
-    loss.set_ylabel("loss (nats per masked token)")
-    loss.legend()
-    rate.set_ylabel("learning rate")
-    masks.set_ylabel("mask rate (%)")
-    masks.set_xlabel("step")
-    for axis in (loss, rate, masks):
+def plot_runs(run_dirs: list[Path], picture: Path) -> None:
+    """Writes the picture: a colour for each run; stage II is dashed and follows stage I.
+
+    Raises:
+        FileNotFoundError: if a run has not begun.
+    """
+    logs = [read_log(run_dir) for run_dir in run_dirs]
+    figure, axes = plt.subplots(4, 2, figsize=(13, 15))
+    for number, (run_dir, stages) in enumerate(zip(run_dirs, logs, strict=True)):
+        before, colour = 0, f"C{number}"
+        for stage, entries in stages:
+            for axis, (name, factor, _) in zip(axes.flat, PANELS, strict=False):
+                points = [
+                    ((before + entry["num_input_tokens_seen"]) / 1e6, factor * entry[name])
+                    for entry in entries
+                    if name in entry
+                ]
+                label = f"{run_dir}, stage {stage}"
+                style = {"color": colour, "linestyle": "-" if stage == 1 else "--", "label": label}
+                style["marker"] = "o" if name == HELD_OUT else ""
+                axis.plot(*zip(*points, strict=True) if points else ([], []), **style)
+            before += max((entry["num_input_tokens_seen"] for entry in entries), default=0)
+        evaluations = [entry for _, log in stages for entry in log if HELD_OUT in entry]
+        if evaluations:
+            draw_evaluation(axes[3], evaluations[-1], number, len(run_dirs), str(run_dir))
+    for axis, (name, _, title) in zip(axes.flat, PANELS, strict=False):
+        axis.set_title(title)
+        axis.set_xlabel("million tokens")
+        if name == HELD_OUT:
+            axis.legend(fontsize="small")
+    axes[3, 0].set_title("last evaluation, by place in the document: bits per character")
+    axes[3, 0].tick_params(axis="x", rotation=30)
+    axes[3, 1].set_title("last evaluation, by domain: bits per character")
+    for axis in axes.flat:
         axis.grid(alpha=0.3)
     save_picture(figure, picture)
 
 
+def draw_evaluation(axes, entry: dict, number: int, runs: int, label: str) -> None:
+    """Bits per character by place as a line, and by domain as bars beside those of other runs."""
+    bits = {key: value for key, value in entry.items() if key.startswith(f"{HELD_OUT}/")}
+    places = {key: value for key, value in bits.items() if key.startswith(BY_PLACE)}
+    names = [key.removeprefix(BY_PLACE) for key in places]
+    axes[0].plot(names, list(places.values()), "o-", color=f"C{number}", label=label)
+    domains = {
+        key.removeprefix(f"{HELD_OUT}/"): value for key, value in bits.items() if key not in places
+    }
+    height = 0.8 / runs
+    at = [place + number * height for place in range(len(domains))]
+    axes[1].barh(at, list(domains.values()), height, color=f"C{number}", label=label)
+    if domains:
+        axes[1].set_yticks(range(len(domains)), domains, fontsize="small")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run_dir", type=Path, help="output_dir of the run")
-    parser.add_argument("--output", type=Path, help="picture (default: RUN_DIR/run.png)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_dirs", nargs="+", type=Path, help="output_dir of each run")
+    parser.add_argument("--output", type=Path, help="picture (default: run.png of the first run)")
     arguments = parser.parse_args()
-    picture = arguments.output or arguments.run_dir / "run.png"
-    plot_run(arguments.run_dir, picture)
+    picture = arguments.output or arguments.run_dirs[0] / "run.png"
+    try:
+        plot_runs(arguments.run_dirs, picture)
+    except OSError as error:
+        sys.exit(f"plot_run: {error}")
     print(f"wrote {picture}")
 
 

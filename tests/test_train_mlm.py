@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -26,7 +27,7 @@ from safetensors.torch import load_file
 import train_mlm
 from hub_standin import HubStandIn
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
-from pretraining.plot_run import plot_run
+from pretraining.plot_run import plot_runs
 from pretraining.prepare_corpus import prepare
 from pretraining.run_config import load_run
 from pretraining.schedules import DampedCosine, mask_rate
@@ -304,8 +305,43 @@ def test_a_plan_tells_what_a_run_will_take_and_trains_nothing(workspace, tmp_pat
     assert "6 steps × 4 rows × 256 tokens = 6,144 positions" in shown
     assert shown.count("GiB at the most, measured") == 2
     assert shown.count("tokens/s, measured") == 2
+    assert shown.count("of the rate of plain matrix products") == 2
     assert [file.name for file in output.iterdir()] == ["plan.png"]
     assert (output / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_papers_run_is_planned(tmp_path):
+    """With little text, a small model and one process; steps, batches and schedules are its own."""
+    corpus = [str(ROOT / "examples" / "corpus" / "valid.jsonl")]
+    changes = [f"output_dir={tmp_path}", "training.use_cpu=true", "training.torch_compile=false"]
+    for stage, seq_len, at_once in ((1, 1024, 8), (2, 8192, 1)):
+        rows = tmp_path / f"rows-{seq_len}"
+        prepare(corpus, ROOT / "tokenizer.json", seq_len, rows, 1)
+        changes += [f"stage{stage}.train_rows={rows}", f"stage{stage}.eval_rows={rows}"]
+        changes.append(f"stage{stage}.training.per_device_train_batch_size={at_once}")
+    changes.append(write_model(tmp_path, max_position_embeddings=8192))
+    shown = subprocess.run(
+        [sys.executable, "train_mlm.py", "configs/large.yaml", "--plan", *changes],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    positions = [int(n.replace(",", "")) for n in re.findall(r"= ([\d,]+) positions", shown)]
+    assert positions == [pytest.approx(1.1e12, rel=1e-3), pytest.approx(0.1e12, rel=1e-3)]
+    assert "271,000 steps × 4096 rows × 1024 tokens, fewer rows at first" in shown
+
+
+def test_a_plan_refuses_a_model_beyond_the_memory(workspace, tmp_path):
+    enormous = write_model(tmp_path, hidden_size=32_768, num_hidden_layers=400)
+    shown = subprocess.run(
+        command(workspace, "--plan", f"output_dir={tmp_path / 'planned'}", enormous),
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == 1
+    assert "weights, gradients and AdamW's moments take" in shown.stderr
+    assert "Choose a smaller model" in shown.stderr
 
 
 def test_a_replay_shows_the_batch_that_the_model_sees(workspace, run_dir, capsys):
@@ -417,9 +453,22 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
     assert train_mlm.last_complete_checkpoint(tmp_path / "nowhere") is None
 
 
-def test_a_run_is_drawn(run_dir, tmp_path):
-    plot_run(run_dir, tmp_path / "run.png")
-    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+def test_runs_are_drawn_beside_each_other(run_dir, tmp_path):
+    """One of them is still being written."""
+    other = tmp_path / "under-way" / "stage1"
+    other.mkdir(parents=True)
+    lines = (run_dir / "stage1" / "log.jsonl").read_text(encoding="utf-8")
+    (other / "log.jsonl").write_text(lines[: len(lines) // 2], encoding="utf-8")
+    plot_runs([run_dir], tmp_path / "one.png")
+    plot_runs([run_dir, other.parent], tmp_path / "both.png")
+    one, both = ((tmp_path / name).read_bytes() for name in ("one.png", "both.png"))
+    assert one.startswith(b"\x89PNG")
+    assert one != both
+
+
+def test_a_run_that_has_not_begun_is_not_drawn(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no log\.jsonl yet"):
+        plot_runs([tmp_path], tmp_path / "run.png")
 
 
 def test_checkpoints_are_pushed_and_open_from_the_hub(workspace, tmp_path):
