@@ -1,7 +1,5 @@
 """What counting alone achieves on the held-out rows: a unigram and a 5-gram, beside the model.
 
-    python -m pretraining.ngram_baseline --train rows/train-512 --eval rows/valid-512
-
 Each names the very tokens that are masked in the model's evaluation. The 5-gram sees the four true
 tokens to the left of a place, which the model may find masked, and nothing to the right. It is
 smoothed by interpolated Witten-Bell: with c(h, w) times w after h and t(h) different words there,
@@ -11,15 +9,12 @@ smoothed by interpolated Witten-Bell: with c(h, w) times w after h and t(h) diff
 down to the unigram, which counts every entry of the vocabulary once more than it occurs.
 """
 
-import argparse
-import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
+from transformers import EvalPrediction
 
 from pretraining.encoding import token_lengths
 from pretraining.evaluation import (
@@ -27,7 +22,7 @@ from pretraining.evaluation import (
     MaskedLanguageModellingMetrics,
     evaluation_collator,
 )
-from pretraining.rows import Rows, RowsError, document_positions, open_rows, sha256_of, split_row
+from pretraining.rows import Rows, document_positions, split_row
 
 BITS = 15  # of an id, so four tokens of context fit into one number of 64 bits
 CHUNK_ROWS = 8192
@@ -141,35 +136,5 @@ def evaluate(train: Rows, held_out: Rows, tokenizer: Tokenizer, order: int) -> d
     masked = np.flatnonzero(labels.ravel() != -100)
     predictions = np.zeros((*labels.shape, 2))
     predictions.reshape(-1, 2)[masked] = predict(train, ids.ravel(), masked, order)
-    prediction = argparse.Namespace(label_ids=labels, predictions=predictions)
+    prediction = EvalPrediction(predictions=predictions, label_ids=labels)
     return MaskedLanguageModellingMetrics(token_lengths(tokenizer), held_out)(prediction)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--train", type=Path, required=True, help="rows to count")
-    parser.add_argument("--eval", type=Path, required=True, help="held-out rows")
-    parser.add_argument("--tokenizer", type=Path, default=Path("."), help="its folder")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
-    arguments = parser.parse_args()
-    try:
-        train, held_out = open_rows(arguments.train), open_rows(arguments.eval)
-        file = arguments.tokenizer / "tokenizer.json"
-        for rows in (train, held_out):
-            if rows.manifest["tokenizer_sha256"] != sha256_of(file):
-                raise RowsError(f"{rows.folder}: its rows were made with another tokenizer.")
-        tokenizer = Tokenizer.from_file(str(file))
-    except (OSError, ValueError) as error:
-        sys.exit(f"ngram_baseline: {error}")
-    figures = {
-        f"{order}-gram": evaluate(train, held_out, tokenizer, order) for order in (1, MAX_ORDER)
-    }
-    print(json.dumps(figures, indent=1, ensure_ascii=False))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(figures, indent=1, ensure_ascii=False), "utf-8")
-
-
-if __name__ == "__main__":
-    main()
