@@ -1,0 +1,82 @@
+"""The model at the root, which a clone opens as it is."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from tokenizers import Tokenizer
+
+from configuration_chinese_modernbert import ChineseModernBertConfig
+from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.model_report import evaluate_model
+from pretraining.ngram_baseline import MAX_ORDER, evaluate
+from pretraining.prepare_corpus import prepare
+from pretraining.rows import open_rows
+
+ROOT = Path(__file__).parent.parent
+WEIGHTS = ROOT / "model.safetensors"
+
+
+def in_a_fresh_process(code: str) -> list:
+    """Runs code at the root; returns what it prints as JSON."""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_the_configuration_describes_the_weights():
+    with torch.device("meta"):
+        config = ChineseModernBertConfig.from_pretrained(str(ROOT))
+        model = ChineseModernBertForMaskedLM(config)
+    wanted = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    with safe_open(WEIGHTS, "pt") as weights:
+        held = {name: tuple(weights.get_slice(name).get_shape()) for name in list(weights.keys())}
+    assert held == wanted
+    assert WEIGHTS.stat().st_size <= 64 << 20
+
+
+def test_it_fills_masks():
+    fills = in_a_fresh_process(
+        "import json; from transformers import pipeline\n"
+        "fill_mask = pipeline('fill-mask', model='.', trust_remote_code=True)\n"
+        "texts = ['本法自公布之日起[MASK]。', '今天天气很[MASK]，我们出去走走吧。']\n"
+        "print(json.dumps([fill_mask(text)[0]['token_str'] for text in texts]))"
+    )
+    assert fills == ["施行", "好"]
+
+
+def test_sentence_transformers_opens_it():
+    shape, similar, different = in_a_fresh_process(
+        "import json; from sentence_transformers import SentenceTransformer\n"
+        "model = SentenceTransformer('.', trust_remote_code=True)\n"
+        "texts = ['今天下雨了。', '外面在下雨，出门要带伞。', '安装前请先更新软件包索引。']\n"
+        "found = model.similarity(*[model.encode(texts)] * 2)\n"
+        "print(json.dumps([list(found.shape), float(found[0, 1]), float(found[0, 2])]))"
+    )
+    assert shape == [3, 3]
+    assert similar > different
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> dict:
+    """Rows of the example corpus, which it has never read."""
+    opened = {}
+    for split in ("train", "valid"):
+        folder = tmp_path_factory.mktemp(split) / "rows"
+        corpus = [str(ROOT / "examples" / "corpus" / f"{split}.jsonl")]
+        prepare(corpus, ROOT / "tokenizer.json", 256, folder, 1)
+        opened[split] = open_rows(folder)
+    return opened
+
+
+def test_it_knows_more_of_new_text_than_counting(rows):
+    """The 5-gram has counted texts by the same hand, the model has not."""
+    tokenizer = Tokenizer.from_file(str(ROOT / "tokenizer.json"))
+    model = evaluate_model(str(ROOT), rows["valid"], tokenizer)
+    counted = evaluate(rows["train"], rows["valid"], tokenizer, MAX_ORDER)
+    assert model["masked_accuracy"] > 1.3 * counted["masked_accuracy"]
+    assert model["bits_per_character"] < counted["bits_per_character"] - 1
