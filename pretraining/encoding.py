@@ -1,11 +1,19 @@
-"""Text -> uint16 tokens with word-start bits."""
+"""Text -> uint16 tokens with word-start bits, and what a tokenizer tells of such rows."""
 
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from pretraining.rows import MAX_VOCAB_SIZE, WORD_START
+from pretraining.rows import (
+    MAX_VOCAB_SIZE,
+    WORD_START,
+    Rows,
+    RowsError,
+    open_rows,
+    read_manifest,
+    sha256_of,
+)
 from pretraining.words import Segmenter
 
 
@@ -76,3 +84,21 @@ class Encoder:
         begins[self.segmenter.word_starts(text)] = True
         # The later bytes of a character lie, by this count, where the next one starts.
         return ids | np.where(begins[starts] & (lengths > 0), WORD_START, np.uint16(0))
+
+
+def open_with_tokenizer(folder: Path, tokenizer_file: Path) -> tuple[Rows, Tokenizer]:
+    """A row set and the tokenizer it was made with.
+
+    Raises:
+        OSError, ValueError: if one of them cannot be used, or they do not belong together. Shards,
+            which take long, are checked last.
+    """
+    manifest = read_manifest(folder)
+    if not tokenizer_file.exists():
+        raise FileNotFoundError(f"{tokenizer_file}: no such tokenizer; give its folder.")
+    if manifest.get("tokenizer_sha256") != sha256_of(tokenizer_file):
+        raise RowsError(
+            f"{folder}: its rows were made with another tokenizer than {tokenizer_file}; give the "
+            "folder of theirs, or prepare them again with this one."
+        )
+    return open_rows(folder), Tokenizer.from_file(str(tokenizer_file))

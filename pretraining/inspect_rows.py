@@ -22,9 +22,9 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from data_collator_wwm import IGNORED, MAX_UNIT_TOKENS, DataCollatorForWholeWordMasking
-from pretraining.encoding import token_lengths
+from pretraining.encoding import open_with_tokenizer, token_lengths
 from pretraining.pictures import save_picture
-from pretraining.rows import Rows, RowsError, open_rows, read_manifest, sha256_of, split_row
+from pretraining.rows import Rows, split_row
 
 BATCH_ROWS = 256
 PERCENTS = (0, 10, 25, 50, 75, 90, 100)
@@ -39,24 +39,6 @@ MASKED_AS = {
     "random": (33, "{0}→{1}", "as a random token"),
     "kept": (32, "{0}=", "unchanged"),
 }
-
-
-def open_with_tokenizer(folder: Path, tokenizer_file: Path) -> tuple[Rows, Tokenizer]:
-    """A row set and the tokenizer it was made with.
-
-    Raises:
-        OSError, ValueError: if one of them cannot be used, or they do not belong together. Shards,
-            which take long, are checked last.
-    """
-    manifest = read_manifest(folder)
-    if not tokenizer_file.exists():
-        raise FileNotFoundError(f"{tokenizer_file}: no such tokenizer; give its folder.")
-    if manifest.get("tokenizer_sha256") != sha256_of(tokenizer_file):
-        raise RowsError(
-            f"{folder}: its rows were made with another tokenizer than {tokenizer_file}; give the "
-            "folder of theirs, or prepare them again with this one."
-        )
-    return open_rows(folder), Tokenizer.from_file(str(tokenizer_file))
 
 
 def collator_of(rows: Rows, mask_rate: float, seed: int = 0) -> DataCollatorForWholeWordMasking:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from transformers import Trainer, TrainingArguments
 
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
-from pretraining.encoding import token_lengths
+from pretraining.encoding import open_with_tokenizer, token_lengths
 from pretraining.evaluation import (
     EvaluationRows,
     MaskedLanguageModellingMetrics,
@@ -25,26 +25,10 @@ from pretraining.evaluation import (
     reduce_logits,
 )
 from pretraining.ngram_baseline import MAX_ORDER, evaluate
-from pretraining.rows import Rows, RowsError, open_rows, sha256_of
+from pretraining.rows import Rows
 
 BITS, ACCURACY = "bits_per_character", "masked_accuracy"
 BATCH_TOKENS = 4096
-
-
-def open_with_tokenizer(folders: list[Path], model: Path) -> tuple[list[Rows], Tokenizer]:
-    """Row sets, and the tokenizer in a model folder that all of them were made with.
-
-    Raises:
-        OSError, RowsError: on a missing file, a damaged row set, or one of another tokenizer.
-    """
-    rows, file = [open_rows(folder) for folder in folders], model / "tokenizer.json"
-    for each in rows:
-        if each.manifest["tokenizer_sha256"] != sha256_of(file):
-            raise RowsError(
-                f"{each.folder}: its rows were made with another tokenizer than {file}. Prepare "
-                "them again with this one."
-            )
-    return rows, Tokenizer.from_file(str(file))
 
 
 def evaluate_model(folder: str, held_out: Rows, tokenizer: Tokenizer) -> dict[str, float]:
@@ -97,16 +81,16 @@ def main() -> None:
     parser.add_argument("--train", type=Path, help="rows for the n-grams to count")
     arguments = parser.parse_args()
     try:
-        rows, tokenizer = open_with_tokenizer(
-            [folder for folder in (arguments.eval, arguments.train) if folder],
-            Path(arguments.model),
-        )
-        sides = {"model": evaluate_model(arguments.model, rows[0], tokenizer)}
+        tokenizer_file = Path(arguments.model, "tokenizer.json")
+        held_out, tokenizer = open_with_tokenizer(arguments.eval, tokenizer_file)
+        if arguments.train:
+            train, _ = open_with_tokenizer(arguments.train, tokenizer_file)
+        sides = {"model": evaluate_model(arguments.model, held_out, tokenizer)}
     except (OSError, ValueError) as error:
         sys.exit(f"model_report: {error}")
     if arguments.train:
-        sides["5-gram"] = evaluate(rows[1], rows[0], tokenizer, MAX_ORDER)
-        sides["unigram"] = evaluate(rows[1], rows[0], tokenizer, 1)
+        sides["5-gram"] = evaluate(train, held_out, tokenizer, MAX_ORDER)
+        sides["unigram"] = evaluate(train, held_out, tokenizer, 1)
     print(table(sides))
 
 

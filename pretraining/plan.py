@@ -12,10 +12,10 @@ import torch
 from transformers import Trainer
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
-from pretraining.flops import synchronised, training_flops
+from pretraining.flops import synchronised
 from pretraining.order import TrainingOrder
 from pretraining.pictures import save_picture
-from pretraining.training_log import document_lengths
+from pretraining.training_log import flops_of_a_token
 
 WARM_UP, MEASURED = 2, 5
 
@@ -84,13 +84,10 @@ def operations(
     mask_rate: Callable[[int], float],
 ) -> float:
     """Multiplications and additions of a whole stage, padding left out."""
-    lengths = document_lengths(order, 0)
+    flops, masked_flops = flops_of_a_token(config, order, 0)
     masked = statistics.fmean(map(mask_rate, range(0, steps, max(1, steps // 1_000))))
-    of_a_token = training_flops(config, lengths, 0) / sum(lengths) + masked * training_flops(
-        config, [], 1
-    )
     real = 1 - order.rows.manifest["padding_share"]
-    return order.drawn_before(steps) * order.rows.seq_len * real * of_a_token
+    return order.drawn_before(steps) * order.rows.seq_len * real * (flops + masked * masked_flops)
 
 
 def duration(seconds: float) -> str:

@@ -62,10 +62,8 @@ class TrainingLog(TrainerCallback):
         half = args.bf16 or args.fp16
         dtype = (torch.bfloat16 if args.bf16 else torch.float16) if half else torch.float32
         self.product_rate = args.world_size * matrix_product_rate(self.config, dtype, args.device)
-        lengths = document_lengths(self.order, state.global_step * self.order.rows_per_step)
-        # Of a token, and of a masked one beyond that.
-        self.flops = training_flops(self.config, lengths, 0) / sum(lengths)
-        self.masked_flops = training_flops(self.config, [], 1)
+        first = state.global_step * self.order.rows_per_step
+        self.flops, self.masked_flops = flops_of_a_token(self.config, self.order, first)
         self._note(state)
         self.ready = time.perf_counter()
 
@@ -127,6 +125,14 @@ class JsonLinesLog(TrainerCallback):
 
 def _line(entry: dict) -> str:
     return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def flops_of_a_token(
+    config: ChineseModernBertConfig, order: TrainingOrder, position: int
+) -> tuple[float, float]:
+    """Training operations of a token in the next rows, and of a masked one beyond that."""
+    lengths = document_lengths(order, position)
+    return training_flops(config, lengths, 0) / sum(lengths), training_flops(config, [], 1)
 
 
 def document_lengths(order: TrainingOrder, position: int) -> list[int]:

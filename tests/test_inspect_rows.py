@@ -12,10 +12,10 @@ import pytest
 
 from data_collator_wwm import IGNORED
 from pretraining import inspect_rows
+from pretraining.encoding import open_with_tokenizer
 from pretraining.inspect_rows import (
     collator_of,
     count_rows,
-    open_with_tokenizer,
     show_row,
     visible,
 )
