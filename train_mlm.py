@@ -33,7 +33,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from data_collator_wwm import DataCollatorForWholeWordMasking
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, choose_attention
-from pretraining.encoding import token_lengths
+from pretraining.encoding import token_lengths, tokenizer_sha256
 from pretraining.evaluation import (
     EvaluationRows,
     MaskedLanguageModellingMetrics,
@@ -45,7 +45,7 @@ from pretraining.flops import matrix_product_rate
 from pretraining.guard import Guard, TrainingStopped
 from pretraining.hub import HubPush, save_model_folder
 from pretraining.order import TrainingOrder
-from pretraining.rows import RowsError, open_rows, sha256_of, write_json
+from pretraining.rows import RowsError, open_rows, write_json
 from pretraining.run_config import STAGES, Run, RunConfigError, load_run
 from pretraining.schedules import DampedCosine, mask_rate
 from pretraining.sharding import SavedLikeAny, check_sharding
@@ -268,7 +268,7 @@ class StagePlan:
                 "the model's configuration, or prepare shorter rows."
             )
         tokenizer_file = Path(self.run.tokenizer, "tokenizer.json")
-        if rows.manifest["tokenizer_sha256"] != sha256_of(tokenizer_file):
+        if rows.manifest["tokenizer_sha256"] != tokenizer_sha256(tokenizer_file):
             raise RunConfigError(
                 f"{key}: its rows were made with another tokenizer than {tokenizer_file}. "
                 "Prepare them again with this one."

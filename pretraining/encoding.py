@@ -1,5 +1,7 @@
 """Text -> uint16 tokens with word-start bits, and what a tokenizer tells of such rows."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,6 @@ from pretraining.rows import (
     RowsError,
     open_rows,
     read_manifest,
-    sha256_of,
 )
 from pretraining.words import Segmenter
 
@@ -34,6 +35,23 @@ def token_lengths(tokenizer: Tokenizer) -> np.ndarray:
         else:
             lengths[index] = len(token)
     return lengths
+
+
+def tokenizer_sha256(tokenizer_file: Path) -> str:
+    """Hexadecimal SHA-256 of what a tokenizer.json says of ids and words.
+
+    Not of its bytes: saved again by transformers, it is laid out in another way, and keeps how the
+    last batch was cut and padded.
+
+    Raises:
+        ValueError: if it is not a JSON file.
+    """
+    try:
+        content = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{tokenizer_file}: not a JSON file: {error}") from error
+    content |= {"truncation": None, "padding": None}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def first_ordinary_id(tokenizer: Tokenizer) -> int:
@@ -59,6 +77,8 @@ class Encoder:
         self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
         # A literal "[MASK]" in a corpus is text, not a mask.
         self.tokenizer.encode_special_tokens = True
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
         if self.tokenizer.get_vocab_size() > MAX_VOCAB_SIZE:
             raise ValueError(
                 f"{tokenizer_file}: {self.tokenizer.get_vocab_size()} entries; row files hold ids "
@@ -96,7 +116,7 @@ def open_with_tokenizer(folder: Path, tokenizer_file: Path) -> tuple[Rows, Token
     manifest = read_manifest(folder)
     if not tokenizer_file.exists():
         raise FileNotFoundError(f"{tokenizer_file}: no such tokenizer; give its folder.")
-    if manifest.get("tokenizer_sha256") != sha256_of(tokenizer_file):
+    if manifest.get("tokenizer_sha256") != tokenizer_sha256(tokenizer_file):
         raise RowsError(
             f"{folder}: its rows were made with another tokenizer than {tokenizer_file}; give the "
             "folder of theirs, or prepare them again with this one."

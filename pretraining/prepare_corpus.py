@@ -27,7 +27,7 @@ import yaml
 from tokenizers import Tokenizer
 
 from pretraining.corpus import find_files
-from pretraining.encoding import Encoder, first_ordinary_id
+from pretraining.encoding import Encoder, first_ordinary_id, tokenizer_sha256
 from pretraining.rows import MANIFEST, RowsError, sha256_of, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,7 +193,7 @@ def _facts(tokenizer_file: Path, dictionary: Path | None, filters: dict) -> dict
         "vocab_size": tokenizer.get_vocab_size(),
         "first_ordinary_id": first_ordinary_id(tokenizer),
         "special_token_ids": special,
-        "tokenizer_sha256": sha256_of(tokenizer_file),
+        "tokenizer_sha256": tokenizer_sha256(tokenizer_file),
         "dictionary_sha256": sha256_of(dictionary) if dictionary else None,
         "filters": filters,
         "versions": {name: version(name) for name in packages},

@@ -34,7 +34,7 @@ MAX_VOCAB_SIZE = 1 << 15
 
 MANIFEST = "manifest.json"
 CHECKED = ".checked.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SHARD_TOKENS = 1 << 27  # 256 MiB
 BATCH_ROWS = 256
 

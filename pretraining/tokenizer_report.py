@@ -67,6 +67,8 @@ class Tally:
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
+        tokenizer.no_truncation()  # many on the Hub keep a length to cut texts to
+        tokenizer.no_padding()
         vocabulary = tokenizer.get_vocab()
         self._bytes = [vocabulary[each] for each in BYTES if each in vocabulary]
         self._unknown = vocabulary.get("[UNK]", -1)

@@ -1,20 +1,18 @@
 """Shared by the tests of the model: a configuration small enough to run everywhere."""
 
+import os
+
+# Tiny shapes gain nothing from threads, and on a busy machine they cost tenfold. Set before torch
+# comes, and for the processes that tests start; as many everywhere, since they decide the order of
+# sums.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 
 from batches import VOCAB
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertModel
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny shapes gain nothing from threads, and on a busy machine they cost tenfold."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Rows of the example corpus, and an untrained model beside its tokenizer."""
+    """Rows of the example corpus, and an untrained model in a folder as training leaves it."""
     folder = tmp_path_factory.mktemp("report")
     corpus = [str(ROOT / "examples" / "corpus" / "valid.jsonl")]
     prepare(corpus, ROOT / "tokenizer.json", 64, folder / "rows", 1, separate_domains=True)
@@ -26,7 +27,8 @@ def folder(tmp_path_factory) -> Path:
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     config = ChineseModernBertConfig(num_attention_heads=2, **shape)
     ChineseModernBertForMaskedLM(config).save_pretrained(folder / "model")
-    (folder / "model" / "tokenizer.json").write_bytes((ROOT / "tokenizer.json").read_bytes())
+    tokenizer = AutoTokenizer.from_pretrained(ROOT, trust_remote_code=True)
+    tokenizer.save_pretrained(folder / "model")
     return folder
 
 
@@ -49,7 +51,7 @@ def test_the_report_sets_a_model_beside_counting(folder):
 def test_rows_of_another_tokenizer_are_refused(folder):
     other = folder / "model" / "tokenizer.json"
     before = other.read_bytes()
-    other.write_bytes(before + b"\n")
+    other.write_bytes(before.replace(b'"byte_fallback": true', b'"byte_fallback": false'))
     refused = report(folder)
     other.write_bytes(before)
     assert refused.returncode == 1

@@ -66,7 +66,6 @@ def in_fresh_process(script, folder, tmp_path):
         folder, io = {str(folder)!r}, torch.load({str(tmp_path / "io.pt")!r})
         batch = {{"input_ids": io["ids"], "attention_mask": io["mask"]}}
         torch.set_grad_enabled(False)
-        torch.set_num_threads(1)  # as many as here: threads decide the order of sums
     """
     environment = os.environ | {
         "HF_HOME": str(tmp_path / "hf_home"),

@@ -106,7 +106,7 @@ def test_a_folder_without_a_usable_manifest_is_refused(folder):
     with pytest.raises(RowsError, match=r"manifest.json: broken"):
         open_rows(folder)
     (folder / "manifest.json").write_text('{"format_version": 99}', encoding="utf-8")
-    with pytest.raises(RowsError, match="format_version 99, this code reads 1"):
+    with pytest.raises(RowsError, match="format_version 99, this code reads 2"):
         open_rows(folder)
     (folder / "manifest.json").unlink()
     with pytest.raises(RowsError, match="is no row set"):

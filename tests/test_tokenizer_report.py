@@ -50,6 +50,13 @@ def test_what_is_counted(tokenizer):
     }
 
 
+def test_a_tokenizer_that_cuts_and_pads_counts_whole_texts(tokenizer):
+    whole = measure({"own": tokenizer}, documents("今天下雨。", "雨。"))
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=9)
+    assert measure({"own": tokenizer}, documents("今天下雨。", "雨。")) == whole
+
+
 def test_others_lose_what_they_do_not_know(peer):
     counts = measure({"BERT": peer}, documents("今天下雪。"))["all"]["BERT"]
     assert (counts["tokens"], counts["unknown"], counts["bytes"]) == (5, 1, 0)
