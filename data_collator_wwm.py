@@ -104,8 +104,7 @@ class DataCollatorForWholeWordMasking:
         rows, seq_len = inputs.shape
         inputs, labels = inputs.reshape(-1), labels.reshape(-1)  # views
         starts[:, 0] = True  # no unit reaches from one row into the next
-        maskable, first = self.units(inputs, starts.ravel())
-        lengths = np.diff(first, append=len(maskable))
+        maskable, first, lengths = self.units(inputs, starts.ravel())
         borders = maskable.searchsorted(np.arange(rows + 1) * seq_len).tolist()
         first_units = first.searchsorted(borders).tolist()
         bits = np.random.Philox(key=self.seed)
@@ -125,8 +124,8 @@ class DataCollatorForWholeWordMasking:
             tokens.append(draw[len(units) :])
         units, draw = np.concatenate(chosen), np.concatenate(draws)
         lengths = lengths[units]
-        place_in_unit = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
-        masked = maskable[np.repeat(first[units], lengths) + place_in_unit]
+        before = lengths.cumsum() - lengths  # tokens of the units chosen before each
+        masked = maskable[np.arange(lengths.sum()) + np.repeat(first[units] - before, lengths)]
         as_mask, as_random = self.replace[0], self.replace[0] + self.replace[1]
         shown_as_mask = np.repeat(draw < as_mask, lengths)
         shown_as_random = np.repeat((draw >= as_mask) & (draw < as_random), lengths)
@@ -138,14 +137,14 @@ class DataCollatorForWholeWordMasking:
         inputs[masked[shown_as_random]] = self.first_ordinary_id + (share * ordinary).astype(int)
 
     def units(self, ids: np.ndarray, starts: np.ndarray):
-        """Maskable places of a row, and which of these begin a unit, both int64.
+        """Maskable places of a row, which of these begin a unit, and its tokens, all int64.
 
         Rows laid end to end are read as one, because a frame lies between them.
         """
         special = (ids == self.cls_id) | (ids == self.sep_id) | (ids == self.pad_id)
         maskable = np.flatnonzero(~special)
         if not len(maskable):
-            return maskable, maskable
+            return maskable, maskable, maskable
         begins = starts[maskable]
         begins[0] = True
         begins[1:] |= maskable[1:] - maskable[:-1] > 1  # a frame lies between
@@ -155,7 +154,8 @@ class DataCollatorForWholeWordMasking:
             within = np.arange(len(maskable)) - np.repeat(first, lengths)
             begins |= within % MAX_UNIT_TOKENS == 0
             first = np.flatnonzero(begins)
-        return maskable, first
+            lengths = np.diff(first, append=len(maskable))
+        return maskable, first, lengths
 
 
 def _choose(
@@ -170,7 +170,7 @@ def _choose(
         The chosen units, and their tokens together.
     """
     order = generator.permutation(len(lengths))
-    filled = lengths[order].cumsum()
+    filled = lengths[order[: budget + 1]].cumsum()  # a unit has at least one token
     cut = int(filled.searchsorted(budget, side="right"))
     chosen, rest = order[:cut], order[cut:]
     if not (left := budget - (int(filled[cut - 1]) if cut else 0)):

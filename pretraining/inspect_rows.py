@@ -175,8 +175,7 @@ def count_rows(rows: Rows, tokenizer: Tokenizer) -> tuple[Counter, dict[str, np.
         begins = ids == collator.cls_id
         pieces_per_row += np.bincount(begins.sum(axis=1), minlength=len(pieces_per_row))
         ids, starts = ids.ravel(), starts.ravel()
-        text, first_of_unit = collator.units(ids, starts)
-        unit_lengths = np.diff(first_of_unit, append=len(text))
+        text, _, unit_lengths = collator.units(ids, starts)
         units += np.bincount(unit_lengths, minlength=len(units))
         piece_lengths = np.bincount(begins.cumsum()[text] - 1)
         pieces += np.bincount(piece_lengths, minlength=len(pieces))
