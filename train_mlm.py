@@ -16,6 +16,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -77,6 +78,9 @@ def main() -> None:
         except TrainingStopped as stopped:
             sys.exit(f"train_mlm.py: stage {plan.number}, {stopped}")
         except Exception as error:
+            if hasattr(signal, "SIGCHLD"):  # there is none on Windows
+                # For a lost data worker torch raises wherever the program is, so here, too.
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             traceback.print_exc()
             sys.exit(f"train_mlm.py: {plan.explain(error)}")
 

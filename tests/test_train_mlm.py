@@ -399,6 +399,33 @@ def test_a_lost_data_worker_is_named(workspace):
     assert "--resume goes on from the last complete checkpoint" in errors
 
 
+def test_a_data_worker_lost_while_an_error_is_told_does_not_cut_it_short(workspace, monkeypatch):
+    class Plan:
+        number = 1
+
+        def __init__(self, *_):
+            pass
+
+        def train(self):
+            raise OSError("gone")
+
+        def explain(self, error):
+            os.kill(os.getpid(), signal.SIGCHLD)
+            return f"{error}; go on like this"
+
+    def as_torch_does(*_):
+        raise RuntimeError("DataLoader worker is killed")
+
+    monkeypatch.setattr(train_mlm, "StagePlan", Plan)
+    monkeypatch.setattr(sys, "argv", ["train_mlm.py", str(workspace / "run.yaml")])
+    before = signal.signal(signal.SIGCHLD, as_torch_does)
+    try:
+        with pytest.raises(SystemExit, match="gone; go on like this"):
+            train_mlm.main()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_rows_that_go_away_are_named(workspace, tmp_path, monkeypatch, workers):
     shutil.copytree(workspace / "rows-64", tmp_path / "rows")
