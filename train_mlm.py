@@ -34,7 +34,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from data_collator_wwm import DataCollatorForWholeWordMasking
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, choose_attention
-from pretraining.encoding import token_lengths, tokenizer_sha256
+from pretraining.encoding import check_tokenizer, token_lengths
 from pretraining.evaluation import (
     EvaluationRows,
     MaskedLanguageModellingMetrics,
@@ -271,12 +271,7 @@ class StagePlan:
                 f"max_position_embeddings of {self.config.max_position_embeddings}. Raise that in "
                 "the model's configuration, or prepare shorter rows."
             )
-        tokenizer_file = Path(self.run.tokenizer, "tokenizer.json")
-        if rows.manifest["tokenizer_sha256"] != tokenizer_sha256(tokenizer_file):
-            raise RunConfigError(
-                f"{key}: its rows were made with another tokenizer than {tokenizer_file}. "
-                "Prepare them again with this one."
-            )
+        check_tokenizer(key, rows.manifest, Path(self.run.tokenizer, "tokenizer.json"))
 
     def _order_facts(self) -> dict:
         """What the training order and the masks follow from."""

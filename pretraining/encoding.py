@@ -77,6 +77,7 @@ class Encoder:
         self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
         # A literal "[MASK]" in a corpus is text, not a mask.
         self.tokenizer.encode_special_tokens = True
+        # Saved by transformers, a tokenizer keeps how its last batch was cut and padded.
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         if self.tokenizer.get_vocab_size() > MAX_VOCAB_SIZE:
@@ -106,6 +107,24 @@ class Encoder:
         return ids | np.where(begins[starts] & (lengths > 0), WORD_START, np.uint16(0))
 
 
+def check_tokenizer(name: str, manifest: dict, tokenizer_file: Path) -> None:
+    """Whether rows were made with a tokenizer.
+
+    Args:
+        name: the folder or key that the message names.
+        manifest: that of the rows.
+
+    Raises:
+        RowsError: if they were made with another.
+        ValueError: if the tokenizer is damaged.
+    """
+    if manifest.get("tokenizer_sha256") != tokenizer_sha256(tokenizer_file):
+        raise RowsError(
+            f"{name}: its rows were made with another tokenizer than {tokenizer_file}; give the "
+            "folder of theirs, or prepare them again with this one."
+        )
+
+
 def open_with_tokenizer(folder: Path, tokenizer_file: Path) -> tuple[Rows, Tokenizer]:
     """A row set and the tokenizer it was made with.
 
@@ -116,9 +135,5 @@ def open_with_tokenizer(folder: Path, tokenizer_file: Path) -> tuple[Rows, Token
     manifest = read_manifest(folder)
     if not tokenizer_file.exists():
         raise FileNotFoundError(f"{tokenizer_file}: no such tokenizer; give its folder.")
-    if manifest.get("tokenizer_sha256") != tokenizer_sha256(tokenizer_file):
-        raise RowsError(
-            f"{folder}: its rows were made with another tokenizer than {tokenizer_file}; give the "
-            "folder of theirs, or prepare them again with this one."
-        )
+    check_tokenizer(str(folder), manifest, tokenizer_file)
     return open_rows(folder), Tokenizer.from_file(str(tokenizer_file))
