@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pretraining.rows import Rows, document_positions, split_row
+from pretraining.data.rows import Rows, document_positions, split_row
 
 # A longer run without a word border (a long Latin name, a line of signs) is masked in parts: one
 # unit of that size would take up the whole budget of a row.
@@ -77,7 +77,7 @@ class DataCollatorForWholeWordMasking:
             if "row" not in feature or "position" not in feature:
                 raise ValueError(
                     f"a feature has the keys {sorted(feature)}, but needs 'row' and 'position': "
-                    "give Trainer a pretraining.order.TrainingOrder."
+                    "give Trainer a pretraining.data.order.TrainingOrder."
                 )
         if len(lengths := {len(feature["row"]) for feature in features}) > 1:
             raise ValueError(f"rows of unequal length in one batch: {sorted(lengths)}.")

@@ -34,23 +34,23 @@ from transformers.integrations import get_reporting_integration_callbacks
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from data_collator_wwm import DataCollatorForWholeWordMasking
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, choose_attention
-from pretraining.encoding import check_tokenizer, token_lengths
-from pretraining.evaluation import (
+from pretraining.data.encoding import check_tokenizer, token_lengths
+from pretraining.data.order import TrainingOrder
+from pretraining.data.rows import RowsError, open_rows, write_json
+from pretraining.run.configuration import STAGES, Run, RunConfigError, load_run
+from pretraining.run.evaluation import (
     EvaluationRows,
     MaskedLanguageModellingMetrics,
     TrainOrEvaluationCollator,
     evaluation_collator,
     reduce_logits,
 )
-from pretraining.flops import matrix_product_rate
-from pretraining.guard import Guard, TrainingStopped
-from pretraining.hub import HubPush, save_model_folder
-from pretraining.order import TrainingOrder
-from pretraining.rows import RowsError, open_rows, write_json
-from pretraining.run_config import STAGES, Run, RunConfigError, load_run
-from pretraining.schedules import DampedCosine, mask_rate
-from pretraining.sharding import SavedLikeAny, check_sharding
-from pretraining.training_log import LOG_FILE, JsonLinesLog, TrainingLog
+from pretraining.run.flops import matrix_product_rate
+from pretraining.run.guard import Guard, TrainingStopped
+from pretraining.run.hub import HubPush, save_model_folder
+from pretraining.run.log import LOG_FILE, JsonLinesLog, TrainingLog
+from pretraining.run.schedules import DampedCosine, mask_rate
+from pretraining.run.sharding import SavedLikeAny, check_sharding
 
 ORDER_FILE = "order.json"
 
@@ -87,7 +87,7 @@ def main() -> None:
 
 def show_plans(plans: list["StagePlan"], picture: Path) -> None:
     """Prints what each stage will do, and draws their schedules."""
-    from pretraining.plan import draw_schedules  # brings matplotlib with it
+    from pretraining.run.plan import draw_schedules  # brings matplotlib with it
 
     for plan in plans:
         print(plan.outlook())
@@ -400,7 +400,7 @@ class StagePlan:
         Raises:
             RunConfigError: if the model does not fit this machine.
         """
-        from pretraining.plan import (
+        from pretraining.run.plan import (
             BYTES_PER_PARAMETER,
             duration,
             measure,

@@ -26,8 +26,8 @@ from transformers import (
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data_collator_wwm import DataCollatorForWholeWordMasking
-from pretraining.order import TrainingOrder
-from pretraining.rows import Rows, open_rows, split_row
+from pretraining.data.order import TrainingOrder
+from pretraining.data.rows import Rows, open_rows, split_row
 
 RATE = 0.3
 BATCH_TOKENS = 32768  # of a process, as on a GPU

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pretraining.corpus import read_documents
+from pretraining.data.corpus import read_documents
 from pretraining.tokenizer_report import open_peer
 
 ROOT = Path(__file__).resolve().parent.parent

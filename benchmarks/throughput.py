@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
-from pretraining.flops import encoder_flops, matrix_product, synchronised, training_flops
+from pretraining.run.flops import encoder_flops, matrix_product, synchronised, training_flops
 
 OURS, MODERNBERT, BERT = "Chinese ModernBERT", "ModernBERT", "BERT"
 

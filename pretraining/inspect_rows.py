@@ -22,9 +22,9 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from data_collator_wwm import IGNORED, MAX_UNIT_TOKENS, DataCollatorForWholeWordMasking
-from pretraining.encoding import open_with_tokenizer, token_lengths
-from pretraining.pictures import save_picture
-from pretraining.rows import Rows, split_row
+from pretraining.data.encoding import open_with_tokenizer, token_lengths
+from pretraining.data.rows import Rows, split_row
+from pretraining.run.pictures import save_picture
 
 BATCH_ROWS = 256
 PERCENTS = (0, 10, 25, 50, 75, 90, 100)

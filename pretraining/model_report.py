@@ -17,15 +17,15 @@ from tokenizers import Tokenizer
 from transformers import Trainer, TrainingArguments
 
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
-from pretraining.encoding import open_with_tokenizer, token_lengths
-from pretraining.evaluation import (
+from pretraining.data.encoding import open_with_tokenizer, token_lengths
+from pretraining.data.rows import Rows
+from pretraining.run.evaluation import (
     EvaluationRows,
     MaskedLanguageModellingMetrics,
     evaluation_collator,
     reduce_logits,
 )
-from pretraining.ngram_baseline import MAX_ORDER, evaluate
-from pretraining.rows import Rows
+from pretraining.run.ngram_baseline import MAX_ORDER, evaluate
 
 BITS, ACCURACY = "bits_per_character", "masked_accuracy"
 BATCH_TOKENS = 4096

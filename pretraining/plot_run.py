@@ -14,8 +14,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from pretraining.pictures import save_picture
-from pretraining.training_log import LOG_FILE
+from pretraining.run.log import LOG_FILE
+from pretraining.run.pictures import save_picture
 
 HELD_OUT = "eval_bits_per_character"
 BY_PLACE = f"{HELD_OUT}/tokens "

@@ -26,9 +26,9 @@ from pathlib import Path
 import yaml
 from tokenizers import Tokenizer
 
-from pretraining.corpus import find_files
-from pretraining.encoding import Encoder, first_ordinary_id, tokenizer_sha256
-from pretraining.rows import MANIFEST, RowsError, sha256_of, write_json
+from pretraining.data.corpus import find_files
+from pretraining.data.encoding import Encoder, first_ordinary_id, tokenizer_sha256
+from pretraining.data.rows import MANIFEST, RowsError, sha256_of, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIAL = {"cls_id": "[CLS]", "sep_id": "[SEP]", "pad_id": "[PAD]", "mask_id": "[MASK]"}
@@ -68,7 +68,7 @@ def _thresholds(name: str) -> list[str]:
     from datatrove.pipeline.dedup.minhash import MinhashConfig
     from datatrove.pipeline.filters import GopherRepetitionFilter
 
-    from pretraining.corpus_steps import HanFilter, LengthFilter
+    from pretraining.data.steps import HanFilter, LengthFilter
 
     made = {
         "length": LengthFilter,
@@ -232,17 +232,17 @@ def _stages(
     from datatrove.pipeline.filters import GopherRepetitionFilter
     from datatrove.pipeline.writers import JsonlWriter
 
-    from pretraining import corpus_steps
+    from pretraining.data import steps
 
     filters, tasks = plan["filters"], plan["tasks"]
     report, counts = work / "bad_input", work / "counts"
-    documents = [corpus_steps.ReadCorpus(plan["files"], plan["text_field"], refuse, report)]
+    documents = [steps.ReadCorpus(plan["files"], plan["text_field"], refuse, report)]
     if "length" in filters:
-        documents.append(corpus_steps.LengthFilter(**filters["length"]))
+        documents.append(steps.LengthFilter(**filters["length"]))
     if "chinese" in filters:
-        documents.append(corpus_steps.HanFilter(**filters["chinese"]))
+        documents.append(steps.HanFilter(**filters["chinese"]))
     if "repetition" in filters:
-        words = corpus_steps.ChineseWords()
+        words = steps.ChineseWords()
         documents.append(GopherRepetitionFilter(**filters["repetition"], language=words))
 
     stages = []
@@ -252,10 +252,10 @@ def _stages(
         cleaned = str(work / "cleaned")
         writer = JsonlWriter(cleaned, "${rank}.jsonl.zst", compression="zstd")
         stages.append(("clean", [*documents, writer], tasks))
-        documents = [corpus_steps.ReadCleaned(cleaned, compression="zstd")]
+        documents = [steps.ReadCleaned(cleaned, compression="zstd")]
     if "exact_deduplication" in filters:
         folder = str(duplicates / "exact")
-        config = ExactDedupConfig(content_getter=corpus_steps.text_of)
+        config = ExactDedupConfig(content_getter=steps.text_of)
         stages += [
             ("exact-hashes", [*documents, ExactDedupSignature(folder, config)], tasks),
             ("exact-find", [ExactFindDedups(folder, f"{folder}-found", config)], 1),
@@ -266,7 +266,7 @@ def _stages(
         signatures, buckets, removed = (
             str(duplicates / f"minhash-{name}") for name in ("signatures", "buckets", "removed")
         )
-        words = corpus_steps.ChineseWords()
+        words = steps.ChineseWords()
         sign = minhash.MinhashDedupSignature(signatures, config, language=words)
         find = minhash.MinhashDedupBuckets(signatures, buckets, config=config)
         stages += [
@@ -277,7 +277,7 @@ def _stages(
         documents = [*documents, minhash.MinhashDedupFilter(removed)]
 
     special = tuple(plan["special_token_ids"][name] for name in ("cls_id", "sep_id", "pad_id"))
-    rows = corpus_steps.WriteRows(
+    rows = steps.WriteRows(
         tokenizer_file,
         dictionary,
         plan["seq_len"],
@@ -289,7 +289,7 @@ def _stages(
     stages.append(("rows", [*documents, rows], tasks))
     statistics = [_logs(work, name) / "stats" for name, _, _ in stages if name in ("clean", "rows")]
     facts = {key: plan[key] for key in plan if key not in ("files", "seq_len", "text_field")}
-    manifest = corpus_steps.WriteManifest(
+    manifest = steps.WriteManifest(
         output, counts, report, statistics, tasks, plan["seq_len"], facts
     )
     return [*stages, ("manifest", [manifest], 1)]
@@ -311,7 +311,7 @@ def _executor(
 ):
     from datatrove.executor import RayPipelineExecutor, SlurmPipelineExecutor
 
-    from pretraining.corpus_steps import LocalExecutor
+    from pretraining.data.steps import LocalExecutor
 
     common = {
         "pipeline": pipeline,

@@ -22,10 +22,10 @@ from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
-from pretraining.corpus import Document, read_documents
-from pretraining.strata import stratum_of
-from pretraining.vocabulary import BYTES, is_han, shrink
-from pretraining.words import Segmenter
+from pretraining.data.corpus import Document, read_documents
+from pretraining.data.words import Segmenter
+from pretraining.tokenizer.sampling import stratum_of
+from pretraining.tokenizer.vocabulary import BYTES, is_han, shrink
 
 # Entries of the vocabulary that BERT and its Chinese successors have used since 2018.
 LEGACY_SIZE = 21_128

@@ -21,13 +21,20 @@ import regex
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 
-from pretraining.corpus import Document, read_documents
-from pretraining.encoding import token_lengths
-from pretraining.rows import MAX_VOCAB_SIZE
-from pretraining.strata import Sample, share
+from pretraining.data.corpus import Document, read_documents
+from pretraining.data.encoding import token_lengths
+from pretraining.data.rows import MAX_VOCAB_SIZE
+from pretraining.data.words import Segmenter
+from pretraining.tokenizer.sampling import Sample, share
+from pretraining.tokenizer.vocabulary import (
+    BYTES,
+    RESERVED,
+    SPECIAL_TOKENS,
+    alphabet,
+    guaranteed,
+    shrink,
+)
 from pretraining.tokenizer_report import add_peers, open_peer, print_report
-from pretraining.vocabulary import BYTES, RESERVED, SPECIAL_TOKENS, alphabet, guaranteed, shrink
-from pretraining.words import Segmenter
 from tokenization_chinese_modernbert import ChineseModernBertTokenizer
 
 # A noncharacter, which has no place in text: marks word borders while training.

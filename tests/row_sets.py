@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretraining.rows import write_manifest, write_shards
+from pretraining.data.rows import write_manifest, write_shards
 
 
 def write_rows(folder: Path, rows: Iterable[np.ndarray], seq_len: int, facts: dict) -> dict:

@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
-from pretraining.guard import Guard
+from pretraining.run.guard import Guard
 
 STEPS = 3
 ROWS, LENGTH = 4, 24

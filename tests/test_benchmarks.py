@@ -11,7 +11,7 @@ import torch
 import parity
 import throughput
 import word_borders
-from pretraining.encoding import Encoder
+from pretraining.data.encoding import Encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")

@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from data_collator_wwm import IGNORED, MAX_UNIT_TOKENS, DataCollatorForWholeWordMasking
-from pretraining.order import TrainingOrder
-from pretraining.rows import WORD_START, open_rows, split_row
-from pretraining.schedules import mask_rate
+from pretraining.data.order import TrainingOrder
+from pretraining.data.rows import WORD_START, open_rows, split_row
+from pretraining.run.schedules import mask_rate
 from row_sets import write_rows
 
 PAD, CLS, SEP, MASK, FIRST, VOCAB = 0, 2, 3, 4, 69, 32_000

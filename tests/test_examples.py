@@ -10,8 +10,8 @@ import torch
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from examples.fill_mask import best_fills
-from pretraining.corpus import read_documents
-from pretraining.run_config import load_run
+from pretraining.data.corpus import read_documents
+from pretraining.run.configuration import load_run
 from tokenization_chinese_modernbert import ChineseModernBertTokenizer
 
 ROOT = Path(__file__).parent.parent

@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.data.rows import open_rows
 from pretraining.model_report import evaluate_model
-from pretraining.ngram_baseline import MAX_ORDER, evaluate
 from pretraining.prepare_corpus import prepare
-from pretraining.rows import open_rows
+from pretraining.run.ngram_baseline import MAX_ORDER, evaluate
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "model.safetensors"

@@ -29,8 +29,8 @@ from hub_standin import HubStandIn
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.plot_run import plot_runs
 from pretraining.prepare_corpus import prepare
-from pretraining.run_config import load_run
-from pretraining.schedules import DampedCosine, mask_rate
+from pretraining.run.configuration import load_run
+from pretraining.run.schedules import DampedCosine, mask_rate
 
 ROOT = Path(__file__).parent.parent
 STEPS = {1: 50, 2: 6}

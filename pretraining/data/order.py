@@ -1,0 +1,118 @@
+"""The training order: position in training -> row, as a pure function of the seed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from pretraining.data.rows import Rows
+
+# Shards are shuffled together up to so many tokens, 8 GiB. A permutation of all the rows of a
+# trillion tokens would take 9 GB in every process, and a disk that reads from all over them waits.
+GROUP_TOKENS = 1 << 32
+
+_DEAL = (1 << 32) - 1  # in a seed, where groups have their number
+
+
+class TrainingOrder(Dataset):
+    """Positions 0, 1, 2, … of a training run; each epoch is its own permutation of the rows.
+
+    Of a row set beyond 2³² tokens, each epoch deals the shards anew into groups of that size, which
+    are read one after another, each in an order of its own.
+
+    Nothing here depends on workers, processes or what was read before, so a run that is resumed
+    at a position goes on exactly as it would have.
+
+    While the batch warms up, a step has as many positions as ever, but only some of them, evenly
+    spread, hold a row; the others are padding, which the model passes over.
+
+    Args:
+        rows: the row set.
+        total_positions: of the whole run, over however many epochs.
+        rows_per_step: positions of one optimizer step.
+        seed: decides the permutations, together with the epoch.
+        warmup_rows: rows of the first step, from which they grow to `rows_per_step`.
+        warmup_steps: in so many steps; 0 for full steps from the first on.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        total_positions: int,
+        rows_per_step: int,
+        seed: int,
+        warmup_rows: int = 0,
+        warmup_steps: int = 0,
+    ):
+        self.rows = rows
+        self.total_positions = total_positions
+        self.rows_per_step = rows_per_step
+        self.seed = seed
+        grown = (rows_per_step - warmup_rows) * np.arange(warmup_steps) // max(1, warmup_steps)
+        self._warming = warmup_rows + grown  # rows of each step of the warm-up
+        self._drawn_before = np.concatenate([[0], self._warming.cumsum()])
+        self._group = self._announced = None
+
+    def __len__(self) -> int:
+        return self.total_positions
+
+    def __getitem__(self, position: int) -> dict:
+        """{"row": (seq_len,) uint16, "position": int}."""
+        index = self.row_index(position)
+        if index is None:
+            pad_id = self.rows.manifest["special_token_ids"]["pad_id"]
+            return {"row": np.full(self.rows.seq_len, pad_id, np.uint16), "position": position}
+        if self._announced is not self._group:
+            self.rows.announce(self._group.shards, self._group.next_shards)
+            self._announced = self._group
+        return {"row": self.rows[index], "position": position}
+
+    def rows_of(self, step: int) -> int:
+        """How many rows a step draws."""
+        return int(self._warming[step]) if step < len(self._warming) else self.rows_per_step
+
+    def drawn_before(self, step: int) -> int:
+        """How many rows the steps before have drawn."""
+        warming = min(step, len(self._warming))
+        return int(self._drawn_before[warming]) + (step - warming) * self.rows_per_step
+
+    def row_index(self, position: int) -> int | None:
+        """The row that is read at a position; None where the warm-up leaves it empty."""
+        step, place = divmod(position, self.rows_per_step)
+        rows = self.rows_of(step)
+        drawn, after = (rows * each // self.rows_per_step for each in (place, place + 1))
+        if drawn == after:
+            return None
+        epoch, place = divmod(self.drawn_before(step) + drawn, len(self.rows))
+        group = self._group
+        if group is None or epoch != group.epoch or not group.first <= place < group.last:
+            group = self._group = self._shuffle(epoch, place)
+        return int(group.rows[place - group.first])
+
+    def _shuffle(self, epoch: int, place: int) -> "_Group":
+        """The group that is read at a place of an epoch."""
+        sizes = np.array([shard["rows"] for shard in self.rows.manifest["shards"]])
+        dealt = np.random.default_rng((self.seed, epoch, _DEAL)).permutation(len(sizes))
+        ends = sizes[dealt].cumsum()
+        numbers = (ends - sizes[dealt]) * self.rows.seq_len // GROUP_TOKENS
+        number = numbers[np.searchsorted(ends, place, side="right")]
+        here = np.flatnonzero(numbers == number)
+        following = numbers[here[-1] + 1 : here[-1] + 2]
+        shards, next_shards = np.sort(dealt[here]), dealt[np.isin(numbers, following)]
+        begins = sizes.cumsum() - sizes
+        rows = np.concatenate([begins[shard] + np.arange(sizes[shard]) for shard in shards])
+        np.random.default_rng((self.seed, epoch, int(number))).shuffle(rows)
+        last = int(ends[here[-1]])
+        return _Group(epoch, last - len(rows), last, rows, shards.tolist(), next_shards.tolist())
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Places [first, last) of an epoch, the rows that are read there, and their shards."""
+
+    epoch: int
+    first: int
+    last: int
+    rows: np.ndarray
+    shards: list[int]
+    next_shards: list[int]

@@ -1,0 +1,52 @@
+"""The plan of a run."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from configuration_chinese_modernbert import ChineseModernBertConfig
+from pretraining.data.order import TrainingOrder
+from pretraining.data.rows import open_rows
+from pretraining.run.flops import training_flops
+from pretraining.run.plan import draw_schedules, duration, memory_of, operations
+from row_sets import write_rows
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.2, "0 s"),
+        (59, "59 s"),
+        (61, "1 min 1 s"),
+        (3_599.9, "1 h 0 min"),
+        (7_500, "2 h 5 min"),
+        (86_400 * 31 + 3_600 * 4, "31 d 4 h"),
+        (86_400 * 1_000, "1,000 d 0 h"),
+    ],
+)
+def test_durations_are_told_in_two_units(seconds, shown):
+    assert duration(seconds) == shown
+
+
+def test_schedules_are_drawn_one_stage_after_another(tmp_path):
+    stage = SimpleNamespace(steps=5_000, learning_rate=lambda s: 1e-3, mask_rate=lambda s: 0.2)
+    draw_schedules([stage, stage], tmp_path / "new" / "plan.png")
+    assert (tmp_path / "new" / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_operations_count_real_tokens_and_masked_ones(tmp_path):
+    """Rows of two documents of 20 tokens and 24 of padding."""
+    row = np.array(([2] + [9] * 18 + [3]) * 2 + [0] * 24, dtype=np.uint16)
+    ids = {"cls_id": 2, "sep_id": 3, "pad_id": 0, "mask_id": 4}
+    facts = {"special_token_ids": ids, "padding_share": 24 / 64}
+    write_rows(tmp_path, iter([row] * 6), 64, facts)
+    order = TrainingOrder(open_rows(tmp_path), 40, rows_per_step=4, seed=0)
+    config = ChineseModernBertConfig(vocab_size=64, hidden_size=32, num_attention_heads=2)
+    counted = operations(config, order, steps=10, mask_rate=lambda step: 0.25)
+    assert counted == pytest.approx(training_flops(config, [20, 20] * 40, 0.25 * 40 * 40))
+
+
+def test_the_memory_of_this_machine_is_known():
+    assert 1 << 28 < memory_of(torch.device("cpu")) < 1 << 50

@@ -1,0 +1,81 @@
+"""The schedules follow the paper's formulas at every step."""
+
+import math
+
+import pytest
+
+from pretraining.run import schedules
+from pretraining.run.schedules import DampedCosine, mask_rate
+
+
+def test_the_mask_rate_climbs_in_the_warmup_and_falls_to_its_minimum():
+    rates = [mask_rate(step, total_steps=100, warmup_steps=20) for step in range(101)]
+    assert rates[0] == 0.15
+    assert rates[10] == pytest.approx(0.15 + 0.15 * 10 / 20)
+    assert rates[20] == 0.30
+    assert rates[60] == pytest.approx(0.30 - 0.15 * 40 / 80)
+    assert rates[100] == pytest.approx(0.15)
+    assert max(rates) == 0.30
+
+
+def test_without_warmup_the_mask_rate_starts_at_its_maximum():
+    assert mask_rate(0, total_steps=10, warmup_steps=0) == 0.30
+
+
+def test_the_learning_rate_is_the_damped_cosine_at_every_step():
+    schedule = DampedCosine(peak=1e-3, minimum=1e-5, total_steps=200, cycles=3, damping=2.0)
+    for step in range(200):
+        p = step / 200
+        upper, lower = 1e-5 + (1e-3 - 1e-5) * (1 - p) ** 2, 1e-5
+        wave = math.cos(math.pi * 5 * p)
+        assert schedule(step) == pytest.approx((upper + lower) / 2 + (upper - lower) / 2 * wave)
+
+
+def test_the_learning_rate_starts_on_the_peak_and_ends_in_the_valley():
+    schedule = DampedCosine(peak=1e-3, minimum=1e-5, total_steps=200)
+    assert schedule(0) == pytest.approx(1e-3)
+    assert schedule(200) == pytest.approx(1e-5)
+
+
+def test_the_warmup_is_a_linear_ramp_that_meets_the_curve():
+    warmed = DampedCosine(peak=1e-3, minimum=1e-5, total_steps=200, warmup_steps=10)
+    plain = DampedCosine(peak=1e-3, minimum=1e-5, total_steps=200)
+    assert warmed(0) == 0
+    assert warmed(5) == pytest.approx(plain(5) / 2)
+    assert [warmed(step) for step in range(10, 200)] == [plain(step) for step in range(10, 200)]
+
+
+def test_the_envelopes_can_be_replaced(monkeypatch):
+    monkeypatch.setattr(schedules, "valley_envelope", lambda p, minimum: 5 * minimum)
+    schedule = DampedCosine(peak=1e-3, minimum=1e-5, total_steps=100, cycles=1)
+    assert schedule(100) == pytest.approx(5e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"warmup_steps": 100}, "warmup_steps 100 must lie between"),
+        ({"warmup_steps": -1}, "warmup_steps -1"),
+        ({"minimum": 2e-3}, "minimum 0.002 and peak 0.001"),
+        ({"peak": 0.0, "minimum": 0.0}, "0 < peak"),
+        ({"cycles": 0}, "cycles must be at least 1"),
+        ({"damping": -1.0}, "damping must not be negative"),
+    ],
+)
+def test_contradictory_learning_rates_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        DampedCosine(**{"peak": 1e-3, "minimum": 1e-5, "total_steps": 100, **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"minimum": 0.4}, "minimum <= maximum"),
+        ({"maximum": 1.0}, "maximum < 1"),
+        ({"minimum": 0.0}, "0 < minimum"),
+        ({"warmup_steps": 10}, "warmup_steps 10 must lie between"),
+    ],
+)
+def test_contradictory_mask_rates_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        mask_rate(0, **{"total_steps": 10, "warmup_steps": 1, **values})

@@ -1,0 +1,73 @@
+"""The report of a model on held-out rows."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from configuration_chinese_modernbert import ChineseModernBertConfig
+from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.model_report import table
+from pretraining.prepare_corpus import prepare
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Rows of the example corpus, and an untrained model in a folder as training leaves it."""
+    folder = tmp_path_factory.mktemp("report")
+    corpus = [str(ROOT / "examples" / "corpus" / "valid.jsonl")]
+    prepare(corpus, ROOT / "tokenizer.json", 64, folder / "rows", 1, separate_domains=True)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = ChineseModernBertConfig(num_attention_heads=2, **shape)
+    ChineseModernBertForMaskedLM(config).save_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(ROOT, trust_remote_code=True)
+    tokenizer.save_pretrained(folder / "model")
+    return folder
+
+
+def report(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    model, rows = str(folder / "model"), str(folder / "rows")
+    program = [sys.executable, "-m", "pretraining.model_report", "--model", model, "--eval", rows]
+    return subprocess.run([*program, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_report_sets_a_model_beside_counting(folder):
+    """Here the n-grams have counted the very rows, and the model knows nothing."""
+    shown = report(folder, "--train", str(folder / "rows")).stdout
+    numbers = [float(n) for n in re.findall(r"[\d.]+", re.search(r"\| all \|.*", shown)[0])]
+    right, bits = numbers[:3], numbers[3:]
+    assert right[0] < right[2] < right[1]  # model, unigram, 5-gram
+    assert bits[0] > bits[2] > bits[1]
+    assert "| tokens 0-127 |" in shown
+
+
+def test_rows_of_another_tokenizer_are_refused(folder):
+    other = folder / "model" / "tokenizer.json"
+    before = other.read_bytes()
+    other.write_bytes(before.replace(b'"byte_fallback": true', b'"byte_fallback": false'))
+    refused = report(folder)
+    other.write_bytes(before)
+    assert refused.returncode == 1
+    assert "its rows were made with another tokenizer" in refused.stderr
+
+
+def test_domains_come_before_places():
+    figures = {
+        f"{measure}{key}": 0.5
+        for measure in ("masked_accuracy", "bits_per_character")
+        for key in ("", "/tokens 0-127", "/law (hans)")
+    }
+    lines = table({"model": figures}).splitlines()
+    assert lines[0] == "| held-out text | masked accuracy, model | bits per character, model |"
+    assert lines[2:] == [
+        "| all | 50.0 % | 0.50 |",
+        "| law (hans) | 50.0 % | 0.50 |",
+        "| tokens 0-127 | 50.0 % | 0.50 |",
+    ]
