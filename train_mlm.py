@@ -36,7 +36,8 @@ from data_collator_wwm import DataCollatorForWholeWordMasking
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, choose_attention
 from pretraining.data.encoding import check_tokenizer, token_lengths
 from pretraining.data.order import TrainingOrder
-from pretraining.data.rows import RowsError, open_rows, write_json
+from pretraining.data.rows import RowsError, open_rows
+from pretraining.files import write_json
 from pretraining.run.configuration import STAGES, Run, RunConfigError, load_run
 from pretraining.run.evaluation import (
     EvaluationRows,

@@ -16,8 +16,8 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
@@ -233,7 +233,8 @@ def show_statistics(rows: Rows, totals: Counter, lengths: dict[str, np.ndarray])
 
 def draw_statistics(lengths: dict[str, np.ndarray], picture: Path) -> None:
     """Writes a histogram of each kind of length, as a PNG file."""
-    figure, axes = plt.subplots(len(lengths), 1, figsize=(9, 8))
+    figure = Figure(figsize=(9, 8))
+    axes = figure.subplots(len(lengths), 1)
     for axis, (name, counts) in zip(axes, lengths.items(), strict=True):
         most = percentile(counts, 100)
         width = max(1, most // 64)

@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from pretraining.run.log import LOG_FILE
 from pretraining.run.pictures import save_picture
@@ -56,7 +56,8 @@ def plot_runs(run_dirs: list[Path], picture: Path) -> None:
         FileNotFoundError: if a run has not begun.
     """
     logs = [read_log(run_dir) for run_dir in run_dirs]
-    figure, axes = plt.subplots(4, 2, figsize=(13, 15))
+    figure = Figure(figsize=(13, 15))
+    axes = figure.subplots(4, 2)
     for number, (run_dir, stages) in enumerate(zip(run_dirs, logs, strict=True)):
         before, colour = 0, f"C{number}"
         for stage, entries in stages:

@@ -28,7 +28,8 @@ from tokenizers import Tokenizer
 
 from pretraining.data.corpus import find_files
 from pretraining.data.encoding import Encoder, first_ordinary_id, tokenizer_sha256
-from pretraining.data.rows import MANIFEST, RowsError, sha256_of, write_json
+from pretraining.data.rows import MANIFEST, RowsError
+from pretraining.files import sha256_of, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIAL = {"cls_id": "[CLS]", "sep_id": "[SEP]", "pad_id": "[PAD]", "mask_id": "[MASK]"}

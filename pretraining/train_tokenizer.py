@@ -10,7 +10,6 @@ segmenter. Nothing is normalised: what is decoded is what was encoded.
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -25,6 +24,7 @@ from pretraining.data.corpus import Document, read_documents
 from pretraining.data.encoding import token_lengths
 from pretraining.data.rows import MAX_VOCAB_SIZE
 from pretraining.data.words import Segmenter
+from pretraining.files import replacing
 from pretraining.tokenizer.sampling import Sample, share
 from pretraining.tokenizer.vocabulary import (
     BYTES,
@@ -190,17 +190,15 @@ def train(documents: Iterable[Document], vocab_size: int, budget: int, seed: int
 
 def save(content: dict, folder: Path) -> None:
     """Writes tokenizer.json and tokenizer_config.json, each complete or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".tokenizer.json"
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    ChineseModernBertTokenizer(
-        tokenizer_file=str(temporary),
-        **dict(zip(names, SPECIAL_TOKENS, strict=True)),
-        model_max_length=8192,
-        clean_up_tokenization_spaces=False,
-    ).save_pretrained(folder)
-    os.replace(temporary, folder / "tokenizer.json")
+    with replacing(folder / "tokenizer.json") as temporary:
+        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        ChineseModernBertTokenizer(
+            tokenizer_file=str(temporary),
+            **dict(zip(names, SPECIAL_TOKENS, strict=True)),
+            model_max_length=8192,
+            clean_up_tokenization_spaces=False,
+        ).save_pretrained(folder)
 
 
 def main() -> None:

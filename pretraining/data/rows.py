@@ -13,7 +13,6 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +26,8 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
+
+from pretraining.files import replacing, sha256_of, write_json
 
 WORD_START = np.uint16(1 << 15)
 TOKEN_ID = np.uint16(WORD_START - 1)
@@ -60,12 +61,6 @@ def document_positions(ids: np.ndarray, cls_id: int) -> np.ndarray:
     return places.reshape(ids.shape)
 
 
-def sha256_of(file: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def write_shards(folder: Path, name: str, rows: Iterable[np.ndarray], seq_len: int) -> list[dict]:
     """Writes rows into shards NAME-00000.arrow, NAME-00001.arrow, …; each appears once complete.
 
@@ -75,7 +70,6 @@ def write_shards(folder: Path, name: str, rows: Iterable[np.ndarray], seq_len: i
     Returns:
         What the manifest holds of each shard: file, rows, bytes and SHA-256.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     rows = iter(rows)
     shards = []
     while len(shards) == 0 or shards[-1]["rows"] == max(1, SHARD_TOKENS // seq_len):
@@ -94,19 +88,17 @@ def _write_shard(file: Path, rows: Iterator[np.ndarray], seq_len: int) -> dict |
     rows = itertools.chain((first,), rows)
     features = datasets.Features({"row": datasets.List(datasets.Value("uint16"), length=seq_len)})
     schema = features.arrow_schema
-    temporary = file.with_name(f".{file.name}.incomplete")
     count = 0
-    try:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-            while batch := list(itertools.islice(rows, BATCH_ROWS)):
-                values = pa.array(np.concatenate(batch), type=pa.uint16())
-                column = pa.FixedSizeListArray.from_arrays(values, seq_len)
-                writer.write_batch(pa.record_batch([column], schema=schema))
-                count += len(batch)
-        os.replace(temporary, file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with (
+        replacing(file) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_stream(sink, schema) as writer,
+    ):
+        while batch := list(itertools.islice(rows, BATCH_ROWS)):
+            values = pa.array(np.concatenate(batch), type=pa.uint16())
+            column = pa.FixedSizeListArray.from_arrays(values, seq_len)
+            writer.write_batch(pa.record_batch([column], schema=schema))
+            count += len(batch)
     size = file.stat().st_size
     return {"file": file.name, "rows": count, "bytes": size, "sha256": sha256_of(file)}
 
@@ -126,14 +118,6 @@ def write_manifest(folder: Path, seq_len: int, shards: list[dict], facts: dict) 
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
-
-
-def write_json(file: Path, content) -> None:
-    """Writes a JSON file, complete or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.incomplete")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, file)
 
 
 def read_manifest(folder: str | Path) -> dict:
@@ -318,26 +302,32 @@ class StreamedRows(Rows):
         if file.exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.incomplete")
         with FileLock(file.with_name(f".{file.name}.lock")):
             if file.exists():  # another process was faster
                 return
-            for pause in (*PAUSES, None):
-                try:
-                    system, path = fsspec.core.url_to_fs(source)
-                    system.get_file(path, str(temporary))
-                    break
-                except Exception as error:  # every protocol has errors of its own
-                    if pause is None:
-                        raise RowsError(
-                            f"{source}: cannot be fetched ({error}); see to the connection or "
-                            "copy the rows to a disk."
-                        ) from error
-                    time.sleep(pause)
-            if sha256_of(temporary) != shard["sha256"]:
-                temporary.unlink()
+            with replacing(file) as temporary:
+                _download(source, temporary)
+                if sha256_of(temporary) != shard["sha256"]:
+                    raise RowsError(
+                        f"{source}: not what the manifest says, its SHA-256 differs; upload the "
+                        "row set again."
+                    )
+
+
+def _download(source: str, file: Path) -> None:
+    """Copies a file from wherever fsspec reaches, with some attempts.
+
+    Raises:
+        RowsError: if all of them fail.
+    """
+    for pause in (*PAUSES, None):
+        try:
+            system, path = fsspec.core.url_to_fs(source)
+            return system.get_file(path, str(file))
+        except Exception as error:  # every protocol has errors of its own
+            if pause is None:
                 raise RowsError(
-                    f"{source}: not what the manifest says, its SHA-256 differs; upload the row "
-                    "set again."
-                )
-            os.replace(temporary, file)
+                    f"{source}: cannot be fetched ({error}); check the connection or copy the "
+                    "rows to a disk."
+                ) from error
+            time.sleep(pause)

@@ -27,8 +27,9 @@ from tqdm import tqdm
 from pretraining.data.corpus import CorpusError, read_file
 from pretraining.data.encoding import Encoder
 from pretraining.data.packing import pack
-from pretraining.data.rows import write_json, write_manifest, write_shards
+from pretraining.data.rows import write_manifest, write_shards
 from pretraining.data.words import Segmenter
+from pretraining.files import replacing, write_json
 
 # Documents that are encoded at a time, and characters after which no further one joins them.
 BATCH_DOCUMENTS = 64
@@ -77,10 +78,8 @@ class ReadCorpus(PipelineStep):
     def run(
         self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1
     ) -> DocumentsPipeline:
-        self.report.mkdir(parents=True, exist_ok=True)
         report = self.report / f"{rank:05}.jsonl"
-        temporary = report.with_name(f".{report.name}.incomplete")
-        with open(temporary, "w", encoding="utf-8") as problems:
+        with replacing(report) as temporary, open(temporary, "w", encoding="utf-8") as problems:
 
             def on_error(error: CorpusError) -> None:
                 if self.refuse:
@@ -98,7 +97,6 @@ class ReadCorpus(PipelineStep):
                         id=f"{file}:{document.line}",
                         metadata={"domain": document.domain, "script": document.script},
                     )
-        os.replace(temporary, report)
 
     def _share(self, index: int, rank: int, world_size: int):
         if len(self.files) >= world_size:

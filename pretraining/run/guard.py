@@ -9,7 +9,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-from pretraining.data.rows import write_json
+from pretraining.files import write_json
 
 STOPPED_FILE = "stopped.json"
 

@@ -1,19 +1,17 @@
-"""Pictures, drawn without a display and written complete or not at all."""
+"""Pictures, drawn without a display and written complete or not at all.
 
-import os
+A `matplotlib.figure.Figure` made without pyplot needs no backend, so the caller's stays as it is.
+"""
+
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
+from pretraining.files import replacing
 
 
 def save_picture(figure: Figure, picture: Path) -> None:
-    """Writes a figure as a PNG file and closes it."""
+    """Writes a figure as a PNG file."""
     figure.tight_layout()
-    temporary = picture.with_name(f".{picture.name}")
-    figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)
-    os.replace(temporary, picture)
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

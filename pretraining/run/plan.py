@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from transformers import Trainer
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
@@ -105,7 +105,8 @@ def draw_schedules(stages: Sequence, picture: Path) -> None:
     Args:
         stages: with `steps`, `learning_rate` and `mask_rate`, functions of the step.
     """
-    figure, axes = plt.subplots(2, 1, sharex=True, figsize=(9, 6))
+    figure = Figure(figsize=(9, 6))
+    axes = figure.subplots(2, 1, sharex=True)
     before = 0
     for number, stage in enumerate(stages):
         steps = range(0, stage.steps, max(1, stage.steps // 2_000))
@@ -120,5 +121,4 @@ def draw_schedules(stages: Sequence, picture: Path) -> None:
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     axes[1].set_xlabel("step")
-    picture.parent.mkdir(parents=True, exist_ok=True)
     save_picture(figure, picture)
