@@ -67,6 +67,10 @@ class TrainingOrder(Dataset):
             self._announced = self._group
         return {"row": self.rows[index], "position": position}
 
+    def positions(self, step: int) -> range:
+        """The positions of an optimizer step."""
+        return range(step * self.rows_per_step, (step + 1) * self.rows_per_step)
+
     def rows_of(self, step: int) -> int:
         """How many rows a step draws."""
         return int(self._warming[step]) if step < len(self._warming) else self.rows_per_step

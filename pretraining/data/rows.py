@@ -147,12 +147,15 @@ def read_manifest(folder: str | Path) -> dict:
     return manifest
 
 
-def open_rows(folder: str | Path) -> "Rows":
+def open_rows(folder: str | Path, remember: bool = True) -> "Rows":
     """Opens a row set.
 
     Every byte of one on this machine is checked against its manifest, once for each state of a
-    file: what was checked is noted beside it. Of one elsewhere (`PROTOCOL://…`), the shards are
-    fetched and checked when the training order comes to them.
+    file. Of one elsewhere (`PROTOCOL://…`), the shards are fetched and checked when the training
+    order comes to them.
+
+    Args:
+        remember: note beside the shards what was checked; False leaves the folder as it is.
 
     Raises:
         RowsError: on a missing or broken manifest, or a missing, truncated or damaged shard.
@@ -187,7 +190,7 @@ def open_rows(folder: str | Path) -> "Rows":
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
         seen = list(pool.map(check, shards))
     checked = {shard["file"]: state for shard, state in zip(shards, seen, strict=True)}
-    if checked != known:
+    if remember and checked != known:
         with contextlib.suppress(OSError):  # a folder that may only be read
             write_json(folder / CHECKED, checked)
     return Rows(folder, manifest)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
+from transformers import TrainerState
 
 from data_collator_wwm import DataCollatorForWholeWordMasking
 from pretraining.data.rows import Rows, document_positions, split_row
@@ -138,3 +139,10 @@ class MaskedLanguageModellingMetrics:
             if chosen.any():
                 metrics[f"word_accuracy/{name}"] = float(named[chosen].mean())
         return metrics
+
+
+def evaluated_at_the_end(state: TrainerState) -> bool:
+    """Whether the last step of a run was evaluated."""
+    return any(
+        "eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history
+    )
