@@ -353,7 +353,7 @@ class StagePlan:
         callbacks = [
             SavedLikeAny(),
             TrainingLog(self.mask_rate, self.order, self.config),
-            Guard(self.folder, self.rows_per_step),
+            Guard(self.folder, self.order.positions),
             JsonLinesLog(self.folder / LOG_FILE),
             *(
                 callback()
@@ -392,7 +392,7 @@ class StagePlan:
     def collator(self) -> DataCollatorForWholeWordMasking:
         """Masks the rows of the stage by their position and the curriculum."""
         return DataCollatorForWholeWordMasking.for_rows(
-            self.rows, seed=self.seed, rows_per_step=self.rows_per_step, mask_rate=self.mask_rate
+            self.rows, seed=self.seed, mask_rate=self.mask_rate
         )
 
     def outlook(self) -> str:
@@ -456,12 +456,13 @@ class StagePlan:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         backend = self.tokenizer.backend_tokenizer
         print(f"stage {self.number}, step {step}: mask rate {self.mask_rate(step):.2%}")
-        for position in range(step * self.rows_per_step, (step + 1) * self.rows_per_step):
+        for position in self.order.positions(step):
             row = self.order.row_index(position)
             if row is None:  # left empty while the batch warms up
                 continue
             print(f"\nposition {position}:")
-            print(show_as_masked(self.rows, row, position, backend, collator, True, colour))
+            feature = {"row": self.rows[row], "position": position, "step": step}
+            print(show_as_masked(self.rows, row, feature, backend, collator, True, colour))
 
     def _summary(self, model: ChineseModernBertForMaskedLM, checkpoint: str | None) -> str:
         rows = self.order.drawn_before(self.steps)

@@ -3,6 +3,7 @@
 import collections
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,12 +32,12 @@ class Guard(TrainerCallback):
 
     Args:
         folder: of the stage.
-        rows_per_step: rows of one optimizer step, over accumulation and processes.
+        positions: step -> its positions in the training order, as of `TrainingOrder`.
     """
 
-    def __init__(self, folder: Path, rows_per_step: int):
+    def __init__(self, folder: Path, positions: Callable[[int], range]):
         self.folder = folder
-        self.rows_per_step = rows_per_step
+        self.positions = positions
         self.losses = collections.deque(maxlen=REMEMBERED)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -62,8 +63,7 @@ class Guard(TrainerCallback):
         self.losses.append(loss)
 
     def _stop(self, state, step: int, reason: str) -> None:
-        first = step * self.rows_per_step
-        positions = [first, first + self.rows_per_step - 1]
+        positions = [self.positions(step)[place] for place in (0, -1)]
         if state.is_world_process_zero:
             write_json(
                 self.folder / STOPPED_FILE, {"step": step, "positions": positions, "reason": reason}

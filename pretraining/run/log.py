@@ -12,8 +12,8 @@ import torch
 from transformers import TrainerCallback
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
+from data_collator_wwm import split_row
 from pretraining.data.order import TrainingOrder
-from pretraining.data.rows import split_row
 from pretraining.run.flops import matrix_product_rate, training_flops
 
 LOG_FILE = "log.jsonl"
@@ -62,7 +62,7 @@ class TrainingLog(TrainerCallback):
         half = args.bf16 or args.fp16
         dtype = (torch.bfloat16 if args.bf16 else torch.float16) if half else torch.float32
         self.product_rate = args.world_size * matrix_product_rate(self.config, dtype, args.device)
-        first = state.global_step * self.order.rows_per_step
+        first = self.order.positions(state.global_step).start
         self.flops, self.masked_flops = flops_of_a_token(self.config, self.order, first)
         self._note(state)
         self.ready = time.perf_counter()

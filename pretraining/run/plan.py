@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from transformers import Trainer
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
+from data_collator_wwm import IGNORED
 from pretraining.data.order import TrainingOrder
 from pretraining.run.flops import synchronised
 from pretraining.run.log import flops_of_a_token
@@ -49,7 +50,7 @@ def measure(trainer: Trainer) -> Measurement:
             break
     seconds, updates = [], []
     for number, batch in enumerate(batches):
-        masked = (batch["labels"] != -100).sum()
+        masked = (batch["labels"] != IGNORED).sum()
         start = synchronised(device)
         trainer.training_step(model, batch, masked)
         middle = synchronised(device)
