@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
+from data_collator_wwm import split_row
 from pretraining.data.order import TrainingOrder
-from pretraining.data.rows import split_row
 from pretraining.run.flops import training_flops
 
 # Rows whose documents are taken for those of all, to count what a token costs.
