@@ -28,4 +28,5 @@ def show_step(settings: StageSettings, data: StageData, step: int) -> None:
         if row is None:  # left empty while the batch warms up
             continue
         print(f"\nposition {position}:")
-        print(show_as_masked(data.rows, row, position, tokenizer, data.collator, True, color))
+        feature = data.order[position]
+        print(show_as_masked(data.rows, row, feature, tokenizer, data.collator, True, color))
