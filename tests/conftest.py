@@ -1,4 +1,4 @@
-"""Shared by the tests of the model: a configuration small enough to run everywhere."""
+"""Shared by the tests: a model small enough to run everywhere, and a run that is made once."""
 
 import os
 
@@ -7,8 +7,13 @@ import os
 # sums.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from filelock import FileLock
 
 from batches import VOCAB
 from configuration_chinese_modernbert import ChineseModernBertConfig
@@ -45,3 +50,42 @@ def make_model(tiny_config):
         return model.eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory, worker_id):
+    """Returns `made_once(name, make)`: a folder for all test processes, which `make` fills."""
+    base = tmp_path_factory.getbasetemp()
+    base = base if worker_id == "master" else base.parent
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = base / name, base / f"{name}.done"
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def workspace(made_once) -> Path:
+    """Rows, a model configuration and a run file; see `runs.make_workspace`. Not to be changed."""
+    from runs import make_workspace
+
+    return made_once("workspace", make_workspace)
+
+
+@pytest.fixture(scope="session")
+def run_dir(made_once, workspace) -> Path:
+    """Both stages of the run, uninterrupted. Not to be changed."""
+    from runs import command
+
+    return made_once(
+        "run",
+        lambda folder: subprocess.run(
+            command(workspace, f"output_dir={folder}"), check=True, stdout=subprocess.DEVNULL
+        ),
+    )

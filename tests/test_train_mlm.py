@@ -20,7 +20,6 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 import train_mlm
@@ -28,80 +27,21 @@ from hub_standin import HubStandIn
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.plot_run import plot_runs
 from pretraining.prepare_corpus import prepare
-from pretraining.run.checkpoints import check_order, explain
-from pretraining.run.configuration import load_run
+from pretraining.run.checkpoints import explain
 from pretraining.run.log import TrainingLog
 from pretraining.run.replay import show_step
 from pretraining.run.schedules import DampedCosine, mask_rate
-from pretraining.run.settings import check_stage
-from pretraining.run.stage_data import open_data
-
-ROOT = Path(__file__).parent.parent
-STEPS = {1: 50, 2: 6}
-LEARNING_RATE = {"peak": 2e-3, "minimum": 1e-4, "warmup_steps": 3, "cycles": 2, "damping": 1.0}
-MASK_RATE = {"minimum": 0.15, "maximum": 0.30, "warmup_steps": 4}
-SHAPE = {
-    "vocab_size": 32_000,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 256,
-}
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory) -> Path:
-    """Rows of 64 and 256 tokens, a model configuration and a run file."""
-    folder = tmp_path_factory.mktemp("training")
-    for seq_len in (64, 256):
-        corpus = [str(ROOT / "examples" / "corpus" / "valid.jsonl")]
-        prepare(corpus, ROOT / "tokenizer.json", seq_len, folder / f"rows-{seq_len}", 1)
-    (folder / "model.json").write_text(json.dumps(SHAPE), encoding="utf-8")
-    run = {
-        "model": str(folder / "model.json"),
-        "tokenizer": str(ROOT),
-        "output_dir": str(folder / "run"),
-        "seed": 5,
-        "training": {"logging_steps": 1, "use_cpu": True, "report_to": "tensorboard"},
-    }
-    for stage, seq_len in ((1, 64), (2, 256)):
-        run[f"stage{stage}"] = {
-            "train_rows": str(folder / f"rows-{seq_len}"),
-            "eval_rows": str(folder / f"rows-{seq_len}"),
-            "rows_per_step": 4,
-            "learning_rate": LEARNING_RATE,
-            "mask_rate": MASK_RATE,
-            "training": {
-                "max_steps": STEPS[stage],
-                "save_steps": 10,
-                "per_device_train_batch_size": 2,
-            },
-        }
-    (folder / "run.yaml").write_text(yaml.dump(run), encoding="utf-8")
-    return folder
-
-
-def command(workspace: Path, *arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "train_mlm.py"), str(workspace / "run.yaml"), *arguments]
-
-
-@pytest.fixture(scope="module")
-def run_dir(workspace) -> Path:
-    """Both stages, uninterrupted."""
-    subprocess.run(command(workspace), check=True)
-    return workspace / "run"
-
-
-def state_of(folder: Path) -> dict[str, int]:
-    """Every file below a folder, and when it was last written."""
-    return {str(file): file.stat().st_mtime_ns for file in sorted(folder.rglob("*"))}
-
-
-def stage_of(workspace: Path, *changes: str):
-    """Stage 1 of the run, as train_mlm.py checks and opens it."""
-    settings = check_stage(load_run(str(workspace / "run.yaml"), changes), 1, alone=True)
-    return settings, open_data(settings)
+from runs import (
+    LEARNING_RATE,
+    MASK_RATE,
+    ROOT,
+    STEPS,
+    command,
+    make_model_file,
+    run_here,
+    stage_of,
+    state_of,
+)
 
 
 def training_log(run_dir: Path, stage: int) -> list[dict]:
@@ -120,11 +60,11 @@ def test_both_schedules_are_followed_at_every_step(run_dir, stage):
         assert entry["mask_rate"] == masks(entry["step"] - 1)
 
 
-def test_the_batch_can_warm_up(workspace):
-    output = workspace / "warming"
+def test_the_batch_can_warm_up(workspace, tmp_path):
+    output = tmp_path
     changes = ["batch_warmup.rows=2", "batch_warmup.steps=6", "training.max_steps=8"]
     arguments = ["--stage", "1", f"output_dir={output}", *(f"stage1.{each}" for each in changes)]
-    subprocess.run(command(workspace, *arguments), check=True)
+    run_here(workspace, *arguments)
     log = training_log(output, 1)
     assert all(math.isfinite(entry["loss"]) and entry["loss"] > 1 for entry in log)
     assert all(0 <= entry["padding_share"] < 0.5 for entry in log)
@@ -239,8 +179,8 @@ def test_a_checkpoint_opens_elsewhere_with_equal_logits(run_dir, tmp_path, folde
     assert torch.equal(model(**inputs).logits, logits)
 
 
-def test_a_killed_run_resumes_as_if_it_had_not_been(workspace, run_dir):
-    other = workspace / "killed"
+def test_a_killed_run_resumes_as_if_it_had_not_been(workspace, run_dir, tmp_path):
+    other = tmp_path
     arguments = ["--stage", "1", f"output_dir={other}"]
     process = subprocess.Popen(command(workspace, *arguments), start_new_session=True)
     while not (other / "stage1" / "checkpoint-20" / "trainer_state.json").exists():
@@ -249,7 +189,7 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(workspace, run_dir):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (other / "stage1" / "final").exists()
-    subprocess.run(command(workspace, *arguments, "--resume"), check=True)
+    run_here(workspace, *arguments, "--resume")
 
     lines = (other / "stage1" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line)["step"] for line in lines if '"loss"' in line]
@@ -261,14 +201,11 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(workspace, run_dir):
     assert (other / weights).read_bytes() == (run_dir / weights).read_bytes()
 
 
-def test_stable_adamw_resumes_as_if_it_had_not_been_killed(workspace):
+def test_stable_adamw_resumes_as_if_it_had_not_been_killed(workspace, tmp_path):
     def train(name: str, *arguments: str) -> Path:
-        output = workspace / name
+        output = tmp_path / name
         changes = ["training.optim=stable_adamw", "stage1.training.max_steps=20"]
-        subprocess.run(
-            command(workspace, "--stage", "1", f"output_dir={output}", *changes, *arguments),
-            check=True,
-        )
+        run_here(workspace, "--stage", "1", f"output_dir={output}", *changes, *arguments)
         return output / "stage1"
 
     whole, broken = train("stable"), train("stable-broken")
@@ -283,48 +220,55 @@ def test_stable_adamw_resumes_as_if_it_had_not_been_killed(workspace):
     )
 
 
-def test_a_run_that_diverges_stops_and_can_be_replayed(workspace):
-    arguments = ["--stage", "1", f"output_dir={workspace / 'diverging'}"]
+def test_a_run_that_diverges_stops_and_can_be_replayed(workspace, tmp_path, capsys):
+    arguments = ["--stage", "1", f"output_dir={tmp_path}"]
     changes = ["stage1.learning_rate.peak=1e30", "stage1.training.save_steps=1"]
-    finished = subprocess.run(
-        command(workspace, *arguments, *changes), capture_output=True, text=True
-    )
-    assert finished.returncode == 1
-    stopped = json.loads((workspace / "diverging" / "stage1" / "stopped.json").read_text("utf-8"))
+    with pytest.raises(SystemExit) as ended:
+        run_here(workspace, *arguments, *changes)
+    stopped = json.loads((tmp_path / "stage1" / "stopped.json").read_text("utf-8"))
     step, (first, last) = stopped["step"], stopped["positions"]
-    assert f"--replay {step} shows them" in finished.stderr
+    assert f"--replay {step} shows them" in str(ended.value)
     assert (first, last) == (step * 4, step * 4 + 3)
     # The weights of the last checkpoint are from before.
-    weights = workspace / "diverging" / "stage1" / f"checkpoint-{step}" / "model.safetensors"
+    weights = tmp_path / "stage1" / f"checkpoint-{step}" / "model.safetensors"
     assert all(torch.isfinite(tensor).all() for tensor in load_file(weights).values())
 
-    replayed = subprocess.run(
-        command(workspace, *arguments, *changes, "--replay", str(step)),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    capsys.readouterr()
+    run_here(workspace, *arguments, *changes, "--replay", str(step))
+    replayed = capsys.readouterr().out
     assert replayed.count("position ") == 4
     assert f"position {first}:" in replayed
 
 
+def copy_rows(workspace: Path, folder: Path, length: int) -> Path:
+    """Rows that nobody has opened yet."""
+    copy = folder / f"rows-{length}"
+    if not copy.exists():
+        hidden = shutil.ignore_patterns(".*")
+        shutil.copytree(workspace / copy.name, copy, ignore=hidden)
+    return copy
+
+
 def test_a_plan_tells_what_a_run_will_take_and_trains_nothing(workspace, tmp_path):
     output = tmp_path / "planned"
-    for folder in ("rows-64", "rows-256"):
-        (workspace / folder / ".checked.json").unlink(missing_ok=True)
-    before = {folder: state_of(folder) for folder in (workspace, ROOT / "pretraining")}
+    rows = [
+        f"stage{stage}.{name}_rows={copy_rows(workspace, tmp_path, length)}"
+        for stage, length in ((1, 64), (2, 256))
+        for name in ("train", "eval")
+    ]
+    before = state_of(tmp_path)
     # A repository that is named is not made: there is no Hub at this address.
     hub = ["--push_to_hub", "someone/it", "training.report_to=all"]
     shown = subprocess.run(
         command(
             workspace,
             *("--plan", "--picture", str(tmp_path / "plan.png"), *hub),
-            *(f"output_dir={output}", "stage1.rows_per_step=8"),
+            *(f"output_dir={output}", "stage1.rows_per_step=8", *rows),
         ),
         capture_output=True,
         text=True,
         check=True,
-        env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9"},
     ).stdout
     assert "50 steps × 8 rows × 64 tokens = 25,600 positions" in shown
     assert "6 steps × 4 rows × 256 tokens = 6,144 positions" in shown
@@ -333,10 +277,11 @@ def test_a_plan_tells_what_a_run_will_take_and_trains_nothing(workspace, tmp_pat
     assert shown.count("of the rate of plain matrix products") == 2
     assert not output.exists()
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
-    assert all(state_of(folder) == state for folder, state in before.items())
+    (tmp_path / "plan.png").unlink()
+    assert state_of(tmp_path) == before
 
 
-def test_the_papers_run_is_planned(tmp_path):
+def test_the_papers_run_is_planned(tmp_path, monkeypatch, capsys):
     """With little text, a small model and one process; steps, batches and schedules are its own."""
     corpus = [str(ROOT / "examples" / "corpus" / "valid.jsonl")]
     changes = [f"output_dir={tmp_path}", "training.use_cpu=true", "training.torch_compile=false"]
@@ -345,29 +290,20 @@ def test_the_papers_run_is_planned(tmp_path):
         prepare(corpus, ROOT / "tokenizer.json", seq_len, rows, 1)
         changes += [f"stage{stage}.train_rows={rows}", f"stage{stage}.eval_rows={rows}"]
         changes.append(f"stage{stage}.training.per_device_train_batch_size={at_once}")
-    changes.append(write_model(tmp_path, max_position_embeddings=8192))
-    shown = subprocess.run(
-        [sys.executable, "train_mlm.py", "configs/large.yaml", "--plan", *changes],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    changes.append(make_model_file(tmp_path, max_position_embeddings=8192))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["train_mlm.py", "configs/large.yaml", "--plan", *changes])
+    train_mlm.main()
+    shown = capsys.readouterr().out
     positions = [int(n.replace(",", "")) for n in re.findall(r"= ([\d,]+) positions", shown)]
     assert positions == [pytest.approx(1.1e12, rel=1e-3), pytest.approx(0.1e12, rel=1e-3)]
     assert "271,000 steps × 4096 rows × 1024 tokens, fewer rows at first" in shown
 
 
 def test_a_plan_refuses_a_model_beyond_the_memory(workspace, tmp_path):
-    enormous = write_model(tmp_path, hidden_size=32_768, num_hidden_layers=400)
-    shown = subprocess.run(
-        command(workspace, "--plan", f"output_dir={tmp_path / 'planned'}", enormous),
-        capture_output=True,
-        text=True,
-    )
-    assert shown.returncode == 1
-    assert "weights, gradients and AdamW's moments take" in shown.stderr
-    assert "Choose a smaller model" in shown.stderr
+    enormous = make_model_file(tmp_path, hidden_size=32_768, num_hidden_layers=400)
+    with pytest.raises(SystemExit, match=r"AdamW's moments take .*Choose a smaller model"):
+        run_here(workspace, "--plan", f"output_dir={tmp_path / 'planned'}", enormous)
 
 
 def test_a_replay_shows_the_batch_that_the_model_sees(workspace, capsys):
@@ -388,18 +324,18 @@ def test_a_replay_passes_over_places_left_empty_by_the_warm_up(workspace, capsys
 
 
 def test_a_replay_leaves_nothing_behind(workspace, run_dir, tmp_path):
-    before = state_of(workspace)
+    rows = copy_rows(workspace, tmp_path, 64)
+    before = state_of(tmp_path), state_of(run_dir)
     for output in (run_dir, tmp_path / "none"):
-        replay = command(workspace, "--stage", "1", "--replay", "2", f"output_dir={output}")
-        subprocess.run(replay, check=True, stdout=subprocess.DEVNULL)
-    assert state_of(workspace) == before
-    assert not (tmp_path / "none").exists()
+        changes = [f"output_dir={output}", f"stage1.train_rows={rows}"]
+        run_here(workspace, "--stage", "1", "--replay", "2", *changes)
+    assert (state_of(tmp_path), state_of(run_dir)) == before
 
 
-def test_a_disk_that_takes_no_more_is_named_and_the_checkpoint_before_stays(workspace):
-    output = workspace / "full"
+def test_a_disk_that_takes_no_more_is_named_and_the_checkpoint_before_stays(workspace, tmp_path):
+    output = tmp_path
     arguments = ["--stage", "1", f"output_dir={output}", "stage1.training.max_steps=20"]
-    subprocess.run(command(workspace, *arguments), check=True)
+    run_here(workspace, *arguments)
     shutil.rmtree(output / "stage1" / "final")
     shutil.rmtree(output / "stage1" / "checkpoint-20")
     finished = subprocess.run(
@@ -412,12 +348,12 @@ def test_a_disk_that_takes_no_more_is_named_and_the_checkpoint_before_stays(work
     kept = output / "stage1" / "checkpoint-10"
     assert "takes no more data" in finished.stderr
     assert f"--resume goes on from the last complete checkpoint, {kept}." in finished.stderr
-    subprocess.run(command(workspace, *arguments, "--resume"), check=True)
+    run_here(workspace, *arguments, "--resume")
     assert (output / "stage1" / "final" / "model.safetensors").exists()
 
 
-def test_a_lost_data_worker_is_named(workspace):
-    output = workspace / "lost"
+def test_a_lost_data_worker_is_named(workspace, tmp_path):
+    output = tmp_path
     arguments = ["--stage", "1", f"output_dir={output}", "training.dataloader_num_workers=1"]
     process = subprocess.Popen(command(workspace, *arguments), stderr=subprocess.PIPE, text=True)
     while not (output / "stage1" / "checkpoint-10" / "trainer_state.json").exists():
@@ -430,7 +366,9 @@ def test_a_lost_data_worker_is_named(workspace):
     assert "--resume goes on from the last complete checkpoint" in errors
 
 
-def test_a_data_worker_lost_while_an_error_is_told_does_not_cut_it_short(workspace, monkeypatch):
+def test_a_data_worker_lost_while_an_error_is_told_does_not_cut_it_short(
+    workspace, tmp_path, monkeypatch
+):
     def fail(*_):
         raise OSError("gone")
 
@@ -443,12 +381,10 @@ def test_a_data_worker_lost_while_an_error_is_told_does_not_cut_it_short(workspa
 
     monkeypatch.setattr(train_mlm, "train", fail)
     monkeypatch.setattr(train_mlm, "explain", explain)
-    arguments = command(workspace, f"output_dir={workspace / 'untold'}")
-    monkeypatch.setattr(sys, "argv", arguments[1:])
     before = signal.signal(signal.SIGCHLD, as_torch_does)
     try:
         with pytest.raises(SystemExit, match="gone; continue like this"):
-            train_mlm.main()
+            run_here(workspace, f"output_dir={tmp_path}")
     finally:
         signal.signal(signal.SIGCHLD, before)
 
@@ -548,114 +484,3 @@ def test_checkpoints_are_pushed_and_open_from_the_hub(workspace, tmp_path):
             text=True,
         )
     assert result.stdout.split() == ["5"], result.stderr
-
-
-# --- what cannot work is refused before any work ----------------------------------------------
-
-
-@pytest.fixture
-def refused(workspace, monkeypatch, capsys, tmp_path):
-    """Returns `refused(*arguments)`: the message with which the script ends."""
-
-    def refused(*arguments: str) -> str:
-        output = [f"output_dir={tmp_path / 'refused'}"]
-        monkeypatch.setattr(sys, "argv", command(workspace, *output, *arguments)[1:])
-        with pytest.raises(SystemExit) as exit_info:
-            train_mlm.main()
-        assert not (tmp_path / "refused" / "stage1").exists()
-        return str(exit_info.value)
-
-    return refused
-
-
-def test_rows_that_are_missing_or_damaged_are_refused(refused, workspace, tmp_path):
-    assert "nowhere is no row set" in refused("stage1.train_rows=nowhere")
-    damaged = tmp_path / "rows"
-    damaged.mkdir()
-    for file in (workspace / "rows-64").iterdir():
-        (damaged / file.name).write_bytes(file.read_bytes())
-    shard = damaged / "rows-00000-00000.arrow"
-    shard.write_bytes(shard.read_bytes()[:-100])
-    assert "rows-00000-00000.arrow: truncated" in refused(f"stage1.train_rows={damaged}")
-    shard.write_bytes((workspace / "rows-64" / shard.name).read_bytes()[:-100] + bytes(100))
-    assert "rows-00000-00000.arrow: damaged" in refused(f"stage2.train_rows={damaged}")
-
-
-def test_rows_of_another_tokenizer_are_refused(refused, workspace, tmp_path):
-    rows = tmp_path / "rows"
-    rows.mkdir()
-    for file in (workspace / "rows-64").iterdir():
-        (rows / file.name).write_bytes(file.read_bytes())
-    manifest = json.loads((rows / "manifest.json").read_text(encoding="utf-8"))
-    manifest["tokenizer_sha256"] = "0" * 64
-    (rows / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    message = refused(f"stage1.train_rows={rows}")
-    assert "stage1.train_rows: its rows were made with another tokenizer" in message
-
-
-def write_model(tmp_path: Path, **changes) -> str:
-    (tmp_path / "other.json").write_text(json.dumps(SHAPE | changes), encoding="utf-8")
-    return f"model={tmp_path / 'other.json'}"
-
-
-def test_a_model_that_cannot_work_is_refused(refused, tmp_path):
-    assert "odd head size 33" in refused(write_model(tmp_path, hidden_size=66))
-    assert "unknown key 'hiden_size'" in refused(write_model(tmp_path, hiden_size=4))
-    message = refused(write_model(tmp_path, max_position_embeddings=128))
-    assert "stage2.train_rows: its rows of 256 tokens are longer than" in message
-    message = refused(write_model(tmp_path, vocab_size=30_000))
-    assert "vocab_size 30000 does not fit the tokenizer" in message
-    (tmp_path / "other.json").write_text("{", encoding="utf-8")
-    assert "other.json: not a JSON file" in refused(f"model={tmp_path / 'other.json'}")
-    assert "nowhere.json does not exist" in refused("model=nowhere.json")
-
-
-def test_stage_two_needs_stage_ones_weights(refused):
-    message = refused("--stage", "2")
-    assert "stage 2 starts from stage 1's weights" in message
-    assert "stage2.init_from" in message
-    assert "is not a model folder" in refused("stage2.init_from=nowhere", "--stage", "2")
-
-
-def test_settings_that_cannot_work_are_refused(refused):
-    assert "unknown key stage1.training.max_step" in refused("stage1.training.max_step=3")
-    assert "max_steps is missing" in refused("stage2.training.max_steps=0")
-    assert "learning_rate: warmup_steps 60" in refused("stage1.learning_rate.warmup_steps=60")
-    assert "mask_rate: warmup_steps 60" in refused("stage1.mask_rate.warmup_steps=60")
-    message = refused("stage1.eval_rows=null", "stage1.training.eval_strategy=steps")
-    assert "stage1.eval_rows is missing" in message
-
-
-def test_an_optimizer_whose_package_is_missing_is_refused(refused, monkeypatch):
-    available = "is_torch_optimi_available"
-    monkeypatch.setattr(f"transformers.trainer_optimizer.{available}", lambda: False)
-    message = refused("stage2.training.optim=stable_adamw")
-    assert "stage2.training.optim: You need to install `torch-optimi`" in message
-
-
-def test_rows_that_cannot_be_dealt_are_refused(refused):
-    message = refused("stage2.rows_per_step=3")
-    assert (
-        "stage2.rows_per_step: 3 rows cannot be divided evenly among 1 processes in batches of 2"
-        in message
-    )
-    message = refused("stage1.batch_warmup.rows=5", "stage1.batch_warmup.steps=5")
-    assert "stage1.batch_warmup: rows must lie between 2 (one for each batch) and 4" in message
-    assert "gradient_accumulation_steps is decided by" in refused(
-        "stage1.training.gradient_accumulation_steps=2"
-    )
-
-
-@pytest.mark.parametrize(
-    ("change", "name"), [("seed=6", "seed"), ("stage1.rows_per_step=8", "rows_per_step")]
-)
-def test_a_run_is_not_resumed_in_another_order(workspace, run_dir, change, name):
-    settings, data = stage_of(workspace, change)
-    with pytest.raises(ValueError, match=f"stage1 was begun with another {name}, so its training"):
-        check_order(settings, data)
-
-
-def test_an_earlier_run_is_not_overwritten(workspace, run_dir, monkeypatch):
-    monkeypatch.setattr(sys, "argv", command(workspace)[1:])
-    with pytest.raises(SystemExit, match=r"stage1 holds an earlier run\. Add --resume"):
-        train_mlm.main()

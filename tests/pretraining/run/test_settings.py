@@ -1,0 +1,109 @@
+"""Whatever cannot work is refused before any work, by the file or key that is to blame."""
+
+import json
+
+import pytest
+
+from pretraining.run.checkpoints import check_order
+from runs import make_model_file, run_here, stage_of
+
+
+@pytest.fixture
+def refused(workspace, tmp_path):
+    """Returns `refused(*arguments)`: the message with which the script ends."""
+
+    def refused(*arguments: str) -> str:
+        output = [f"output_dir={tmp_path / 'refused'}"]
+        with pytest.raises(SystemExit) as exit_info:
+            run_here(workspace, *output, *arguments)
+        assert not (tmp_path / "refused" / "stage1").exists()
+        return str(exit_info.value)
+
+    return refused
+
+
+def test_rows_that_are_missing_or_damaged_are_refused(refused, workspace, tmp_path):
+    assert "nowhere is no row set" in refused("stage1.train_rows=nowhere")
+    damaged = tmp_path / "rows"
+    damaged.mkdir()
+    for file in (workspace / "rows-64").iterdir():
+        (damaged / file.name).write_bytes(file.read_bytes())
+    shard = damaged / "rows-00000-00000.arrow"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert "rows-00000-00000.arrow: truncated" in refused(f"stage1.train_rows={damaged}")
+    shard.write_bytes((workspace / "rows-64" / shard.name).read_bytes()[:-100] + bytes(100))
+    assert "rows-00000-00000.arrow: damaged" in refused(f"stage2.train_rows={damaged}")
+
+
+def test_rows_of_another_tokenizer_are_refused(refused, workspace, tmp_path):
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for file in (workspace / "rows-64").iterdir():
+        (rows / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((rows / "manifest.json").read_text(encoding="utf-8"))
+    manifest["tokenizer_sha256"] = "0" * 64
+    (rows / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    message = refused(f"stage1.train_rows={rows}")
+    assert "stage1.train_rows: its rows were made with another tokenizer" in message
+
+
+def test_a_model_that_cannot_work_is_refused(refused, tmp_path):
+    assert "odd head size 33" in refused(make_model_file(tmp_path, hidden_size=66))
+    assert "unknown key 'hiden_size'" in refused(make_model_file(tmp_path, hiden_size=4))
+    message = refused(make_model_file(tmp_path, max_position_embeddings=128))
+    assert "stage2.train_rows: its rows of 256 tokens are longer than" in message
+    message = refused(make_model_file(tmp_path, vocab_size=30_000))
+    assert "vocab_size 30000 does not fit the tokenizer" in message
+    (tmp_path / "other.json").write_text("{", encoding="utf-8")
+    assert "other.json: not a JSON file" in refused(f"model={tmp_path / 'other.json'}")
+    assert "nowhere.json does not exist" in refused("model=nowhere.json")
+
+
+def test_stage_two_needs_stage_ones_weights(refused):
+    message = refused("--stage", "2")
+    assert "stage 2 starts from stage 1's weights" in message
+    assert "stage2.init_from" in message
+    assert "is not a model folder" in refused("stage2.init_from=nowhere", "--stage", "2")
+
+
+def test_settings_that_cannot_work_are_refused(refused):
+    assert "unknown key stage1.training.max_step" in refused("stage1.training.max_step=3")
+    assert "max_steps is missing" in refused("stage2.training.max_steps=0")
+    assert "learning_rate: warmup_steps 60" in refused("stage1.learning_rate.warmup_steps=60")
+    assert "mask_rate: warmup_steps 60" in refused("stage1.mask_rate.warmup_steps=60")
+    message = refused("stage1.eval_rows=null", "stage1.training.eval_strategy=steps")
+    assert "stage1.eval_rows is missing" in message
+
+
+def test_an_optimizer_whose_package_is_missing_is_refused(refused, monkeypatch):
+    available = "is_torch_optimi_available"
+    monkeypatch.setattr(f"transformers.trainer_optimizer.{available}", lambda: False)
+    message = refused("stage2.training.optim=stable_adamw")
+    assert "stage2.training.optim: You need to install `torch-optimi`" in message
+
+
+def test_rows_that_cannot_be_dealt_are_refused(refused):
+    message = refused("stage2.rows_per_step=3")
+    assert (
+        "stage2.rows_per_step: 3 rows cannot be divided evenly among 1 processes in batches of 2"
+        in message
+    )
+    message = refused("stage1.batch_warmup.rows=5", "stage1.batch_warmup.steps=5")
+    assert "stage1.batch_warmup: rows must lie between 2 (one for each batch) and 4" in message
+    assert "gradient_accumulation_steps is decided by" in refused(
+        "stage1.training.gradient_accumulation_steps=2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [("seed=6", "seed"), ("stage1.rows_per_step=8", "rows_per_step")]
+)
+def test_a_run_is_not_resumed_in_another_order(workspace, run_dir, change, name):
+    settings, data = stage_of(workspace, f"output_dir={run_dir}", change)
+    with pytest.raises(ValueError, match=f"stage1 was begun with another {name}, so its training"):
+        check_order(settings, data)
+
+
+def test_an_earlier_run_is_not_overwritten(workspace, run_dir):
+    with pytest.raises(SystemExit, match=r"stage1 holds an earlier run\. Add --resume"):
+        run_here(workspace, f"output_dir={run_dir}")
