@@ -1,8 +1,8 @@
 """`pipeline("question-answering")` for Chinese ModernBERT.
 
-transformers removed its own in version 5.3 and has no other for extractive answers. A folder of
-`ChineseModernBertForQuestionAnswering` names this one, so `pipeline("question-answering", folder,
-trust_remote_code=True)` finds it.
+transformers removed its own pipeline in version 5.3 and has no other for extractive answers. The
+configuration of `ChineseModernBertForQuestionAnswering` names this one, so that
+`pipeline("question-answering", folder, trust_remote_code=True)` finds it.
 """
 
 from dataclasses import dataclass
@@ -48,10 +48,10 @@ class Context:
 class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
     """Finds the answer to a question in a text of any length.
 
-    A text that is longer than `max_seq_len` is read in windows that overlap. Every span of the
-    text that no window cuts and that holds at most `max_answer_len` tokens is a candidate. Its
-    logit is the sum of its first token's start logit and its last token's end logit, in the window
-    where it has most context; its score is its probability among all candidates. So neither
+    A text that is longer than `max_seq_len` is read in windows that overlap. A candidate is every
+    span of the text that has at most `max_answer_len` tokens and lies within a window. Its logit is
+    the sum of its first token's start logit and its last token's end logit, taken from the window
+    that shows most text around it. Its score is its probability among all candidates, so neither
     scores nor their order depend on how many answers are asked for.
 
     No answer cuts a character: tokens that spell one character in bytes, or the parts of a joined
@@ -84,7 +84,8 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
 
         Raises:
             ValueError: on a question or context that is missing or blank, on a question that
-                fills `max_seq_len`, or on a `top_k` or `max_answer_len` below 1.
+                fills `max_seq_len`, or on a `top_k`, `max_answer_len` or `doc_stride` that is too
+                small.
         """
         if inputs is None:
             if isinstance(question, (list, tuple)):
@@ -97,17 +98,20 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
                 inputs = {"question": question, "context": context}
         for item in inputs if isinstance(inputs, list) else [inputs]:
             for name in ("question", "context"):
-                if not isinstance(item.get(name), str) or not item[name].strip():
-                    raise ValueError(f"{name} must be a text that is not empty: {item.get(name)!r}")
+                text = item.get(name) if isinstance(item, dict) else None
+                if not isinstance(text, str) or not text.strip():
+                    raise ValueError(
+                        f"{name} must be a text that is not empty or blank, got {text!r}."
+                    )
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, **kwargs):
+        for key, least in (("top_k", 1), ("max_answer_len", 1), ("doc_stride", 0)):
+            if kwargs.get(key, least) < least:
+                raise ValueError(f"{key} must be at least {least}, got {kwargs[key]}.")
         preprocess = {
             key: kwargs.pop(key) for key in ("max_seq_len", "doc_stride") if key in kwargs
         }
-        for key in ("top_k", "max_answer_len"):
-            if kwargs.get(key, 1) < 1:
-                raise ValueError(f"{key} must be at least 1, got {kwargs[key]}")
         return preprocess, {}, kwargs
 
     def preprocess(self, inputs, max_seq_len=None, doc_stride=128):
@@ -161,7 +165,7 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
             )
             no_answer = min(no_answer, first[0] + last[0])  # at [CLS]
             start, stop = window["window"]
-            inside = slice(start - stop - 1, -1)  # what precedes the last [SEP]
+            inside = slice(start - stop - 1, -1)  # the context, which the last [SEP] follows
             rows, found, room = score_spans(
                 first[inside], last[inside], (start, stop), context, logits.shape[1]
             )

@@ -1,7 +1,7 @@
 """`pipeline("token-classification")` for Chinese ModernBERT.
 
-transformers' own takes what lies between two blanks for a word, which in Chinese is a sentence. A
-folder of `ChineseModernBertForTokenClassification` names this one, so
+transformers' own pipeline takes the text between two blanks for a word, which in Chinese is a whole
+sentence. The configuration of `ChineseModernBertForTokenClassification` names this one, so that
 `pipeline("token-classification", folder, trust_remote_code=True)` finds it.
 """
 
@@ -35,8 +35,8 @@ NONE, FIRST, MAX, AVERAGE = (
     AggregationStrategy(name) for name in ("none", "first", "max", "average")
 )
 
-# The segmenter cuts letters that are neither Han nor ASCII one by one; the tokenizer's words are
-# runs of them.
+# The segmenter makes a word of each letter that is neither Han nor ASCII, full-width ones included.
+# For the tokenizer, a run of them is a word.
 OTHER_LETTERS = regex.compile(r"(?V1)[\p{L}\p{M}\p{N}--\p{Han}]+")
 
 
@@ -128,8 +128,11 @@ class ChineseModernBertTokenClassificationPipeline(TokenClassificationPipeline):
                 f"stride {stride} must be at least 0 and less than {size}, the tokens of a window "
                 "without [CLS] and [SEP]."
             )
-        encode = self._encode_words if is_split_into_words else self._encode_text
-        ids, units = encode(sentence, strategy in (FIRST, MAX, AVERAGE), delimiter)
+        by_words = strategy in (FIRST, MAX, AVERAGE)
+        if is_split_into_words:
+            ids, units = self._encode_words(sentence, by_words, delimiter)
+        else:
+            ids, units = self._encode_text(sentence, by_words)
         for start, stop in overlapping_windows(len(ids), size, stride):
             framed = [self.tokenizer.cls_token_id, *ids[start:stop], self.tokenizer.sep_token_id]
             yield {
@@ -140,15 +143,15 @@ class ChineseModernBertTokenClassificationPipeline(TokenClassificationPipeline):
                 "is_last": stop == len(ids),
             }
 
-    def _encode_text(self, text, by_words: bool, _) -> tuple[list[int], TextUnits]:
+    def _encode_text(self, text, by_words: bool) -> tuple[list[int], TextUnits]:
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"the text to label must not be empty or blank: {text!r}")
+            raise ValueError(f"the text to label must not be empty or blank, got {text!r}.")
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         words = self._word_starts(text) if by_words else None
         offsets, characters = encoded["offset_mapping"], character_starts(text)
         return encoded["input_ids"], TextUnits.build(text, offsets, characters, words)
 
-    def _word_starts(self, text) -> set[int]:
+    def _word_starts(self, text: str) -> set[int]:
         try:
             starts = {start for _, start, _ in self.tokenizer.segment(text)}
         except ImportError as error:
@@ -160,7 +163,7 @@ class ChineseModernBertTokenClassificationPipeline(TokenClassificationPipeline):
             starts.difference_update(range(run.start() + 1, run.end()))
         return starts
 
-    def _encode_words(self, words, by_words: bool, delimiter) -> tuple[list[int], TextUnits]:
+    def _encode_words(self, words, by_words: bool, delimiter: str) -> tuple[list[int], TextUnits]:
         if not isinstance(words, list) or not "".join(words).strip():
             raise ValueError(
                 f"is_split_into_words expects lists of words that are not all blank, got {words!r}."

@@ -56,9 +56,9 @@ class ChineseModernBertTokenizer(PreTrainedTokenizerFast):
     A literal "[MASK]" (or another special token) in a text becomes that token, as pipelines
     expect; `split_special_tokens=True` treats it as ordinary text.
 
-    All of it is in tokenizer.json and tokenizer_config.json. There is no `__init__` on purpose:
-    transformers would take it for a reason to rebuild the tokenizer from its vocabulary alone,
-    losing the byte fallback and adding "<s>" and "</s>".
+    Everything is defined in tokenizer.json and tokenizer_config.json. There is no `__init__` on
+    purpose: with one, transformers would rebuild the tokenizer from its vocabulary alone, which
+    loses the byte fallback and adds "<s>" and "</s>".
     """
 
     vocab_files_names = {"tokenizer_file": "tokenizer.json"}
@@ -126,7 +126,7 @@ class ChineseModernBertTokenizer(PreTrainedTokenizerFast):
         return words
 
     def save_pretrained(self, *args, **kwargs):
-        # How a folder was found is no property of the tokenizer, yet it would be saved with it.
+        # These say how this tokenizer was loaded; transformers would save them with it.
         for key in ("is_local", "local_files_only"):
             self.init_kwargs.pop(key, None)
         return super().save_pretrained(*args, **kwargs)

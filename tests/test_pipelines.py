@@ -43,8 +43,8 @@ HEADS = (
 SCRIPT = """
     from transformers import AutoModelForMultipleChoice, AutoTokenizer, pipeline
 
-    def opened(task, head):
-        return pipeline(task, model=f"{folder}/{head}", trust_remote_code=True)
+    def opened(task, head, **options):
+        return pipeline(task, model=f"{folder}/{head}", trust_remote_code=True, **options)
 
     def filled(task, head, text):
         pipe = opened(task, head)
@@ -56,6 +56,9 @@ SCRIPT = """
     pipe.save_pretrained(f"{folder}/TokenClassification_again")
     again = opened("ner", "TokenClassification_again")
     told["entities"] = [[type(p).__name__, p(TEXT, ignore_labels=[])] for p in (pipe, again)]
+
+    words = opened("ner", "TokenClassification", aggregation_strategy="first", ignore_labels=[])
+    told["groups"] = words(TEXT)
 
     pipe = opened("question-answering", "QuestionAnswering")
     pipe.save_pretrained(f"{folder}/QuestionAnswering_again")
@@ -110,6 +113,8 @@ def test_token_classification_opens_under_both_names_and_saves_again(told):
     assert [entity["word"] for entity in found[:3]] == ["張", "𠮷", "昨"]
     assert all(entity["word"] == TEXT[entity["start"] : entity["end"]] for entity in found)
     assert "".join(entity["word"] for entity in found) == TEXT
+    assert "".join(group["word"] for group in told["groups"]) == TEXT
+    assert all("entity_group" in group for group in told["groups"])
 
 
 def test_question_answering_opens_and_saves_again(told):

@@ -226,11 +226,16 @@ def test_no_answer_is_a_candidate_when_asked_for(qa):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"question": QUESTION}, "context must be a text that is not empty: None"),
-        ({"question": " ", "context": TEXT}, "question must be a text that is not empty"),
+        ({"question": QUESTION}, "context must be a text that is not empty or blank, got None"),
+        ({"question": " ", "context": TEXT}, "question must be a text that is not empty or blank"),
         (
             {"question": QUESTION * 20, "context": TEXT, "max_seq_len": 32},
             "leave no room for the context",
+        ),
+        ({"inputs": TEXT}, "question must be a text"),
+        (
+            {"question": QUESTION, "context": TEXT, "doc_stride": -1},
+            "doc_stride must be at least 0, got -1",
         ),
         ({"question": QUESTION, "context": TEXT, "top_k": 0}, "top_k must be at least 1, got 0"),
         (

@@ -287,15 +287,15 @@ def test_given_words_are_judged_as_they_are(label):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("", {}, "must not be empty or blank: ''"),
-        (["周敏", " \n"], {}, "must not be empty or blank: ' .n'"),
+        ("", {}, "must not be empty or blank, got ''"),
+        (["周敏", " \n"], {}, "must not be empty or blank, got ' "),
         ([], {}, "At least one input is required"),
         ([["", " "]], {"is_split_into_words": True}, "expects lists of words"),
         ("周敏", {"stride": 510}, "stride 510 must be at least 0 and less than 510"),
         ("周敏", {"aggregation_strategy": "last"}, "last is not a valid AggregationStrategy"),
     ],
 )
-def test_what_cannot_be_labelled_is_refused(label, text, options, message):
+def test_what_cannot_be_labeled_is_refused(label, text, options, message):
     with pytest.raises(ValueError, match=message):
         label(NAMES)(text, **options)
 

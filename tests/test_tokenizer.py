@@ -178,17 +178,17 @@ def test_the_vocabulary_has_32000_entries_in_a_fixed_layout(tokenizer):
     assert max(len(token) for token, index in vocabulary.items() if index >= 325) <= 16
 
 
-def test_parting_kinds_of_characters_would_change_no_token(tokenizer):
-    """Merges stay within a kind, so the tokenizer need not look for their borders again."""
+def test_splitting_at_kinds_of_characters_would_change_no_token(tokenizer):
+    """Merges stay within a kind, so the tokenizer need not split the text at their borders."""
     kinds = pre_tokenizers.Split(Regex(KINDS), behavior="isolated")
     learned = [token for token, index in tokenizer.get_vocab().items() if index >= 325]
     assert [token for token in learned if len(kinds.pre_tokenize_str(token)) > 1] == []
-    parting = Tokenizer.from_file(str(ROOT / "tokenizer.json"))
-    parting.pre_tokenizer = kinds
-    parting.encode_special_tokens = True
+    splitting = Tokenizer.from_file(str(ROOT / "tokenizer.json"))
+    splitting.pre_tokenizer = kinds
+    splitting.encode_special_tokens = True
     for text in HOSTILE.values():
         ids = tokenizer(text, split_special_tokens=True)["input_ids"]
-        assert parting.encode(text).ids == ids
+        assert splitting.encode(text).ids == ids
 
 
 def test_frequent_words_are_single_tokens(tokenizer):
