@@ -4,6 +4,7 @@ Names follow transformers' own ModernBERT. Unknown keys and contradictory values
 because a misspelt key that is silently ignored costs a whole pretraining run.
 """
 
+import copy
 import difflib
 from dataclasses import fields
 
@@ -44,6 +45,23 @@ AUTO_MAP = {
         "modeling_chinese_modernbert.ChineseModernBertForQuestionAnswering"
     ),
     "AutoModelForMultipleChoice": "modeling_chinese_modernbert.ChineseModernBertForMultipleChoice",
+}
+
+# Task -> what `pipeline()` loads for it, as `custom_pipelines` has it. "ner" is another name of
+# token classification, which transformers would not look up here.
+PIPELINES = {
+    "question-answering": {
+        "impl": "question_answering_chinese_modernbert.ChineseModernBertQuestionAnsweringPipeline",
+        "pt": ["AutoModelForQuestionAnswering"],
+    }
+} | {
+    task: {
+        "impl": (
+            "token_classification_chinese_modernbert.ChineseModernBertTokenClassificationPipeline"
+        ),
+        "pt": ["AutoModelForTokenClassification"],
+    }
+    for task in ("token-classification", "ner")
 }
 
 # Not fields of the configuration, but legitimately passed to it or found in a saved config.json.
@@ -291,6 +309,22 @@ class ChineseModernBertConfig(PreTrainedConfig):
                 f"{where} needs original_max_position_embeddings, the context in tokens that the "
                 f"model was trained for, got {original!r}."
             )
+
+    def set_pipelines(self, *tasks: str) -> None:
+        """Names our pipelines for these tasks, and for no others, in `custom_pipelines`.
+
+        A model's configuration may come from a model with another head. Pipelines that somebody
+        else registered stay.
+        """
+        named = {
+            task: pipeline
+            for task, pipeline in getattr(self, "custom_pipelines", {}).items()
+            if pipeline != PIPELINES.get(task)
+        } | {task: copy.deepcopy(PIPELINES[task]) for task in tasks}
+        if named:
+            self.custom_pipelines = named
+        elif hasattr(self, "custom_pipelines"):
+            del self.custom_pipelines
 
     @property
     def head_size(self) -> int:

@@ -12,6 +12,7 @@ Notable about it:
 After *Chinese ModernBERT with Whole-Word Masking*, arXiv 2510.12285.
 """
 
+import copy
 import functools
 import itertools
 import math
@@ -54,10 +55,13 @@ except ImportError:  # imported from a checkout, where the files are not a packa
     from configuration_chinese_modernbert import ChineseModernBertConfig
 
 if TYPE_CHECKING:
-    # Never run. transformers saves and fetches the files that it finds imported relatively, and a
-    # question-answering folder needs this one, which its configuration names.
+    # Never run. transformers saves and fetches the files that it finds imported relatively, and
+    # `custom_pipelines` in the configuration of two heads names these.
     from .question_answering_chinese_modernbert import (
         ChineseModernBertQuestionAnsweringPipeline,  # noqa: F401
+    )
+    from .token_classification_chinese_modernbert import (
+        ChineseModernBertTokenClassificationPipeline,  # noqa: F401
     )
 
 logger = logging.get_logger(__name__)
@@ -839,6 +843,12 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
+    def __init__(self, config: ChineseModernBertConfig):
+        if hasattr(config, "custom_pipelines"):  # perhaps from a model with another head
+            config = copy.deepcopy(config)
+            config.set_pipelines()
+        super().__init__(config)
+
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         # transformers searches the source for its own dispatch; ours is ATTENTION_BACKENDS.
@@ -1226,7 +1236,7 @@ class ChineseModernBertWithHead(ChineseModernBertPreTrainedModel):
 
     def __init__(self, config: ChineseModernBertConfig):
         super().__init__(config)
-        self.model = ChineseModernBertModel(config)
+        self.model = ChineseModernBertModel(self.config)
         self.head = ChineseModernBertPredictionHead(config)
 
     @torch.compiler.disable
@@ -1465,7 +1475,8 @@ class ChineseModernBertForTokenClassification(ChineseModernBertForFineTuning):
     """The encoder with a head for every token, such as for named entities."""
 
     def __init__(self, config: ChineseModernBertConfig):
-        super().__init__(config, config.num_labels)
+        super().__init__(copy.deepcopy(config), config.num_labels)
+        self.config.set_pipelines("token-classification", "ner")
 
     @can_return_tuple
     def forward(
@@ -1511,14 +1522,8 @@ class ChineseModernBertForQuestionAnswering(ChineseModernBertForFineTuning):
     """The encoder with a head that finds an answer's first and last token."""
 
     def __init__(self, config: ChineseModernBertConfig):
-        config.custom_pipelines = {
-            "question-answering": {
-                "impl": "question_answering_chinese_modernbert."
-                "ChineseModernBertQuestionAnsweringPipeline",
-                "pt": ["AutoModelForQuestionAnswering"],
-            }
-        }
-        super().__init__(config, 2)
+        super().__init__(copy.deepcopy(config), 2)
+        self.config.set_pipelines("question-answering")
 
     @can_return_tuple
     def forward(

@@ -1,20 +1,62 @@
 """`pipeline("question-answering")` for Chinese ModernBERT.
 
-transformers removed its own in version 5.3 and has no other for extractive answers. A folder of
-`ChineseModernBertForQuestionAnswering` names this one, so `pipeline("question-answering", folder,
-trust_remote_code=True)` finds it.
+transformers removed its own pipeline in version 5.3 and has no other for extractive answers. The
+configuration of `ChineseModernBertForQuestionAnswering` names this one, so that
+`pipeline("question-answering", folder, trust_remote_code=True)` finds it.
 """
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from transformers.pipelines.base import ChunkPipeline
+
+try:
+    from .spans_chinese_modernbert import (
+        character_starts,
+        context_in_window,
+        group_spans,
+        overlapping_windows,
+    )
+except ImportError:  # imported from a checkout, where the files are not a package
+    from spans_chinese_modernbert import (
+        character_starts,
+        context_in_window,
+        group_spans,
+        overlapping_windows,
+    )
+
+
+@dataclass(frozen=True)
+class Context:
+    """A text in which answers are looked for.
+
+    Attributes:
+        text: the text.
+        ids: its tokens.
+        firsts: (characters,) the first token of each character.
+        spans: (characters, 2) where each one starts and ends in the text. Characters that share a
+            token count as one.
+    """
+
+    text: str
+    ids: list[int]
+    firsts: np.ndarray
+    spans: np.ndarray
 
 
 class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
     """Finds the answer to a question in a text of any length.
 
-    A text that is longer than `max_seq_len` is read in overlapping pieces. Every span of at most
-    `max_answer_len` tokens in any piece is a candidate; its score is its probability among all of
-    them, from the sum of its first and its last token's logit.
+    A text that is longer than `max_seq_len` is read in windows that overlap. A candidate is every
+    span of the text that has at most `max_answer_len` tokens and lies within a window. Its logit is
+    the sum of its first token's start logit and its last token's end logit, taken from the window
+    that shows most text around it. Its score is its probability among all candidates, so neither
+    scores nor their order depend on how many answers are asked for.
+
+    No answer cuts a character: tokens that spell one character in bytes, or the parts of a joined
+    emoji, count as one token, and the probabilities of all spans that begin and end in the same
+    characters are added up.
     """
 
     default_input_names = "question,context"
@@ -30,10 +72,10 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
         Args:
             inputs: {"question": …, "context": …}, or a list of them.
             question, context: the same as arguments; several questions may share one context.
-            top_k: answers to give, the likeliest first (1).
+            top_k: the number of answers, most probable first (1).
             max_answer_len: tokens of the longest answer (30).
-            max_seq_len: tokens of a piece, question included (the model's context).
-            doc_stride: tokens that neighbouring pieces share (128).
+            max_seq_len: tokens of a window, question included (the model's context).
+            doc_stride: tokens that neighboring windows share (128), fewer where windows are small.
             handle_impossible_answer: whether "no answer" ("", 0, 0) is a candidate (False).
 
         Returns:
@@ -41,7 +83,9 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
             not 1. `start` and `end` count characters: `context[start:end] == answer`.
 
         Raises:
-            ValueError: on an empty question or context, or one that is missing.
+            ValueError: on a question or context that is missing or blank, on a question that
+                fills `max_seq_len`, or on a `top_k`, `max_answer_len` or `doc_stride` that is too
+                small.
         """
         if inputs is None:
             if isinstance(question, (list, tuple)):
@@ -54,11 +98,17 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
                 inputs = {"question": question, "context": context}
         for item in inputs if isinstance(inputs, list) else [inputs]:
             for name in ("question", "context"):
-                if not isinstance(item.get(name), str) or not item[name].strip():
-                    raise ValueError(f"{name} must be a text that is not empty: {item.get(name)!r}")
+                text = item.get(name) if isinstance(item, dict) else None
+                if not isinstance(text, str) or not text.strip():
+                    raise ValueError(
+                        f"{name} must be a text that is not empty or blank, got {text!r}."
+                    )
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, **kwargs):
+        for key, least in (("top_k", 1), ("max_answer_len", 1), ("doc_stride", 0)):
+            if kwargs.get(key, least) < least:
+                raise ValueError(f"{key} must be at least {least}, got {kwargs[key]}.")
         preprocess = {
             key: kwargs.pop(key) for key in ("max_seq_len", "doc_stride") if key in kwargs
         }
@@ -67,35 +117,26 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
     def preprocess(self, inputs, max_seq_len=None, doc_stride=128):
         max_seq_len = max_seq_len or self.model.config.max_position_embeddings
         question = self.tokenizer(inputs["question"], add_special_tokens=False)["input_ids"]
-        room = max_seq_len - len(question) - 3  # [CLS] question [SEP] context [SEP]
-        if room < 1:
+        size = max_seq_len - len(question) - 3  # [CLS] question [SEP] context [SEP]
+        if size < 1:
             raise ValueError(
-                f"the question's {len(question)} tokens leave no room for the context in pieces of "
-                f"max_seq_len {max_seq_len}. Raise that, or shorten the question."
+                f"the question's {len(question)} tokens leave no room for the context in windows "
+                f"of max_seq_len {max_seq_len}. Raise max_seq_len, or shorten the question."
             )
-        encoded = self.tokenizer(
-            inputs["question"],
-            inputs["context"],
-            truncation="only_second",
-            max_length=max_seq_len,
-            stride=min(doc_stride, room - 1),
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
-        pieces = len(encoded["input_ids"])
-        for piece in range(pieces):
-            offsets = [
-                offset if part == 1 else None
-                for offset, part in zip(
-                    encoded["offset_mapping"][piece], encoded.sequence_ids(piece), strict=True
-                )
-            ]
+        text = inputs["context"]
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = encoded["input_ids"]
+        firsts, spans = group_spans(encoded["offset_mapping"], character_starts(text))
+        context = Context(text, ids, firsts, spans)
+        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        for start, stop in overlapping_windows(len(ids), size, min(doc_stride, size - 1)):
+            pair = [cls, *question, sep, *ids[start:stop], sep]
             yield {
-                "input_ids": torch.tensor([encoded["input_ids"][piece]]),
-                "attention_mask": torch.tensor([encoded["attention_mask"][piece]]),
-                "offsets": offsets,
-                "context": inputs["context"],
-                "is_last": piece == pieces - 1,
+                "input_ids": torch.tensor([pair]),
+                "attention_mask": torch.ones(1, len(pair), dtype=torch.long),
+                "window": (start, stop),
+                "context": context,
+                "is_last": stop == len(ids),
             }
 
     def _forward(self, model_inputs):
@@ -109,37 +150,76 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
         }
 
     def postprocess(
-        self, pieces, top_k=1, max_answer_len=30, handle_impossible_answer=False
+        self, windows, top_k=1, max_answer_len=30, handle_impossible_answer=False
     ) -> dict | list[dict]:
-        candidates = []  # ((start, end) in characters, logit) of the best spans of each piece
-        totals = []  # log of the summed exponentials of each piece's spans
-        none = []
-        for piece in pieces:
-            real = piece["attention_mask"][0].bool()
-            first, last = (piece[f"{side}_logits"][0][real].float() for side in ("start", "end"))
-            none.append(first[0] + last[0])  # at [CLS]
-            places = [place for place, offset in enumerate(piece["offsets"]) if offset]
-            spans = first[places][:, None] + last[places][None, :]
-            token = torch.arange(len(places))
-            allowed = (token >= token[:, None]) & (token < token[:, None] + max_answer_len)
-            begins, ends = allowed.nonzero().T
-            logits = spans[begins, ends]
-            totals.append(logits.logsumexp(0))
-            best = logits.topk(min(len(logits), 10 * top_k)).indices
-            for begin, end, logit in zip(begins[best], ends[best], logits[best], strict=True):
-                start, end = piece["offsets"][places[begin]][0], piece["offsets"][places[end]][1]
-                candidates.append(((start, end), logit))
-        if handle_impossible_answer:
-            candidates.append(((0, 0), min(none)))
-            totals.append(min(none))
-        total = torch.stack(totals).logsumexp(0)
-        # Neighbouring pieces share text, and a character may be several tokens.
-        scores: dict[tuple[int, int], float] = {}
-        for span, logit in candidates:
-            scores[span] = scores.get(span, 0.0) + float((logit - total).exp())
-        context = pieces[0]["context"]
-        answers = [
-            {"score": score, "start": start, "end": end, "answer": context[start:end]}
-            for (start, end), score in sorted(scores.items(), key=lambda item: -item[1])[:top_k]
-        ]
+        context = windows[0]["context"]
+        characters = len(context.firsts)
+        # [c, n]: the span from character c to character c + n.
+        logits = np.full((characters, min(max_answer_len, characters)), -np.inf)
+        most = np.full(logits.shape, -1)
+        no_answer = np.inf
+        for window in windows:
+            real = window["attention_mask"][0].bool()
+            first, last = (
+                window[f"{side}_logits"][0][real].double().numpy() for side in ("start", "end")
+            )
+            no_answer = min(no_answer, first[0] + last[0])  # at [CLS]
+            start, stop = window["window"]
+            inside = slice(start - stop - 1, -1)  # the context, which the last [SEP] follows
+            rows, found, room = score_spans(
+                first[inside], last[inside], (start, stop), context, logits.shape[1]
+            )
+            better = room > most[rows, : found.shape[1]]
+            most[rows, : found.shape[1]][better] = room[better]
+            logits[rows, : found.shape[1]][better] = found[better]
+        candidates = np.append(logits, no_answer if handle_impossible_answer else -np.inf)
+        best = np.argsort(-candidates, kind="stable")[:top_k]
+        best = best[np.isfinite(candidates[best])]
+        scores = np.exp(candidates[best] - np.logaddexp.reduce(candidates))
+        answers = []
+        for index, score in zip(best.tolist(), scores.tolist(), strict=True):
+            start = end = 0
+            if index < logits.size:
+                begin, more = divmod(index, logits.shape[1])
+                start, end = int(context.spans[begin, 0]), int(context.spans[begin + more, 1])
+            answer = context.text[start:end]
+            answers.append({"score": score, "start": start, "end": end, "answer": answer})
         return answers[0] if top_k == 1 else answers
+
+
+def score_spans(first, last, window, context, longest):
+    """The logits of all spans of a window.
+
+    Args:
+        first, last: (tokens,) logits of an answer's first and last token.
+        window: the (start, stop) of these tokens in the context.
+        context: the text and its characters.
+        longest: characters of the longest span.
+
+    Returns:
+        Three things: the slice of the context's characters that the window shows; (characters,
+        lengths) logits, where `[c, n]` is the span from character c to c + n; and, of the same
+        shape, how much context the window gives the span on its shorter side, in tokens, -1 where
+        the window ends before the span does.
+    """
+    character = np.searchsorted(context.firsts, np.arange(*window), side="right") - 1
+    begins = np.flatnonzero(np.diff(character, prepend=-1))
+    ends = np.append(begins[1:], len(character)) - 1
+    count = len(begins)
+    # A span's probability is the sum over all pairs of a token of its first character and a token
+    # of its last one, the second not before the first: all pairs, but within a single character.
+    within = first + last
+    for distance in range(1, int((ends - begins).max()) + 1):
+        same = character[distance:] == character[:-distance]
+        pairs = np.logaddexp(within[:-distance], first[:-distance] + last[distance:])
+        within[:-distance] = np.where(same, pairs, within[:-distance])
+    start_logits = np.logaddexp.reduceat(first, begins)
+    end_logits = np.logaddexp.reduceat(last, begins)
+    ending = np.arange(count)[:, None] + np.arange(min(longest, count))
+    cut, ending = ending >= count, ending.clip(max=count - 1)
+    logits = start_logits[:, None] + end_logits[ending]
+    logits[:, 0] = np.logaddexp.reduceat(within, begins)
+    left, right = context_in_window(*window, len(context.ids))
+    room = np.minimum(left[begins][:, None], right[ends][ending])
+    room[cut] = -1
+    return slice(character[0], character[0] + count), logits, room

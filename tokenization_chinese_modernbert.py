@@ -1,13 +1,15 @@
 """Tokenizer of Chinese ModernBERT: 32,000 BPE entries over characters, with byte fallback.
 
-It normalises nothing, so `decode(encode(text)) == text` and offsets point into the given text.
+It normalizes nothing, so `decode(encode(text)) == text` and offsets point into the given text.
 """
 
 import functools
+import re
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 _MISSING = "word segmentation needs {}: pip install rjieba opencc"
 
 
@@ -54,13 +56,53 @@ class ChineseModernBertTokenizer(PreTrainedTokenizerFast):
     A literal "[MASK]" (or another special token) in a text becomes that token, as pipelines
     expect; `split_special_tokens=True` treats it as ordinary text.
 
-    All of it is in tokenizer.json and tokenizer_config.json. There is no `__init__` on purpose:
-    transformers would take it for a reason to rebuild the tokenizer from its vocabulary alone,
-    losing the byte fallback and adding "<s>" and "</s>".
+    Everything is defined in tokenizer.json and tokenizer_config.json. There is no `__init__` on
+    purpose: with one, transformers would rebuild the tokenizer from its vocabulary alone, which
+    loses the byte fallback and adds "<s>" and "</s>".
     """
 
     vocab_files_names = {"tokenizer_file": "tokenizer.json"}
     model_input_names = ["input_ids", "attention_mask"]
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Joins tokens to text.
+
+        Bytes that do not spell a character become "\ufffd" and leave the characters beside them
+        whole. (The tokenizers library gives up on every byte of a run that holds a wrong one.)
+        """
+        text = super().convert_tokens_to_string(tokens)
+        if "\ufffd" not in text:
+            return text
+        pieces = (
+            bytes([int(token[1:-1], 16)]) if _BYTE_TOKEN.fullmatch(token) else token.encode()
+            for token in tokens
+        )
+        return b"".join(pieces).decode(errors="replace")
+
+    def _decode(self, token_ids, skip_special_tokens: bool = False, **kwargs) -> str:
+        text = super()._decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
+        if "\ufffd" not in text:
+            return text
+        ids = [token_ids] if isinstance(token_ids, int) else token_ids
+        tokens = self.convert_ids_to_tokens(ids, skip_special_tokens=skip_special_tokens)
+        return self.convert_tokens_to_string(tokens)
+
+    def train_new_from_iterator(self, *args, **kwargs):
+        """Refuses: transformers would train a tokenizer without the 256 byte tokens.
+
+        Raises:
+            NotImplementedError: always; it names the command that trains such a tokenizer.
+        """
+        raise NotImplementedError(
+            "train_new_from_iterator would lose the byte fallback: characters that are not in the "
+            "new vocabulary would become [UNK]. Train a tokenizer with "
+            "`python -m pretraining.train_tokenizer` of this repository instead."
+        )
+
+    def _eventual_warn_about_too_long_sequence(self, *args, **kwargs) -> None:
+        # transformers warns of indexing errors where a text is longer than `model_max_length`. This
+        # model has no table of positions to index: longer inputs work.
+        pass
 
     def segment(self, text: str) -> list[tuple[str, int, int]]:
         """The words of a text, as rjieba cuts it: (word, start, end) in characters.
@@ -84,7 +126,7 @@ class ChineseModernBertTokenizer(PreTrainedTokenizerFast):
         return words
 
     def save_pretrained(self, *args, **kwargs):
-        # How a folder was found is no property of the tokenizer, yet it would be saved with it.
+        # These say how this tokenizer was loaded; transformers would save them with it.
         for key in ("is_local", "local_files_only"):
             self.init_kwargs.pop(key, None)
         return super().save_pretrained(*args, **kwargs)

@@ -20,7 +20,7 @@ from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertModel
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config():
     """Returns `tiny_config(**overrides)`: three layers (global, local, local) of two heads."""
 

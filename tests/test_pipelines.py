@@ -1,10 +1,12 @@
 """What transformers' pipelines do with a saved folder, its tokenizer included."""
 
 import json
+import textwrap
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, FillMaskPipeline
+from transformers.modeling_outputs import MaskedLMOutput
 
 from modeling_chinese_modernbert import (
     ChineseModernBertForMaskedLM,
@@ -14,10 +16,9 @@ from modeling_chinese_modernbert import (
     ChineseModernBertForTokenClassification,
     ChineseModernBertModel,
 )
-from question_answering_chinese_modernbert import ChineseModernBertQuestionAnsweringPipeline
 from test_remote_code import in_fresh_process
 
-TEXT = "昨天下午，三年级的同学在操场上放风筝。"
+TEXT = "張𠮷昨天下午，三年级的同学在操场上放风筝。"
 QUESTION = "谁在放风筝？"
 
 
@@ -26,163 +27,147 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(".", trust_remote_code=True)
 
 
-@pytest.fixture
-def folder(tiny_config, tokenizer, tmp_path):
-    """Returns `folder(cls, **config)`: a saved model of that class, with the real tokenizer."""
+OURS = {
+    ChineseModernBertForQuestionAnswering: ["question-answering"],
+    ChineseModernBertForTokenClassification: ["ner", "token-classification"],
+}
+HEADS = (
+    ChineseModernBertModel,
+    ChineseModernBertForMaskedLM,
+    ChineseModernBertForSequenceClassification,
+    ChineseModernBertForTokenClassification,
+    ChineseModernBertForQuestionAnswering,
+    ChineseModernBertForMultipleChoice,
+)
 
-    def save(cls, **config):
-        torch.manual_seed(0)
-        model = cls(tiny_config(vocab_size=len(tokenizer), num_labels=3, **config))
-        model.save_pretrained(tmp_path / "saved")
-        tokenizer.save_pretrained(tmp_path / "saved")
-        torch.save({"ids": None, "mask": None}, tmp_path / "io.pt")
-        return tmp_path / "saved"
+SCRIPT = """
+    from transformers import AutoModelForMultipleChoice, AutoTokenizer, pipeline
 
-    return save
+    def opened(task, head, **options):
+        return pipeline(task, model=f"{folder}/{head}", trust_remote_code=True, **options)
 
+    def filled(task, head, text):
+        pipe = opened(task, head)
+        return [type(pipe.model).__name__, len(pipe(text))]
 
+    told = {task: filled(task, *given) for task, given in TASKS.items()}
+
+    pipe = opened("token-classification", "TokenClassification")
+    pipe.save_pretrained(f"{folder}/TokenClassification_again")
+    again = opened("ner", "TokenClassification_again")
+    told["entities"] = [[type(p).__name__, p(TEXT, ignore_labels=[])] for p in (pipe, again)]
+
+    words = opened("ner", "TokenClassification", aggregation_strategy="first", ignore_labels=[])
+    told["groups"] = words(TEXT)
+
+    pipe = opened("question-answering", "QuestionAnswering")
+    pipe.save_pretrained(f"{folder}/QuestionAnswering_again")
+    again = opened("question-answering", "QuestionAnswering_again")
+    told["answers"] = [p(question=QUESTION, context=TEXT) for p in (pipe, again)]
+
+    chosen = f"{folder}/MultipleChoice"
+    tokenizer = AutoTokenizer.from_pretrained(chosen, trust_remote_code=True)
+    model = AutoModelForMultipleChoice.from_pretrained(chosen, trust_remote_code=True)
+    batch = tokenizer(["他渴了，", "他渴了，"], ["就去喝水。", "就去睡觉。"],
+                      padding=True, return_tensors="pt")
+    logits = model(**{name: value[None] for name, value in batch.items()}).logits
+    told["choices"] = list(logits.shape)
+    print(json.dumps(told))
+"""
+# task -> head, text, length of what comes back
 TASKS = {
-    "fill-mask": (ChineseModernBertForMaskedLM, "昨天下午[MASK]雨了。", 5),
-    "text-classification": (ChineseModernBertForSequenceClassification, TEXT, 1),
-    "feature-extraction": (ChineseModernBertModel, TEXT, 1),
+    "fill-mask": ("MaskedLM", "昨天下午[MASK]雨了。", 5),
+    "text-classification": ("SequenceClassification", TEXT, 1),
+    "feature-extraction": ("Model", TEXT, 1),
 }
 
 
+@pytest.fixture(scope="module")
+def told(tiny_config, tokenizer, tmp_path_factory):
+    """What a fresh process says that opens a folder of each head; it starts once for all tests."""
+    tmp_path = tmp_path_factory.mktemp("folders")
+    for cls in HEADS:
+        torch.manual_seed(0)
+        head = cls.__name__.removeprefix("ChineseModernBert").removeprefix("For")
+        model = cls(tiny_config(vocab_size=len(tokenizer), num_labels=3))
+        model.save_pretrained(tmp_path / head)
+        tokenizer.save_pretrained(tmp_path / head)
+    torch.save({"ids": None, "mask": None}, tmp_path / "io.pt")
+    given = {task: (head, text) for task, (head, text, _) in TASKS.items()}
+    names = f"TASKS, TEXT, QUESTION = {given!r}, {TEXT!r}, {QUESTION!r}\n"
+    return in_fresh_process(names + textwrap.dedent(SCRIPT), tmp_path, tmp_path)
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_pipelines_open_the_folder_in_a_fresh_process(folder, task, tmp_path):
-    cls, text, answers = TASKS[task]
-    script = f"""
-        from transformers import pipeline
-        pipe = pipeline({task!r}, model=folder, trust_remote_code=True)
-        print(json.dumps([type(pipe.model).__name__, len(pipe({text!r}))]))
-    """
-    assert in_fresh_process(script, folder(cls), tmp_path) == [cls.__name__, answers]
+def test_pipelines_of_transformers_open_the_folder(told, task):
+    head, _, length = TASKS[task]
+    model, found = told[task]
+    assert model.endswith(head) and found == length
 
 
-def test_token_classification_gives_exact_spans(folder, tmp_path):
-    script = f"""
-        from transformers import pipeline
-        pipe = pipeline("token-classification", model=folder, trust_remote_code=True)
-        print(json.dumps([[x["word"], x["start"], x["end"]] for x in pipe({TEXT!r})]))
-    """
-    found = in_fresh_process(script, folder(ChineseModernBertForTokenClassification), tmp_path)
-    assert found and "".join(TEXT[start:end] for _, start, end in found) == TEXT
-    assert all(word == TEXT[start:end] for word, start, end in found)
+def test_token_classification_opens_under_both_names_and_saves_again(told):
+    first, again = told["entities"]
+    assert first == again
+    name, found = first
+    assert name == "ChineseModernBertTokenClassificationPipeline"
+    assert [entity["word"] for entity in found[:3]] == ["張", "𠮷", "昨"]
+    assert all(entity["word"] == TEXT[entity["start"] : entity["end"]] for entity in found)
+    assert "".join(entity["word"] for entity in found) == TEXT
+    assert "".join(group["word"] for group in told["groups"]) == TEXT
+    assert all("entity_group" in group for group in told["groups"])
 
 
-def test_question_answering_opens_in_a_fresh_process_and_saves_again(folder, tmp_path):
-    script = f"""
-        from transformers import pipeline
-        ask = dict(question={QUESTION!r}, context={TEXT!r})
-        pipe = pipeline("question-answering", model=folder, trust_remote_code=True)
-        pipe.save_pretrained(folder + "_again")
-        again = pipeline("question-answering", model=folder + "_again", trust_remote_code=True)
-        print(json.dumps([pipe(**ask), again(**ask)]))
-    """
-    first, again = in_fresh_process(script, folder(ChineseModernBertForQuestionAnswering), tmp_path)
+def test_question_answering_opens_and_saves_again(told):
+    first, again = told["answers"]
     assert first == again
     assert first["answer"] == TEXT[first["start"] : first["end"]] != ""
 
 
-def test_multiple_choice_opens_through_its_auto_class(folder, tmp_path):
-    script = """
-        from transformers import AutoModelForMultipleChoice, AutoTokenizer
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-        model = AutoModelForMultipleChoice.from_pretrained(folder, trust_remote_code=True)
-        batch = tokenizer(["他渴了，", "他渴了，"], ["就去喝水。", "就去睡觉。"],
-                          padding=True, return_tensors="pt")
-        logits = model(**{name: value[None] for name, value in batch.items()}).logits
-        print(json.dumps(list(logits.shape)))
-    """
-    assert in_fresh_process(script, folder(ChineseModernBertForMultipleChoice), tmp_path) == [1, 2]
+def test_multiple_choice_opens_through_its_auto_class(told):
+    assert told["choices"] == [1, 2]
 
 
-# --- question answering ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def qa(tiny_config, tokenizer):
-    torch.manual_seed(0)
-    config = tiny_config(vocab_size=len(tokenizer))
-    model = ChineseModernBertForQuestionAnswering(config).eval()
-    return ChineseModernBertQuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
-
-
-def test_the_answer_is_the_likeliest_span_of_the_context(qa, tokenizer):
-    encoded = tokenizer(QUESTION, TEXT, return_tensors="pt", return_offsets_mapping=True)
-    offsets = encoded.pop("offset_mapping")[0].tolist()
-    with torch.no_grad():
-        outputs = qa.model(**encoded)
-    context = [place for place, part in enumerate(encoded.sequence_ids(0)) if part == 1]
-    spans = {
-        (offsets[b][0], offsets[e][1]): (outputs.start_logits[0, b] + outputs.end_logits[0, e])
-        for b in context
-        for e in context
-        if b <= e < b + 4
-    }
-    shares = torch.stack(list(spans.values())).softmax(0)
-    expected = sorted(zip(shares.tolist(), spans, strict=True), reverse=True)[:3]
-    answers = qa(question=QUESTION, context=TEXT, top_k=3, max_answer_len=4)
-    assert [(answer["start"], answer["end"]) for answer in answers] == [
-        span for _, span in expected
-    ]
-    assert [answer["score"] for answer in answers] == pytest.approx(
-        [share for share, _ in expected], rel=1e-4
+def test_a_filled_mask_cuts_no_neighbor(tiny_config, tokenizer):
+    """A byte that completes no character leaves the bytes of the next one whole."""
+    model = ChineseModernBertForMaskedLM(tiny_config(vocab_size=len(tokenizer)))
+    logits = torch.zeros(len(tokenizer))
+    for rank, token in enumerate(("好", "<0xB7>", "<0xE5>", "<0xF0>")):
+        logits[tokenizer.convert_tokens_to_ids(token)] = rank + 9.0
+    model.forward = lambda input_ids, **_: MaskedLMOutput(
+        logits=logits.expand(*input_ids.shape, -1)
     )
+    fill = FillMaskPipeline(model=model, tokenizer=tokenizer)
+    for text in ("張[MASK]𠮷田", "𠮷[MASK]𠮷", "[MASK]𠀋𠀍村", "𠮷👍🏽[MASK]"):
+        sequences = [answer["sequence"] for answer in fill(text, top_k=4)]
+        filled = [text.replace("[MASK]", answer) for answer in ("\ufffd", "好")]
+        assert sequences == [filled[0]] * 3 + [filled[1]]
 
 
-def test_a_long_context_is_read_to_its_end(qa):
-    context = TEXT * 30
-    answers = qa(question=QUESTION, context=context, max_seq_len=64, doc_stride=16, top_k=100_000)
-    covered = {place for answer in answers for place in range(answer["start"], answer["end"])}
-    assert covered == set(range(len(context)))
-    assert all(a["answer"] == context[a["start"] : a["end"]] for a in answers)
-    assert sum(answer["score"] for answer in answers) <= 1 + 1e-4
+# --- what the configuration says of pipelines -----------------------------------------------------
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_batches_change_no_answer(qa, side):
-    qa.tokenizer.padding_side = side
-    questions, contexts = [QUESTION, "什么时候？"], [TEXT * 8, TEXT]
-    one_by_one = [
-        qa(question=question, context=context, max_seq_len=64)
-        for question, context in zip(questions, contexts, strict=True)
-    ]
-    together = qa(question=questions, context=contexts, max_seq_len=64, batch_size=3)
-    qa.tokenizer.padding_side = "right"
-    for one, other in zip(one_by_one, together, strict=True):
-        assert other["score"] == pytest.approx(one["score"], rel=1e-3)
-        assert {**other, "score": 0} == {**one, "score": 0}
+@pytest.mark.parametrize("cls", HEADS)
+def test_each_head_names_its_own_pipelines(tiny_config, tmp_path, cls):
+    for source in (None, *OURS):
+        config = tiny_config() if source is None else source(tiny_config()).config
+        before = config.to_dict()
+        model = cls(config)
+        assert config.to_dict() == before
+        assert sorted(getattr(model.config, "custom_pipelines", {})) == OURS.get(cls, [])
+        assert model.base_model.config is model.config
+        model.save_pretrained(tmp_path)
+        saved = json.loads((tmp_path / "config.json").read_text())
+        assert list(saved.get("custom_pipelines", {})) == OURS.get(cls, [])
+        again = cls.from_pretrained(tmp_path).config
+        assert sorted(getattr(again, "custom_pipelines", {})) == OURS.get(cls, [])
 
 
-def test_no_answer_is_a_candidate_when_asked_for(qa):
-    with torch.no_grad():
-        qa.model.classifier.weight.zero_()  # every span is as likely as none
-    answers = qa(question=QUESTION, context="春天", top_k=100, handle_impossible_answer=True)
-    assert {"score", "start", "end", "answer"} == answers[0].keys()
-    none = [answer for answer in answers if answer["answer"] == ""]
-    assert len(none) == 1 and none[0]["score"] == pytest.approx(1 / len(answers))
-    assert all(answer["answer"] for answer in qa(question=QUESTION, context="春天", top_k=100))
-
-
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ({"question": QUESTION}, "context must be a text that is not empty: None"),
-        ({"question": " ", "context": TEXT}, "question must be a text that is not empty"),
-        (
-            {"question": QUESTION * 20, "context": TEXT, "max_seq_len": 32},
-            "leave no room for the context",
-        ),
-    ],
-)
-def test_what_cannot_be_answered_is_refused(qa, asked, message):
-    with pytest.raises(ValueError, match=message):
-        qa(**asked)
-
-
-def test_only_the_question_answering_folder_names_the_pipeline(folder):
-    qa_folder = folder(ChineseModernBertForQuestionAnswering)
-    assert "custom_pipelines" in json.loads((qa_folder / "config.json").read_text())
-    other = folder(ChineseModernBertForTokenClassification)
-    assert "custom_pipelines" not in json.loads((other / "config.json").read_text())
+def test_pipelines_of_others_stay(tiny_config):
+    theirs = {"proofreading": {"impl": "proofreading.Pipeline", "pt": ["AutoModelForMaskedLM"]}}
+    config = tiny_config(custom_pipelines=theirs)
+    assert ChineseModernBertForMaskedLM(config).config.custom_pipelines == theirs
+    both = ChineseModernBertForQuestionAnswering(config).config.custom_pipelines
+    assert list(both) == ["proofreading", "question-answering"]
+    assert (
+        ChineseModernBertModel(tiny_config(custom_pipelines=both)).config.custom_pipelines == theirs
+    )

@@ -20,6 +20,8 @@ CODE = (
     "configuration_chinese_modernbert.py",
     "modeling_chinese_modernbert.py",
     "question_answering_chinese_modernbert.py",
+    "spans_chinese_modernbert.py",
+    "token_classification_chinese_modernbert.py",
 )
 HEADS = (
     "MaskedLM",

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -56,17 +57,18 @@ def check(tokenizer, text: str) -> None:
     assert (ids[0], ids[-1]) == (SPECIAL["[CLS]"], SPECIAL["[SEP]"])
     assert not set(SPECIAL.values()) & set(ids[1:-1])
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
-    end = 0
+    end, spelled = 0, b""
     for token, (start, stop) in zip(ids[1:-1], encoded["offset_mapping"][1:-1], strict=True):
-        piece = tokenizer.convert_ids_to_tokens(token)
         if token < FIRST_BYTE + 256:  # one of a character's bytes: all have its offsets
-            assert stop == start + 1
-            assert start in (end, end - 1)
+            spelled += bytes([token - FIRST_BYTE])
+            assert (start, stop) == (end, end + 1)
+            if text[start:stop].encode() == spelled:
+                end, spelled = stop, b""
         else:
-            assert start == end
-            assert text[start:stop] == piece
-        end = stop
-    assert end == len(text)
+            assert (start, spelled) == (end, b"")
+            assert text[start:stop] == tokenizer.convert_ids_to_tokens(token)
+            end = stop
+    assert (end, spelled) == (len(text), b"")
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -112,6 +114,60 @@ def test_a_line_of_a_million_characters_survives(tokenizer):
     check(tokenizer, han)
 
 
+@pytest.mark.parametrize("text", ["張𠮷田", "𠀋𠀍", "㐂在", "👍🏽好", "\ue000\U000f0000"])
+def test_tokens_of_a_character_in_bytes_point_at_it(tokenizer, text):
+    encoded = tokenizer(text)
+    tokens = encoded.tokens()
+    for place, character in enumerate(text):
+        first = encoded.char_to_token(place)
+        count = len(character.encode()) if tokens[first].startswith("<0x") else 1
+        for token in range(first, first + count):
+            assert tuple(encoded.token_to_chars(token)) == (place, place + 1)
+        # Where a text is cut between the bytes, the offsets still name the whole character.
+        cut = tokenizer(text, truncation=True, max_length=first + 2, return_offsets_mapping=True)
+        assert cut["offset_mapping"][first] == (place, place + 1)
+    words = list(text)
+    encoded = tokenizer(words, is_split_into_words=True)
+    by_word = [word for word in encoded.word_ids() if word is not None]
+    assert sorted(by_word) == by_word and set(by_word) == set(range(len(words)))
+
+
+@pytest.mark.parametrize(
+    ("left", "text"),
+    [("<0xF0>", "𠮷田"), ("<0xB7>", "𠮷"), ("<0xE4><0xBD>", "㐂"), ("<0xF0><0xA0>", "好\ufffd")],
+)
+def test_a_broken_character_spoils_none_beside_it(tokenizer, left, text):
+    broken = [f"{part}>" for part in left.split(">")[:-1]]
+    for tokens, expected in (
+        ([*broken, *tokenizer.tokenize(text)], "\ufffd" + text),
+        ([*tokenizer.tokenize(text), *broken], text + "\ufffd"),
+    ):
+        assert tokenizer.convert_tokens_to_string(tokens) == expected
+        ids = [2, *tokenizer.convert_tokens_to_ids(tokens), 3]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == expected
+        assert tokenizer.decode(ids) == f"[CLS]{expected}[SEP]"
+        assert tokenizer.decode([ids, ids], skip_special_tokens=True) == [expected] * 2
+    assert tokenizer.decode(tokenizer.convert_tokens_to_ids("<0xF0>")) == "\ufffd"
+
+
+def test_a_text_beyond_the_context_is_encoded_without_a_warning(caplog, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(str(ROOT), trust_remote_code=True)  # warns only once
+    text = "今天的雨下得很大，地铁站里挤满了人。" * 1000
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        assert len(tokenizer(text)["input_ids"]) > 8192
+        assert [len(ids) for ids in tokenizer([text, text])["input_ids"]] == [14_002] * 2
+        assert len(tokenizer.encode(text, text)) > 16_384
+    assert caplog.text == ""
+    assert tokenizer.model_max_length == 8192
+    assert len(tokenizer(text, truncation=True)["input_ids"]) == 8192
+
+
+def test_a_new_vocabulary_comes_from_our_own_command(tokenizer):
+    with pytest.raises(NotImplementedError, match=r"`python -m pretraining\.train_tokenizer`"):
+        tokenizer.train_new_from_iterator([["今天天气很好"]], vocab_size=400)
+
+
 def test_the_vocabulary_has_32000_entries_in_a_fixed_layout(tokenizer):
     assert len(tokenizer) == tokenizer.vocab_size == 32_000
     vocabulary = tokenizer.get_vocab()
@@ -122,17 +178,17 @@ def test_the_vocabulary_has_32000_entries_in_a_fixed_layout(tokenizer):
     assert max(len(token) for token, index in vocabulary.items() if index >= 325) <= 16
 
 
-def test_parting_kinds_of_characters_would_change_no_token(tokenizer):
-    """Merges stay within a kind, so the tokenizer need not look for their borders again."""
+def test_splitting_at_kinds_of_characters_would_change_no_token(tokenizer):
+    """Merges stay within a kind, so the tokenizer need not split the text at their borders."""
     kinds = pre_tokenizers.Split(Regex(KINDS), behavior="isolated")
-    learnt = [token for token, index in tokenizer.get_vocab().items() if index >= 325]
-    assert [token for token in learnt if len(kinds.pre_tokenize_str(token)) > 1] == []
-    parting = Tokenizer.from_file(str(ROOT / "tokenizer.json"))
-    parting.pre_tokenizer = kinds
-    parting.encode_special_tokens = True
+    learned = [token for token, index in tokenizer.get_vocab().items() if index >= 325]
+    assert [token for token in learned if len(kinds.pre_tokenize_str(token)) > 1] == []
+    splitting = Tokenizer.from_file(str(ROOT / "tokenizer.json"))
+    splitting.pre_tokenizer = kinds
+    splitting.encode_special_tokens = True
     for text in HOSTILE.values():
         ids = tokenizer(text, split_special_tokens=True)["input_ids"]
-        assert parting.encode(text).ids == ids
+        assert splitting.encode(text).ids == ids
 
 
 def test_frequent_words_are_single_tokens(tokenizer):
@@ -210,7 +266,7 @@ def test_words_come_with_their_spans(tokenizer):
 
 
 @pytest.mark.parametrize("package", ["rjieba", "opencc"])
-def test_a_missing_segmenter_is_named_with_the_mend(tokenizer, monkeypatch, package):
+def test_a_missing_segmenter_is_named_with_what_to_install(tokenizer, monkeypatch, package):
     module = sys.modules[type(tokenizer).__module__]
     module._simplified_characters.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)

@@ -146,6 +146,8 @@ def test_the_finished_folder_is_ready_for_the_hub(run_dir):
         "model.safetensors",
         "modeling_chinese_modernbert.py",
         "question_answering_chinese_modernbert.py",
+        "spans_chinese_modernbert.py",
+        "token_classification_chinese_modernbert.py",
         "tokenization_chinese_modernbert.py",
         "tokenizer.json",
         "tokenizer_config.json",
