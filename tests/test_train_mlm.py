@@ -364,7 +364,7 @@ def test_a_lost_data_worker_is_named(workspace, tmp_path):
     psutil.Process(process.pid).children()[-1].kill()
     _, errors = process.communicate()
     assert process.returncode == 1
-    assert "a data worker was lost" in errors
+    assert "a data worker was lost" in errors, errors
     assert "--resume goes on from the last complete checkpoint" in errors
 
 
