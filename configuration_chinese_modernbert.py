@@ -71,6 +71,7 @@ _ACCEPTED_KEYS = {
 
 # Keys that would change the model and that it cannot follow -> what to do instead.
 _UNSUPPORTED_KEYS = {
+    "partial_rotary_factor": "all dimensions of a head are rotated. Delete it.",
     "per_layer_config": "all layers have the same shape. Delete it.",
     "rope_scaling": "put the scaling into rope_parameters['full_attention'].",
     "rope_theta": "global and local layers have one each: global_rope_theta and local_rope_theta.",

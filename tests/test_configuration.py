@@ -355,6 +355,7 @@ def test_a_misspelled_override_of_from_pretrained_is_refused(tiny_config, tmp_pa
     [
         ("rope_theta", "not supported.*global_rope_theta and local_rope_theta"),
         ("rope_scaling", "not supported.*rope_parameters"),
+        ("partial_rotary_factor", "not supported.*all dimensions"),
         ("per_layer_config", "not supported.*same shape"),
         ("head_size", "a computed value"),
         ("to_dict", "a method"),
