@@ -117,7 +117,8 @@ class ChineseModernBertConfig(PreTrainedConfig):
       another short word is usually another name (`eot_token_id`). `num_heads`, `max_length` or
       `pruned_heads` are no misspellings of anything;
     - it would change the model in a way that is not supported (`rope_theta`, `rope_scaling`,
-      `per_layer_config`), or hide a method or a computed value (`head_size`).
+      `partial_rotary_factor`, `per_layer_config`), or hide a method or a computed value
+      (`head_size`).
 
     Args:
         vocab_size: entries of the vocabulary; ids must fit in 15 bits to be stored in row files.
