@@ -1,19 +1,23 @@
 """Configuration of Chinese ModernBERT. The defaults are the paper's 377 M parameter model.
 
-Names follow transformers' own ModernBERT. Unknown keys and contradictory values are refused,
-because a misspelt key that is silently ignored costs a whole pretraining run.
+Names follow transformers' own ModernBERT. Misspelled keys and contradictory values are refused,
+because a misspelled key that is silently ignored costs a whole pretraining run.
 """
 
 import copy
 import difflib
+import inspect
 from dataclasses import fields
 
 from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 GLOBAL_ROPE_THETA = 80_000.0
 LOCAL_ROPE_THETA = 10_000.0
 
-# rope_type -> the entries it takes beside rope_type and rope_theta.
+# rope_type -> the entries it takes besides rope_type and rope_theta.
 ROPE_ENTRIES = {
     "default": set(),
     "linear": {"factor"},
@@ -30,7 +34,8 @@ ROPE_ENTRIES = {
     },
 }
 
-# What a saved folder tells the Auto classes; the tokenizer says the same in tokenizer_config.json.
+# Written to every saved config.json, so that the Auto classes find this code; the tokenizer has an
+# entry of its own in tokenizer_config.json.
 AUTO_MAP = {
     "AutoConfig": "configuration_chinese_modernbert.ChineseModernBertConfig",
     "AutoModel": "modeling_chinese_modernbert.ChineseModernBertModel",
@@ -64,7 +69,7 @@ PIPELINES = {
     for task in ("token-classification", "ner")
 }
 
-# Not fields of the configuration, but legitimately passed to it or found in a saved config.json.
+# Not fields of this class, but valid as a keyword and in a saved config.json.
 _ACCEPTED_KEYS = {
     "attn_implementation",
     "auto_map",
@@ -82,23 +87,70 @@ _ACCEPTED_KEYS = {
     "use_cache",  # Trainer writes it into every model's configuration
 }
 
+# Keys that would change the model and that it cannot follow -> what to do instead.
+_UNSUPPORTED_KEYS = {
+    "partial_rotary_factor": "all dimensions of a head are rotated. Delete it.",
+    "per_layer_config": "all layers have the same shape. Delete it.",
+    "rope_scaling": "put the scaling into rope_parameters['full_attention'].",
+    "rope_theta": "global and local layers have one each: global_rope_theta and local_rope_theta.",
+}
+
+# Under this keyword `from_dict` passes the unknown keys of a file on to the constructor.
+_FROM_FILE = "_unknown_keys_from_file"
+
+
+def _is_misspelling(key: str, name: str) -> bool:
+    """Whether an unknown key is a misspelling of a known name; the class states the rule."""
+    words, meant = key.lower().replace("-", "_").split("_"), name.split("_")
+    if "".join(words) == "".join(meant):
+        return True
+    return (
+        len(name) >= 8  # `type` is no misspelling of `dtype`
+        and len(words) == len(meant)
+        and all(
+            word == right
+            or (len(right) >= 4 and difflib.SequenceMatcher(None, word, right).ratio() >= 0.75)
+            for word, right in zip(words, meant, strict=True)
+        )
+    )
+
 
 class ChineseModernBertConfig(PreTrainedConfig):
     """Shape and hyperparameters of a Chinese ModernBERT encoder.
+
+    Libraries write keys of their own into a saved `config.json`, and old files have keys that
+    transformers no longer knows. An unknown key that is read from a file or dictionary
+    (`from_pretrained`, `from_json_file`, `from_dict`, `AutoConfig`) is therefore kept as an
+    attribute, saved again, and named in one warning; it has no effect. Generation parameters, such
+    as `max_length`, are dropped, as transformers drops them from every configuration.
+
+    An unknown key is refused when
+
+    - it is a keyword of the constructor;
+    - it is a misspelling of a known name, also in a file and among the keywords of
+      `from_pretrained`. A key is a misspelling if it equals the known name without regard to case,
+      hyphens and underscores (`hiddenSize`), or if it has as many words and each is almost the
+      same word (`max_postion_embedings`): words of four letters and more may differ in about
+      every fourth letter (`difflib` ratio of at least 0.75), shorter words not at all, since
+      another short word is usually another name (`eot_token_id`). `num_heads`, `max_length` or
+      `pruned_heads` are no misspellings of anything;
+    - it would change the model in a way that is not supported (`rope_theta`, `rope_scaling`,
+      `partial_rotary_factor`, `per_layer_config`), or hide a method or a computed value
+      (`head_size`).
 
     Args:
         vocab_size: entries of the vocabulary; ids must fit in 15 bits to be stored in row files.
         hidden_size: width of the residual stream.
         intermediate_size: inner width of the gated feed-forward (GeGLU) block.
         num_hidden_layers, num_attention_heads: depth, and heads per layer. The head size,
-            `hidden_size / num_attention_heads`, must be an even whole number (RoPE turns pairs).
+            `hidden_size / num_attention_heads`, must be an even whole number (RoPE rotates pairs).
         hidden_activation: gate of the feed-forward block and activation of the MLM head.
         max_position_embeddings: context, in tokens, that the model is made for.
-        initializer_range: standard deviation of the (truncated) normal initialisation; output
+        initializer_range: standard deviation of the (truncated) normal initialization; output
             projections of the blocks are scaled down by `sqrt(2 * num_hidden_layers)`.
         norm_eps: epsilon of every RMSNorm.
-        local_attention: window of local layers in tokens; a token sees `local_attention / 2`
-            tokens to each side, both ends included.
+        local_attention: window of the local layers, in tokens; a token attends to
+            `local_attention / 2` tokens on each side, both ends included.
         layer_types: `"full_attention"` or `"sliding_attention"` for each layer. Left out, every
             `global_attn_every_n_layers`-th layer (default 3), counted from the first, is global.
         rope_parameters: `{"full_attention": {...}, "sliding_attention": {...}}` as transformers
@@ -109,13 +161,13 @@ class ChineseModernBertConfig(PreTrainedConfig):
             needs `"original_max_position_embeddings"`.
         embedding_dropout, attention_dropout, mlp_dropout: dropout after the embeddings, after
             the attention output projection and inside the feed-forward block. The paper uses none.
-        classifier_pooling: what heads that judge a whole document look at: `"mean"` of its tokens,
-            or `"cls"`, its first token.
+        classifier_pooling: how heads that classify a whole document pool its tokens: `"mean"`, or
+            `"cls"` for the first token.
         classifier_dropout: dropout before the last projection of every fine-tuning head.
 
     Raises:
         ValueError: on an unknown key, or on values that contradict each other; the message names
-            the key and the mend.
+            the key and how to fix it.
 
     Source: arXiv 2510.12285, section 3; field names after transformers' ModernBERT.
     """
@@ -148,23 +200,97 @@ class ChineseModernBertConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
+        from_file = kwargs.pop(_FROM_FILE, {})
         self._refuse_unknown_keys(kwargs)
-        self._check_shape()
+        self._check_sizes()
+        self._check_heads()
+        self._check_token_ids()
         every_n = kwargs.pop("global_attn_every_n_layers", None)
         self._resolve_layer_types(every_n)
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs, **from_file)
+        self._warn_about(from_file)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """As in transformers, but unknown keys of `config_dict` are kept (see the class)."""
+        for key in kwargs:
+            cls._refuse_misspelling(key)
+        known = cls._known_keys()
+        given, unknown = {}, {}
+        for key, value in config_dict.items():
+            if key in known or key.startswith("_"):
+                given[key] = value
+            else:
+                cls._refuse_misspelling(key)
+                cls._refuse_unsupported(key)
+                unknown[key] = value
+        if unknown:
+            given[_FROM_FILE] = unknown
+        return super().from_dict(given, **kwargs)
+
+    @classmethod
+    def from_json_file(cls, json_file):
+        """As in transformers, but unknown keys of the file are kept (see the class)."""
+        return cls.from_dict(cls._dict_from_json_file(json_file))
+
+    @classmethod
+    def _known_keys(cls) -> set[str]:
+        return _ACCEPTED_KEYS | {field.name for field in fields(cls)}
+
+    @classmethod
+    def _refuse_misspelling(cls, key: str) -> None:
+        known = cls._known_keys()
+        if key in known or key.startswith("_"):
+            return
+        for name in sorted(known):
+            if _is_misspelling(key, name):
+                raise ValueError(
+                    f"ChineseModernBertConfig: unknown key {key!r}. Did you mean {name!r}?"
+                )
+
+    @classmethod
+    def _refuse_unsupported(cls, key: str) -> None:
+        if key in _UNSUPPORTED_KEYS:
+            raise ValueError(
+                f"ChineseModernBertConfig: {key!r} is not supported: {_UNSUPPORTED_KEYS[key]}"
+            )
+        # As attributes these would hide a method, or fail for want of a setter.
+        there = inspect.getattr_static(cls, key, None)
+        read_only = isinstance(there, property) and there.fset is None
+        if read_only or callable(getattr(cls, key, None)):
+            raise ValueError(
+                f"ChineseModernBertConfig: {key!r} is a method or a computed value and cannot be "
+                "set. Delete the key."
+            )
 
     def _refuse_unknown_keys(self, kwargs: dict) -> None:
-        known = _ACCEPTED_KEYS | {field.name for field in fields(self)}
+        known = self._known_keys()
         for key in kwargs:
             if key in known or key.startswith("_"):
                 continue
+            self._refuse_unsupported(key)
             close = difflib.get_close_matches(key, sorted(known), n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"ChineseModernBertConfig: unknown key {key!r}.{hint}")
 
-    def _check_shape(self) -> None:
+    def _warn_about(self, unknown: dict) -> None:
+        """Names the unknown keys of a file, once for each set of keys."""
+        kept = [key for key in unknown if hasattr(self, key)]
+        dropped = [key for key in unknown if not hasattr(self, key)]
+        if kept:
+            logger.warning_once(
+                "ChineseModernBertConfig: unknown keys are kept, but have no effect on the model: "
+                f"{', '.join(map(repr, kept))}. If one of them was meant as a setting of the "
+                "model, correct its name."
+            )
+        if dropped:
+            logger.warning_once(
+                "ChineseModernBertConfig: generation parameters do not belong in a model's "
+                f"configuration and are dropped: {', '.join(map(repr, dropped))}."
+            )
+
+    def _check_sizes(self) -> None:
         for name in (
             "vocab_size",
             "hidden_size",
@@ -191,11 +317,13 @@ class ChineseModernBertConfig(PreTrainedConfig):
                     f"ChineseModernBertConfig: {name} must lie in [0, 1), "
                     f"got {getattr(self, name)!r}."
                 )
-        if self.classifier_pooling not in ("mean", "cls"):
+        if self.local_attention % 2:
             raise ValueError(
-                "ChineseModernBertConfig: classifier_pooling must be 'mean' or 'cls', got "
-                f"{self.classifier_pooling!r}."
+                f"ChineseModernBertConfig: local_attention {self.local_attention} must be even, "
+                "half of the window lies on each side."
             )
+
+    def _check_heads(self) -> None:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"ChineseModernBertConfig: hidden_size {self.hidden_size} is not a multiple of "
@@ -206,13 +334,15 @@ class ChineseModernBertConfig(PreTrainedConfig):
             raise ValueError(
                 f"ChineseModernBertConfig: hidden_size {self.hidden_size} over "
                 f"num_attention_heads {self.num_attention_heads} gives the odd head size "
-                f"{self.head_size}, but RoPE turns pairs of dimensions. Choose an even head size."
+                f"{self.head_size}, but RoPE rotates pairs of dimensions. Choose an even head size."
             )
-        if self.local_attention % 2:
+        if self.classifier_pooling not in ("mean", "cls"):
             raise ValueError(
-                f"ChineseModernBertConfig: local_attention {self.local_attention} must be even, "
-                "half of the window lies to each side."
+                "ChineseModernBertConfig: classifier_pooling must be 'mean' or 'cls', got "
+                f"{self.classifier_pooling!r}."
             )
+
+    def _check_token_ids(self) -> None:
         for token in ("pad", "cls", "sep", "mask", "bos", "eos"):
             name = f"{token}_token_id"
             value = getattr(self, name)
@@ -242,7 +372,7 @@ class ChineseModernBertConfig(PreTrainedConfig):
         if len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(
                 f"ChineseModernBertConfig: layer_types has {len(self.layer_types)} entries for "
-                f"num_hidden_layers {self.num_hidden_layers}. Give one entry a layer."
+                f"num_hidden_layers {self.num_hidden_layers}. Give one entry per layer."
             )
         unknown = set(self.layer_types) - {"full_attention", "sliding_attention"}
         if unknown:

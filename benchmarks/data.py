@@ -10,10 +10,7 @@ is the median of the rounds' ratios of masking alone to transformers' collator.
 
 import argparse
 import statistics
-import sys
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from common import seconds
 from data_collator_wwm import DataCollatorForWholeWordMasking, split_row
 from pretraining.data.order import TrainingOrder
 from pretraining.data.rows import Rows, open_rows
@@ -44,12 +40,6 @@ def for_transformers(row: np.ndarray, special: dict[str, int]) -> dict[str, list
         "special_tokens_mask": framing.astype(int).tolist(),
         "offset_mapping": np.stack([first, first + 1], axis=1).tolist(),
     }
-
-
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def measure(rows: Rows, tokenizer: PreTrainedTokenizerBase, rounds: int, tokens: int) -> None:

@@ -1,9 +1,9 @@
-"""All that only a GPU can prove, in one command and ten minutes: `make gpu`.
+"""Everything that only a GPU can show, in one command and ten minutes: `make gpu`.
 
-Parity of the CUDA backends forwards and backwards, throughput against the peers, memory, and a few
-hundred training steps. Needs torch, transformers and what they bring, and no network. Each part
-runs in a process of its own, so that one that fails does not take the others along; tables and
-logs lie in the output folder. `--tiny` tries everything with tiny shapes, on a CPU too.
+Parity of the CUDA backends forward and backward, throughput beside the peers, memory, and a few
+hundred training steps. Needs torch, transformers and what they depend on, and no network. Each part
+runs in a process of its own, so that a failure does not stop the others; tables and logs are in the
+output folder. `--tiny` tries everything with tiny shapes, on a CPU too.
 """
 
 import argparse
@@ -15,45 +15,38 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from common import ROOT
 
 
 def parts(output: Path, tiny: bool) -> dict[str, tuple[int, list[str]]]:
-    """Name -> (seconds it may take, command)."""
+    """Name -> (seconds it may take, script and arguments)."""
     cuda = torch.cuda.is_available()
     backends = ["sdpa", *(["varlen_attention", "flex_attention"] if cuda else [])]
     backends += ["flash_attention_2"] * (cuda and find_spec("flash_attn") is not None)
-    folder = ["--output", str(output)]
-    parity = ["parity.py", "--backends", *backends, *folder]
+    parity = ["parity.py", "--backends", *backends]
     throughput = ["throughput.py", "--backends", *backends, "--dtypes", "bf16", "--compile"]
-    training = ["train_steps.py", "--compile"]
+    training = ["train_steps.py"]
     if tiny:
-        return {
-            "parity": (300, [*parity, "--longest", "200"]),
-            "throughput": (
-                300,
-                [*throughput, "--tiny", "--layers", "2", "--rounds", "1", *folder],
-            ),
-            "training": (
-                300,
-                [
-                    *(*training, "--size", "configs/tiny.json", "--steps", "20"),
-                    *("--rows", "4", "--seq_len", "128", *folder),
-                ],
-            ),
-        }
+        limits = {"parity": 300, "throughput": 300, "training": 300}
+        parity += ["--longest", "200"]
+        throughput += ["--tiny", "--layers", "2", "--rounds", "1"]
+        training += ["--size", "configs/tiny.json", "--steps", "20"]
+        training += ["--rows", "4", "--seq_len", "128"]
+    else:
+        limits = {"parity": 90, "throughput": 330, "training": 120}
+        throughput += ["--layers", "28", "--rounds", "5", "--scale", "8"]
+        training += ["--size", "configs/base.json", "--steps", "300"]
+    if cuda:  # on a CPU it would take longer than all the rest
+        training += ["--compile"]
+    commands = {"parity": parity, "throughput": throughput, "training": training}
     return {
-        "parity": (90, parity),
-        "throughput": (
-            330,
-            [*throughput, "--layers", "28", "--rounds", "5", "--scale", "8", *folder],
-        ),
-        "training": (120, [*training, "--size", "configs/base.json", "--steps", "300", *folder]),
+        name: (limits[name], [*command, "--output", str(output)])
+        for name, command in commands.items()
     }
 
 
 def run(name: str, limit: int, command: list[str], output: Path) -> bool:
-    """Runs a part, shows its output and keeps it; says whether it succeeded."""
+    """Runs a part, prints its output and keeps it as a log; returns whether it succeeded."""
     print(f"\n== {name} (at most {limit} s)\n$ python benchmarks/{' '.join(command)}", flush=True)
     start = time.perf_counter()
     with open(output / f"{name}.log", "w", encoding="utf-8") as log:

@@ -1,27 +1,24 @@
-"""Whether attention backends agree with the eager reference here, forwards and backwards.
+"""Whether attention backends agree with the eager reference, forward and backward.
 
     python benchmarks/parity.py --backends varlen_attention sdpa --output runs/gpu
 
-The reference is eager in fp32. A backend in fp32 may differ from it by the rounding of another
-order of sums. A backend in bf16 is judged beside eager in bf16: rounding is the same for both, so
-it may be at most 1.5 times as far from the reference. Documents of a packed row must not see each
-other: changing one may not change a bit of another.
+The reference is eager attention in fp32. A backend in fp32 may differ from it by rounding, since it
+adds up in another order. A backend in bf16 is compared with eager in bf16: both round alike, so it
+may be at most 1.5 times as far from the reference. Documents of a packed row must not attend to
+each other: changing one may not change a bit of another.
 """
 
 import argparse
-import json
-import os
 import sys
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from common import DTYPES, default_device
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertModel
+from pretraining.files import write_json
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Relative to the largest state or gradient.
 FP32_TOLERANCE = 1e-5
 BF16_FACTOR = 1.5
@@ -45,7 +42,7 @@ def packed_row(lengths: list[int], device: torch.device, seed: int = 0) -> dict[
 
 
 def padded_rows(lengths: list[int], device: torch.device, side: str) -> dict[str, torch.Tensor]:
-    """The same documents, one a row."""
+    """The same documents, one per row."""
     row = packed_row(lengths, torch.device("cpu"))["input_ids"][0]
     width = max(lengths)
     ids = torch.zeros(len(lengths), width, dtype=torch.long)
@@ -58,7 +55,7 @@ def padded_rows(lengths: list[int], device: torch.device, side: str) -> dict[str
 
 
 def build(backend: str, dtype: torch.dtype, device: torch.device) -> ChineseModernBertModel:
-    """Six layers of the same weights for every backend, lively enough to show a wrong mask."""
+    """Six layers, the same weights for every backend, large enough that a wrong mask shows."""
     torch.manual_seed(0)
     config = ChineseModernBertConfig(
         vocab_size=50,
@@ -85,7 +82,7 @@ def states_and_gradients(model, batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Root mean square of the difference, over that of the second."""
+    """Root mean square of the difference, relative to that of `other`."""
     return ((one - other).pow(2).mean().sqrt() / other.pow(2).mean().sqrt()).item()
 
 
@@ -121,7 +118,7 @@ def check(backend: str, dtype: torch.dtype, device: torch.device, longest: int) 
 
 
 def leak(model: ChineseModernBertModel, device: torch.device) -> dict:
-    """Changes the middle document of a row and looks for any change in the others."""
+    """Changes the middle document of a packed row; `ok` if the others' states stay the same."""
     lengths = [70, 90, 131]
     batch, other = packed_row(lengths, device), packed_row(lengths, device, seed=1)
     changed = batch["input_ids"].clone()
@@ -143,13 +140,13 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=8192, help="cuts longer documents")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     print("| backend | type | input | form | states | gradients | |\n|---|---|---|---|---|---|---|")
     told, failed = {}, 0
     for backend in arguments.backends:
         for dtype_name, dtype in DTYPES.items():
             if dtype == torch.float32 and ("flash" in backend or "varlen" in backend):
-                continue  # refused by the model: these kernels take half precision
+                continue  # these kernels take half precision only, the model refuses
             for entry in check(backend, dtype, device, arguments.longest):
                 told.setdefault(f"{backend} {dtype_name}", []).append(entry)
                 failed += not entry["ok"]
@@ -159,10 +156,7 @@ def main() -> None:
                 )
                 cells = [backend, dtype_name, entry["input"], entry["form"], *figures]
                 print("| " + " | ".join(cells) + (" | ok |" if entry["ok"] else " | FAILED |"))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.output / ".parity.json"
-    temporary.write_text(json.dumps(told, indent=1), encoding="utf-8")
-    os.replace(temporary, arguments.output / "parity.json")
+    write_json(arguments.output / "parity.json", told)
     if failed:
         sys.exit(f"{failed} comparisons failed.")
 

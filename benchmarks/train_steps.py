@@ -2,14 +2,13 @@
 
     python benchmarks/train_steps.py --size configs/small.json --steps 300 --output runs/gpu
 
-The real training script needs packages that a borrowed GPU machine may not have. This one shows
-what only a GPU can: that the default attention backend trains in bf16, that the loss falls, and
-how fast it goes. Packed rows, whole-word masking left out (single tokens are masked).
+`train_mlm.py` needs packages that a borrowed GPU machine may not have. This script shows what only
+a GPU can show: that the default attention backend trains in bf16, that the loss falls, and how fast
+it is. Rows are packed; single tokens are masked, not whole words.
 """
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,12 +16,10 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from common import ROOT, default_device
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
-
-ROOT = Path(__file__).resolve().parent.parent
+from pretraining.files import write_json
 
 
 def packed_corpus(seq_len: int, device: torch.device) -> dict[str, torch.Tensor]:
@@ -49,13 +46,13 @@ def main() -> None:
     )
     parser.add_argument("--size", default="configs/small.json", help="model configuration")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--rows", type=int, default=32, help="rows of a step")
+    parser.add_argument("--rows", type=int, default=32, help="rows per step")
     parser.add_argument("--seq_len", type=int, default=1024)
     parser.add_argument("--learning_rate", type=float, default=5e-4)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     torch.manual_seed(0)
     config = ChineseModernBertConfig.from_json_file(arguments.size)
     model = ChineseModernBertForMaskedLM(config).to(device).train()
@@ -85,7 +82,7 @@ def main() -> None:
         optimizer.zero_grad()
         losses.append(loss.detach())
         if step % max(1, arguments.steps // 10) == 0:
-            print(f"step {step}: loss {float(loss):.3f}", flush=True)
+            print(f"step {step}: loss {float(losses[-1]):.3f}", flush=True)
     losses = [float(loss) for loss in losses]
     seconds = time.perf_counter() - start
     tokens = (arguments.steps - first) * arguments.rows * arguments.seq_len
@@ -99,16 +96,13 @@ def main() -> None:
     }
     if device.type == "cuda":
         told["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.output / ".train_steps.json"
-    temporary.write_text(json.dumps(told, indent=1), encoding="utf-8")
-    os.replace(temporary, arguments.output / "train_steps.json")
+    write_json(arguments.output / "train_steps.json", told)
     tail = max(1, arguments.steps // 10)
     begun, ended = (sum(part) / tail for part in (losses[:tail], losses[-tail:]))
     print(f"{told['parameters'] / 1e6:.1f} M parameters, attention: {told['attention']}")
     print(f"{told['tokens_per_second']:,.0f} tokens/s; loss {begun:.3f} -> {ended:.3f}")
     if not ended < begun:
-        sys.exit("the loss has not fallen.")
+        sys.exit("the loss did not fall.")
 
 
 if __name__ == "__main__":

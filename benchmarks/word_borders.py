@@ -7,16 +7,12 @@ borders are read from ids and bits alone. F1 of the places where a word begins.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from common import ROOT
 from data_collator_wwm import split_row
 from pretraining.data.encoding import Encoder
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def read_sentences(file: Path) -> Iterator[list[tuple[str, bool]]]:

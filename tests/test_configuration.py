@@ -1,12 +1,22 @@
-"""The configuration: its defaults are the paper's model, and what contradicts itself is refused."""
+"""The configuration: its defaults are the paper's model, and contradictory values are refused."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    LlamaConfig,
+    T5Config,
+    ViTConfig,
+    WhisperConfig,
+)
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
-from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
@@ -31,7 +41,7 @@ def test_every_third_layer_is_global_counted_from_the_first():
     assert set(layer_types) == {GLOBAL, LOCAL}
 
 
-def test_rope_turns_with_base_80000_globally_and_10000_locally():
+def test_rope_has_base_80000_globally_and_10000_locally():
     rope = ChineseModernBertConfig().rope_parameters
     assert rope == {
         GLOBAL: {"rope_type": "default", "rope_theta": 80_000.0},
@@ -55,7 +65,7 @@ def test_global_attn_every_n_layers_spells_out_the_layers(tiny_config, every_n, 
     assert config.layer_types == expected
 
 
-def test_layer_types_may_be_given_freely_or_beside_an_n_that_agrees(tiny_config):
+def test_layer_types_may_be_given_freely_or_with_an_n_that_agrees(tiny_config):
     assert tiny_config(layer_types=[LOCAL, LOCAL, GLOBAL]).layer_types == [LOCAL, LOCAL, GLOBAL]
     both = tiny_config(layer_types=[GLOBAL, LOCAL, GLOBAL], global_attn_every_n_layers=2)
     assert both.layer_types == [GLOBAL, LOCAL, GLOBAL]
@@ -73,7 +83,7 @@ def test_rope_parameters_fill_the_layer_type_that_is_left_out(tiny_config):
     assert (rope[GLOBAL]["rope_theta"], rope[LOCAL]["rope_theta"]) == (80_000.0, 500.0)
 
 
-def test_the_callers_rope_parameters_are_not_written_to(tiny_config):
+def test_the_callers_rope_parameters_are_not_changed(tiny_config):
     given = {LOCAL: {"rope_theta": 500.0}}
     tiny_config(rope_parameters=given)
     assert given == {LOCAL: {"rope_theta": 500.0}}
@@ -87,7 +97,7 @@ def test_special_token_ids_may_be_absent(tiny_config):
 
 
 @pytest.mark.parametrize(
-    ("misspelt", "meant"),
+    ("misspelled", "meant"),
     [
         ("hiden_size", "hidden_size"),
         ("global_attn_every_n_layer", "global_attn_every_n_layers"),
@@ -95,9 +105,9 @@ def test_special_token_ids_may_be_absent(tiny_config):
         ("global_rope_thetas", "global_rope_theta"),
     ],
 )
-def test_a_misspelt_key_is_refused_and_the_right_one_suggested(tiny_config, misspelt, meant):
-    with pytest.raises(ValueError, match=f"'{misspelt}'.*Did you mean '{meant}'"):
-        tiny_config(**{misspelt: 2})
+def test_a_misspelled_key_is_refused_and_the_right_one_suggested(tiny_config, misspelled, meant):
+    with pytest.raises(ValueError, match=f"'{misspelled}'.*Did you mean '{meant}'"):
+        tiny_config(**{misspelled: 2})
 
 
 def test_an_unknown_key_like_no_other_is_refused_without_a_guess(tiny_config):
@@ -106,12 +116,10 @@ def test_an_unknown_key_like_no_other_is_refused_without_a_guess(tiny_config):
     assert "Did you mean" not in str(refusal.value)
 
 
-def test_an_unknown_key_in_a_saved_file_is_refused_too(tiny_config, tmp_path):
-    tiny_config().save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"local_atention": 64}))
-    with pytest.raises(ValueError, match=r"'local_atention'.*Did you mean 'local_attention'"):
-        ChineseModernBertConfig.from_pretrained(tmp_path)
+@pytest.mark.parametrize("key", ["sentence_transformers", "tokenizer_class", "max_length"])
+def test_an_unknown_key_given_by_hand_is_refused(tiny_config, key):
+    with pytest.raises(ValueError, match=f"unknown key '{key}'"):
+        tiny_config(**{key: 1})
 
 
 REFUSED = {
@@ -203,6 +211,8 @@ def test_round_trip_keeps_everything(tmp_path):
         "embedding_dropout": 0.1,
         "attention_dropout": 0.2,
         "mlp_dropout": 0.3,
+        "classifier_pooling": "cls",
+        "classifier_dropout": 0.4,
         "pad_token_id": 10,
         "cls_token_id": 11,
         "sep_token_id": 12,
@@ -227,3 +237,130 @@ def test_round_trip_keeps_what_was_derived(tiny_config, tmp_path):
     assert loaded.layer_types == [GLOBAL, LOCAL, GLOBAL]
     assert loaded.rope_parameters[GLOBAL]["rope_theta"] == 160_000.0
     assert loaded.to_dict() == saved.to_dict()
+
+
+# --- keys that somebody else wrote into the file ----------------------------------------------
+
+# Attributes that libraries and users set, and what transformers used to write into every file.
+FOREIGN = {
+    "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
+    "my_note": "第一版",
+    "is_decoder": False,
+    "task_specific_params": {"分类": {"num_beams": 2}},
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "torchscript": True,
+    "pruned_heads": {"0": [1]},
+    "finetuning_task": "tnews",
+    # Not far from names of ours, but other words.
+    "vocab_file": "vocab.txt",
+    "eot_token_id": 3,
+    "num_heads": 2,
+    "num_layers": 3,
+    "type": "encoder",
+    "add_cross_attention": False,
+    "position_embedding_type": None,
+    "unsloth_version": "2026.1",
+}
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_an_attribute_set_by_others_is_saved_and_read_again(tiny_config, tmp_path, caplog, key):
+    config = tiny_config()
+    setattr(config, key, FOREIGN[key])
+    config.save_pretrained(tmp_path / "once")
+    opened = ChineseModernBertConfig.from_pretrained(tmp_path / "once")
+    assert getattr(opened, key) == FOREIGN[key]
+    opened.save_pretrained(tmp_path / "twice")
+    again = ChineseModernBertConfig.from_json_file(tmp_path / "twice" / "config.json")
+    assert again.to_dict() == config.to_dict()
+    warnings = [record.message for record in caplog.records if "unknown keys" in record.message]
+    assert len(warnings) == 1 and repr(key) in warnings[0]
+
+
+def test_a_model_with_foreign_attributes_opens_through_the_auto_classes(tiny_config, tmp_path):
+    model = ChineseModernBertModel(tiny_config()).eval()
+    for key, value in FOREIGN.items():
+        setattr(model.config, key, value)
+    model.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
+    assert {key: getattr(config, key) for key in FOREIGN} == FOREIGN
+    opened = AutoModel.from_pretrained(tmp_path, trust_remote_code=True, my_note="第二版")
+    assert {key: getattr(opened.config, key) for key in FOREIGN} == FOREIGN | {"my_note": "第二版"}
+    ids = torch.arange(5, 45)[None]
+    with torch.no_grad():
+        assert torch.equal(opened(ids).last_hidden_state, model(ids).last_hidden_state)
+
+
+def test_generation_parameters_of_an_old_file_are_dropped_with_a_warning(tmp_path, caplog):
+    # transformers refuses to save a configuration that has them.
+    old = {"max_length": 20, "num_beams": 1, "repetition_penalty": 1.0, "hidden_size": 64}
+    config = ChineseModernBertConfig.from_dict(old)
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["hidden_size"] == 64
+    assert not {"max_length", "num_beams", "repetition_penalty"} & set(saved)
+    assert "dropped: 'max_length', 'num_beams', 'repetition_penalty'" in caplog.text
+    assert old["max_length"] == 20  # the caller's dictionary is left alone
+
+
+@pytest.mark.parametrize("cls", [BertConfig, LlamaConfig, T5Config, ViTConfig, WhisperConfig])
+def test_no_key_of_another_architecture_is_taken_for_a_misspelling(cls):
+    ours = {field.name for field in fields(ChineseModernBertConfig)}
+    theirs = {field.name for field in fields(cls)} - ours
+    assert len(theirs) > 5
+    config = ChineseModernBertConfig.from_dict(dict.fromkeys(theirs, 1)).to_dict()
+    assert {key: config[key] for key in ours & set(config)} == {
+        key: value for key, value in ChineseModernBertConfig().to_dict().items() if key in ours
+    }
+
+
+@pytest.mark.parametrize(
+    ("misspelled", "meant"),
+    [
+        ("local_atention", "local_attention"),
+        ("hiddenSize", "hidden_size"),
+        ("vocab-size", "vocab_size"),
+        ("hidden_sise", "hidden_size"),
+        ("max_postion_embedings", "max_position_embeddings"),
+        ("intermidate_size", "intermediate_size"),
+        ("initialiser_range", "initializer_range"),
+        ("layer_type", "layer_types"),
+        ("globl_rope_tetha", "global_rope_theta"),
+        ("pad_tokn_id", "pad_token_id"),
+        ("id2lable", "id2label"),
+    ],
+)
+def test_a_misspelled_key_in_a_file_is_refused(tiny_config, tmp_path, misspelled, meant):
+    tiny_config().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {misspelled: 64}))
+    for read in (
+        lambda: ChineseModernBertConfig.from_pretrained(tmp_path),
+        lambda: ChineseModernBertConfig.from_json_file(path),
+        lambda: ChineseModernBertConfig.from_dict(json.loads(path.read_text())),
+    ):
+        with pytest.raises(ValueError, match=f"'{misspelled}'.*Did you mean '{meant}'"):
+            read()
+
+
+def test_a_misspelled_override_of_from_pretrained_is_refused(tiny_config, tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    for auto, extra in ((ChineseModernBertConfig, {}), (AutoConfig, {"trust_remote_code": True})):
+        with pytest.raises(ValueError, match=r"'clasifier_dropout'.*'classifier_dropout'"):
+            auto.from_pretrained(tmp_path, clasifier_dropout=0.5, **extra)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("rope_theta", "not supported.*global_rope_theta and local_rope_theta"),
+        ("rope_scaling", "not supported.*rope_parameters"),
+        ("partial_rotary_factor", "not supported.*all dimensions"),
+        ("per_layer_config", "not supported.*same shape"),
+        ("head_size", "a computed value"),
+        ("to_dict", "a method"),
+    ],
+)
+def test_a_key_that_cannot_be_followed_is_refused_in_a_file(key, message):
+    with pytest.raises(ValueError, match=f"'{key}' is .*{message}"):
+        ChineseModernBertConfig.from_dict({key: {"factor": 2.0}})
