@@ -104,7 +104,7 @@ def main() -> None:
             "bits per character, 5-gram": ("5-gram", PEER),
             "bits per character, unigram": ("unigram", WEAK),
         },
-        "Bits per character, held out (less is better)",
+        "Bits per character (less is better)",
     )
     figure.savefig(DOCS / "at-a-glance.png")
 
