@@ -11,19 +11,35 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pretraining.data.rows import Rows, document_positions, split_row
+# A packed row has one uint16 a token: 15 bits of id, and one that says "a word starts here".
+WORD_START = np.uint16(1 << 15)
+TOKEN_ID = np.uint16(WORD_START - 1)
 
 # A longer run without a word border (a long Latin name, a line of signs) is masked in parts: one
 # unit of that size would take up the whole budget of a row.
 MAX_UNIT_TOKENS = 16
 
-IGNORED = -100
+IGNORED = -100  # the label of a token that is not predicted
 
 # Rows are masked together up to so many tokens, whose arrays stay in the processor's cache.
 CACHED_TOKENS = 16_384
 
 # Units that are looked at first for the last tokens of a budget.
 NEAR = 64
+
+
+def split_row(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint16 of any shape -> (token ids as int64, word starts as bool), of that shape."""
+    return (row & TOKEN_ID).astype(np.int64), (row & WORD_START) != 0
+
+
+def document_positions(ids: np.ndarray, cls_id: int) -> np.ndarray:
+    """Each token's place in its document, int64 of the shape of the ids, which are rows."""
+    begins = ids == cls_id
+    begins[..., 0] = True
+    first = np.flatnonzero(begins)
+    places = np.arange(ids.size) - np.repeat(first, np.diff(first, append=ids.size))
+    return places.reshape(ids.shape)
 
 
 @dataclass
@@ -38,8 +54,7 @@ class DataCollatorForWholeWordMasking:
         cls_id, sep_id, pad_id, mask_id: ids of the special tokens; none is ever masked.
         vocab_size, first_ordinary_id: random tokens are drawn from [first_ordinary_id, vocab_size).
         seed: decides everything random, together with the position.
-        rows_per_step: rows of one optimizer step, over accumulation and processes.
-        mask_rate: step -> share of the maskable tokens to mask.
+        mask_rate: share of the maskable tokens to mask, or a function step -> share.
         replace: shares of the masked units shown as [MASK], as random tokens, unchanged.
     """
 
@@ -50,12 +65,11 @@ class DataCollatorForWholeWordMasking:
     vocab_size: int
     first_ordinary_id: int
     seed: int
-    rows_per_step: int
-    mask_rate: Callable[[int], float]
+    mask_rate: float | Callable[[int], float]
     replace: tuple[float, float, float] = (0.8, 0.1, 0.1)
 
     @classmethod
-    def for_rows(cls, rows: Rows, **settings) -> "DataCollatorForWholeWordMasking":
+    def for_rows(cls, rows, **settings) -> "DataCollatorForWholeWordMasking":
         """A collator for a row set, which knows the ids; the settings are the other fields."""
         return cls(
             **rows.manifest["special_token_ids"],
@@ -86,8 +100,7 @@ class DataCollatorForWholeWordMasking:
         at_once = max(1, CACHED_TOKENS // ids.shape[1])
         for first in range(0, len(ids), at_once):
             some = slice(first, first + at_once)
-            positions = [feature["position"] for feature in features[some]]
-            self._mask(inputs[some], labels[some], starts[some], positions)
+            self._mask(inputs[some], labels[some], starts[some], features[some])
         real = (ids != self.pad_id).astype(np.int64)
         batch = {
             "input_ids": inputs,
@@ -98,7 +111,7 @@ class DataCollatorForWholeWordMasking:
         return {name: torch.from_numpy(value) for name, value in batch.items()}
 
     def _mask(
-        self, inputs: np.ndarray, labels: np.ndarray, starts: np.ndarray, positions: list[int]
+        self, inputs: np.ndarray, labels: np.ndarray, starts: np.ndarray, features: list[dict]
     ) -> None:
         """Masks rows in place, all (rows, seq_len), at once but for the draws of each."""
         rows, seq_len = inputs.shape
@@ -110,11 +123,11 @@ class DataCollatorForWholeWordMasking:
         bits = np.random.Philox(key=self.seed)
         generator, state = np.random.Generator(bits), bits.state
         chosen, draws, tokens = [], [], []
-        for row, position in enumerate(positions):
+        for row, feature in enumerate(features):
             # Philox counts: each position's draws are at hand without a generator of its own.
-            state["state"]["counter"][2] = position
+            state["state"]["counter"][2] = feature["position"]
             bits.state = state
-            rate = self.mask_rate(position // self.rows_per_step)
+            rate = self.mask_rate(feature["step"]) if callable(self.mask_rate) else self.mask_rate
             budget = round(rate * (borders[row + 1] - borders[row]))
             of_row = lengths[first_units[row] : first_units[row + 1]]
             units, filled = _choose(of_row, budget, generator)

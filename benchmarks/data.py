@@ -25,9 +25,9 @@ from transformers import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_collator_wwm import DataCollatorForWholeWordMasking
+from data_collator_wwm import DataCollatorForWholeWordMasking, split_row
 from pretraining.data.order import TrainingOrder
-from pretraining.data.rows import Rows, open_rows, split_row
+from pretraining.data.rows import Rows, open_rows
 
 RATE = 0.3
 BATCH_TOKENS = 32768  # of a process, as on a GPU
@@ -54,7 +54,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 def measure(rows: Rows, tokenizer: PreTrainedTokenizerBase, rounds: int, tokens: int) -> None:
     batch = max(1, BATCH_TOKENS // rows.seq_len)
-    settings = {"seed": 1, "rows_per_step": batch, "mask_rate": lambda step: RATE}
+    settings = {"seed": 1, "mask_rate": lambda step: RATE}
     ours = DataCollatorForWholeWordMasking.for_rows(rows, **settings)
     special = rows.manifest["special_token_ids"]
     number = max(batch, min(tokens // rows.seq_len, len(rows)) // batch * batch)

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
-from pretraining.run.flops import encoder_flops, matrix_product, synchronised, training_flops
+from pretraining.run.flops import encoder_flops, matrix_product, synchronized, training_flops
 
 OURS, MODERNBERT, BERT = "Chinese ModernBERT", "ModernBERT", "BERT"
 
@@ -160,9 +160,9 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():
-            start = synchronised(device)
+            start = synchronized(device)
             run()
-            elapsed = synchronised(device) - start
+            elapsed = synchronized(device) - start
             if number:
                 seconds[name].append(elapsed)
     return seconds

@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from data_collator_wwm import split_row
 from pretraining.data.encoding import Encoder
-from pretraining.data.rows import split_row
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -21,9 +21,14 @@ from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from data_collator_wwm import IGNORED, MAX_UNIT_TOKENS, DataCollatorForWholeWordMasking
+from data_collator_wwm import (
+    IGNORED,
+    MAX_UNIT_TOKENS,
+    DataCollatorForWholeWordMasking,
+    split_row,
+)
 from pretraining.data.encoding import open_with_tokenizer, token_lengths
-from pretraining.data.rows import Rows, split_row
+from pretraining.data.rows import Rows
 from pretraining.run.pictures import save_picture
 
 BATCH_ROWS = 256
@@ -43,9 +48,7 @@ MASKED_AS = {
 
 def collator_of(rows: Rows, mask_rate: float, seed: int = 0) -> DataCollatorForWholeWordMasking:
     """The collator that masks these rows in pretraining, held at one rate."""
-    return DataCollatorForWholeWordMasking.for_rows(
-        rows, seed=seed, rows_per_step=1, mask_rate=lambda step: mask_rate
-    )
+    return DataCollatorForWholeWordMasking.for_rows(rows, seed=seed, mask_rate=mask_rate)
 
 
 def byte_values(tokenizer: Tokenizer) -> dict[int, int]:
@@ -109,21 +112,27 @@ def show_row(
     if mask_rate is not None and not 0 <= mask_rate <= 1:
         raise ValueError(f"mask rate {mask_rate}: choose a share from 0 to 1.")
     collator = collator_of(rows, mask_rate or 0.0, seed)
-    return show_as_masked(rows, index, index, tokenizer, collator, mask_rate is not None, colour)
+    feature = {"row": rows[index], "position": index}
+    return show_as_masked(rows, index, feature, tokenizer, collator, mask_rate is not None, colour)
 
 
 def show_as_masked(
     rows: Rows,
     index: int,
-    position: int,
+    feature: dict,
     tokenizer: Tokenizer,
     collator: DataCollatorForWholeWordMasking,
     show_mask: bool,
     colour: bool,
 ) -> str:
-    """A row as lines of text, as a collator masks it at a position in training."""
-    ids, starts = split_row(rows[index])
-    batch = collator([{"row": rows[index], "position": position}])
+    """A row as lines of text, as a collator masks it.
+
+    Args:
+        index: the number of the row in the row set.
+        feature: the row as the collator takes it, with its position and step in training.
+    """
+    ids, starts = split_row(feature["row"])
+    batch = collator([feature])
     inputs, labels = batch["input_ids"][0].numpy(), batch["labels"][0].numpy()
     cases = [labels == IGNORED, inputs == collator.mask_id, inputs == labels]
     outcomes = np.select(cases, ["", "mask", "kept"], "random")

@@ -7,18 +7,20 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from data_collator_wwm import IGNORED, MAX_UNIT_TOKENS, DataCollatorForWholeWordMasking
+from data_collator_wwm import (
+    IGNORED,
+    MAX_UNIT_TOKENS,
+    WORD_START,
+    DataCollatorForWholeWordMasking,
+    split_row,
+)
 from pretraining.data.order import TrainingOrder
-from pretraining.data.rows import WORD_START, open_rows, split_row
+from pretraining.data.rows import open_rows
 from pretraining.run.schedules import mask_rate
 from row_sets import write_rows
 
 PAD, CLS, SEP, MASK, FIRST, VOCAB = 0, 2, 3, 4, 69, 32_000
 SEQ_LEN, ROWS_PER_STEP, STEPS = 128, 4, 12
-
-
-def constant(step: int, rate: float) -> float:
-    return rate
 
 
 def collator(rate=0.3, **changes) -> DataCollatorForWholeWordMasking:
@@ -30,8 +32,7 @@ def collator(rate=0.3, **changes) -> DataCollatorForWholeWordMasking:
         "vocab_size": VOCAB,
         "first_ordinary_id": FIRST,
         "seed": 7,
-        "rows_per_step": ROWS_PER_STEP,
-        "mask_rate": functools.partial(constant, rate=rate),
+        "mask_rate": rate,
     }
     return DataCollatorForWholeWordMasking(**(values | changes))
 
@@ -144,7 +145,9 @@ def test_a_million_words_follow_the_schedule_whole_and_80_10_10():
     shown = np.zeros(3)
     for step in range(steps):
         chosen = [position % 100 for position in range(4 * step, 4 * step + 4)]
-        given = [{"row": rows[n], "position": 4 * step + i} for i, n in enumerate(chosen)]
+        given = [
+            {"row": rows[n], "position": 4 * step + i, "step": step} for i, n in enumerate(chosen)
+        ]
         batch = {name: tensor.numpy() for name, tensor in mask(given).items()}
         is_masked = batch["labels"] != IGNORED
         assert not is_masked[np.isin(ids[chosen], (PAD, CLS, SEP))].any()

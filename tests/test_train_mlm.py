@@ -3,7 +3,6 @@
 One run of both stages is made once and looked at from all sides; a second is killed and resumed.
 """
 
-import argparse
 import functools
 import itertools
 import json
@@ -29,8 +28,13 @@ from hub_standin import HubStandIn
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.plot_run import plot_runs
 from pretraining.prepare_corpus import prepare
+from pretraining.run.checkpoints import check_order, explain
 from pretraining.run.configuration import load_run
+from pretraining.run.log import TrainingLog
+from pretraining.run.replay import show_step
 from pretraining.run.schedules import DampedCosine, mask_rate
+from pretraining.run.settings import check_stage
+from pretraining.run.stage_data import open_data
 
 ROOT = Path(__file__).parent.parent
 STEPS = {1: 50, 2: 6}
@@ -87,6 +91,17 @@ def run_dir(workspace) -> Path:
     """Both stages, uninterrupted."""
     subprocess.run(command(workspace), check=True)
     return workspace / "run"
+
+
+def state_of(folder: Path) -> dict[str, int]:
+    """Every file below a folder, and when it was last written."""
+    return {str(file): file.stat().st_mtime_ns for file in sorted(folder.rglob("*"))}
+
+
+def stage_of(workspace: Path, *changes: str):
+    """Stage 1 of the run, as train_mlm.py checks and opens it."""
+    settings = check_stage(load_run(str(workspace / "run.yaml"), changes), 1, alone=True)
+    return settings, open_data(settings)
 
 
 def training_log(run_dir: Path, stage: int) -> list[dict]:
@@ -295,19 +310,30 @@ def test_a_run_that_diverges_stops_and_can_be_replayed(workspace):
 
 def test_a_plan_tells_what_a_run_will_take_and_trains_nothing(workspace, tmp_path):
     output = tmp_path / "planned"
+    for folder in ("rows-64", "rows-256"):
+        (workspace / folder / ".checked.json").unlink(missing_ok=True)
+    before = {folder: state_of(folder) for folder in (workspace, ROOT / "pretraining")}
+    # A repository that is named is not made: there is no Hub at this address.
+    hub = ["--push_to_hub", "someone/it", "training.report_to=all"]
     shown = subprocess.run(
-        command(workspace, "--plan", f"output_dir={output}", "stage1.rows_per_step=8"),
+        command(
+            workspace,
+            *("--plan", "--picture", str(tmp_path / "plan.png"), *hub),
+            *(f"output_dir={output}", "stage1.rows_per_step=8"),
+        ),
         capture_output=True,
         text=True,
         check=True,
+        env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "PYTHONDONTWRITEBYTECODE": "1"},
     ).stdout
     assert "50 steps × 8 rows × 64 tokens = 25,600 positions" in shown
     assert "6 steps × 4 rows × 256 tokens = 6,144 positions" in shown
     assert shown.count("GiB at the most, measured") == 2
     assert shown.count("tokens/s, measured") == 2
     assert shown.count("of the rate of plain matrix products") == 2
-    assert [file.name for file in output.iterdir()] == ["plan.png"]
-    assert (output / "plan.png").read_bytes().startswith(b"\x89PNG")
+    assert not output.exists()
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+    assert all(state_of(folder) == state for folder, state in before.items())
 
 
 def test_the_papers_run_is_planned(tmp_path):
@@ -344,25 +370,30 @@ def test_a_plan_refuses_a_model_beyond_the_memory(workspace, tmp_path):
     assert "Choose a smaller model" in shown.stderr
 
 
-def test_a_replay_shows_the_batch_that_the_model_sees(workspace, run_dir, capsys):
-    arguments = argparse.Namespace(stage="1", resume=False, plan=False, replay=7, push_to_hub=None)
-    plan = train_mlm.StagePlan(load_run(str(workspace / "run.yaml")), 1, arguments)
-    plan.replay(7)
+def test_a_replay_shows_the_batch_that_the_model_sees(workspace, capsys):
+    settings, data = stage_of(workspace)
+    show_step(settings, data, 7)
     shown = capsys.readouterr().out
-    labels = plan.collator()([plan.order[position] for position in range(28, 32)])["labels"]
+    labels = data.collator([data.order[position] for position in range(28, 32)])["labels"]
     legends = 4 * 3  # the line above each row shows the three ways to mask
     assert shown.count("‹") - legends == (labels != -100).sum() > 0
     with pytest.raises(ValueError, match="stage 1 has the steps 0 to 49"):
-        plan.replay(50)
+        show_step(settings, data, 50)
 
 
-def test_a_replay_passes_over_places_left_empty_by_the_warm_up(workspace, tmp_path, capsys):
+def test_a_replay_passes_over_places_left_empty_by_the_warm_up(workspace, capsys):
     changes = ["batch_warmup.rows=2", "batch_warmup.steps=6", "training.max_steps=8"]
-    changes = [f"output_dir={tmp_path}", *(f"stage1.{each}" for each in changes)]
-    run = load_run(str(workspace / "run.yaml"), changes)
-    arguments = argparse.Namespace(stage="1", resume=False, plan=False, replay=0, push_to_hub=None)
-    train_mlm.StagePlan(run, 1, arguments).replay(0)
+    show_step(*stage_of(workspace, *(f"stage1.{each}" for each in changes)), 0)
     assert capsys.readouterr().out.count("\nposition ") == 2
+
+
+def test_a_replay_leaves_nothing_behind(workspace, run_dir, tmp_path):
+    before = state_of(workspace)
+    for output in (run_dir, tmp_path / "none"):
+        replay = command(workspace, "--stage", "1", "--replay", "2", f"output_dir={output}")
+        subprocess.run(replay, check=True, stdout=subprocess.DEVNULL)
+    assert state_of(workspace) == before
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_disk_that_takes_no_more_is_named_and_the_checkpoint_before_stays(workspace):
@@ -400,27 +431,23 @@ def test_a_lost_data_worker_is_named(workspace):
 
 
 def test_a_data_worker_lost_while_an_error_is_told_does_not_cut_it_short(workspace, monkeypatch):
-    class Plan:
-        number = 1
+    def fail(*_):
+        raise OSError("gone")
 
-        def __init__(self, *_):
-            pass
-
-        def train(self):
-            raise OSError("gone")
-
-        def explain(self, error):
-            os.kill(os.getpid(), signal.SIGCHLD)
-            return f"{error}; go on like this"
+    def explain(error, settings):
+        os.kill(os.getpid(), signal.SIGCHLD)
+        return f"{error}; continue like this"
 
     def as_torch_does(*_):
         raise RuntimeError("DataLoader worker is killed")
 
-    monkeypatch.setattr(train_mlm, "StagePlan", Plan)
-    monkeypatch.setattr(sys, "argv", ["train_mlm.py", str(workspace / "run.yaml")])
+    monkeypatch.setattr(train_mlm, "train", fail)
+    monkeypatch.setattr(train_mlm, "explain", explain)
+    arguments = command(workspace, f"output_dir={workspace / 'untold'}")
+    monkeypatch.setattr(sys, "argv", arguments[1:])
     before = signal.signal(signal.SIGCHLD, as_torch_does)
     try:
-        with pytest.raises(SystemExit, match="gone; go on like this"):
+        with pytest.raises(SystemExit, match="gone; continue like this"):
             train_mlm.main()
     finally:
         signal.signal(signal.SIGCHLD, before)
@@ -431,16 +458,12 @@ def test_rows_that_go_away_are_named(workspace, tmp_path, monkeypatch, workers):
     shutil.copytree(workspace / "rows-64", tmp_path / "rows")
     changes = [f"stage1.train_rows={tmp_path / 'rows'}", f"output_dir={tmp_path / 'run'}"]
     changes.append(f"training.dataloader_num_workers={workers}")
-    run = load_run(str(workspace / "run.yaml"), changes)
-    arguments = argparse.Namespace(
-        stage="1", resume=False, plan=False, replay=None, push_to_hub=None
-    )
-    plan = train_mlm.StagePlan(run, 1, arguments)
-    monkeypatch.setattr(train_mlm.TrainingLog, "on_train_begin", lambda *_, **__: None)
+    settings, data = stage_of(workspace, *changes)
+    monkeypatch.setattr(TrainingLog, "on_train_begin", lambda *_, **__: None)
     (tmp_path / "rows" / "rows-00000-00000.arrow").unlink()
     with pytest.raises(ValueError) as raised:
-        plan.train()
-    told = plan.explain(raised.value)
+        train_mlm.train(settings, data, hub=None, resume=False)
+    told = explain(raised.value, settings)
     assert "rows-00000-00000.arrow: can be read no more" in told
     assert "\n" not in told
     assert told.endswith("--resume goes on from the start.")
@@ -468,16 +491,6 @@ def test_rows_on_the_hub_train_like_rows_on_disk(workspace, run_dir, tmp_path):
         )
     weights = Path("stage1", "final", "model.safetensors")
     assert (output / weights).read_bytes() == (run_dir / weights).read_bytes()
-
-
-def test_a_half_written_checkpoint_is_passed_over(tmp_path):
-    for step, state in ((9, "{}"), (10, '{"global_step": 10'), (100, None)):
-        checkpoint = tmp_path / f"checkpoint-{step}"
-        checkpoint.mkdir()
-        if state is not None:
-            (checkpoint / "trainer_state.json").write_text(state, encoding="utf-8")
-    assert train_mlm.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
-    assert train_mlm.last_complete_checkpoint(tmp_path / "nowhere") is None
 
 
 def test_runs_are_drawn_beside_each_other(run_dir, tmp_path):
@@ -622,7 +635,10 @@ def test_an_optimizer_whose_package_is_missing_is_refused(refused, monkeypatch):
 
 def test_rows_that_cannot_be_dealt_are_refused(refused):
     message = refused("stage2.rows_per_step=3")
-    assert "stage2.rows_per_step: 3 rows cannot be dealt to 1 processes in batches of 2" in message
+    assert (
+        "stage2.rows_per_step: 3 rows cannot be divided evenly among 1 processes in batches of 2"
+        in message
+    )
     message = refused("stage1.batch_warmup.rows=5", "stage1.batch_warmup.steps=5")
     assert "stage1.batch_warmup: rows must lie between 2 (one for each batch) and 4" in message
     assert "gradient_accumulation_steps is decided by" in refused(
@@ -634,12 +650,9 @@ def test_rows_that_cannot_be_dealt_are_refused(refused):
     ("change", "name"), [("seed=6", "seed"), ("stage1.rows_per_step=8", "rows_per_step")]
 )
 def test_a_run_is_not_resumed_in_another_order(workspace, run_dir, change, name):
-    run = load_run(str(workspace / "run.yaml"), [change])
-    arguments = argparse.Namespace(
-        stage="1", resume=True, plan=False, replay=None, push_to_hub=None
-    )
-    with pytest.raises(ValueError, match=f"stage1 was begun with another {name}, so its order"):
-        train_mlm.StagePlan(run, 1, arguments)
+    settings, data = stage_of(workspace, change)
+    with pytest.raises(ValueError, match=f"stage1 was begun with another {name}, so its training"):
+        check_order(settings, data)
 
 
 def test_an_earlier_run_is_not_overwritten(workspace, run_dir, monkeypatch):

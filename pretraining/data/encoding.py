@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from data_collator_wwm import WORD_START
 from pretraining.data.rows import (
     MAX_VOCAB_SIZE,
-    WORD_START,
     Rows,
     RowsError,
     open_rows,

@@ -51,21 +51,27 @@ class TrainingOrder(Dataset):
         grown = (rows_per_step - warmup_rows) * np.arange(warmup_steps) // max(1, warmup_steps)
         self._warming = warmup_rows + grown  # rows of each step of the warm-up
         self._drawn_before = np.concatenate([[0], self._warming.cumsum()])
-        self._group = self._announced = None
+        self._group = self._prefetched = None
 
     def __len__(self) -> int:
         return self.total_positions
 
     def __getitem__(self, position: int) -> dict:
-        """{"row": (seq_len,) uint16, "position": int}."""
+        """{"row": (seq_len,) uint16, "position": int, "step": int}."""
         index = self.row_index(position)
         if index is None:
             pad_id = self.rows.manifest["special_token_ids"]["pad_id"]
-            return {"row": np.full(self.rows.seq_len, pad_id, np.uint16), "position": position}
-        if self._announced is not self._group:
-            self.rows.announce(self._group.shards, self._group.next_shards)
-            self._announced = self._group
-        return {"row": self.rows[index], "position": position}
+            row = np.full(self.rows.seq_len, pad_id, np.uint16)
+        else:
+            if self._prefetched is not self._group:
+                self.rows.prefetch(self._group.shards, self._group.next_shards)
+                self._prefetched = self._group
+            row = self.rows[index]
+        return {"row": row, "position": position, "step": position // self.rows_per_step}
+
+    def positions(self, step: int) -> range:
+        """The positions of an optimizer step."""
+        return range(step * self.rows_per_step, (step + 1) * self.rows_per_step)
 
     def rows_of(self, step: int) -> int:
         """How many rows a step draws."""

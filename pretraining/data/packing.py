@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pretraining.data.rows import WORD_START
+from data_collator_wwm import WORD_START
 
 # Rows kept open at a time. More of them find better fits; 4,096 rows of 1,024 tokens are 8 MiB.
 OPEN_ROWS = 4096

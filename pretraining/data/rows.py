@@ -29,9 +29,7 @@ from huggingface_hub.constants import HF_HOME
 
 from pretraining.files import replacing, sha256_of, write_json
 
-WORD_START = np.uint16(1 << 15)
-TOKEN_ID = np.uint16(WORD_START - 1)
-MAX_VOCAB_SIZE = 1 << 15
+MAX_VOCAB_SIZE = 1 << 15  # ids have 15 bits, see data_collator_wwm.WORD_START
 
 MANIFEST = "manifest.json"
 CHECKED = ".checked.json"
@@ -45,20 +43,6 @@ PAUSES = (1, 4, 16, 60)
 
 class RowsError(ValueError):
     """A row set that cannot be trained on as it is."""
-
-
-def split_row(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint16 of any shape -> (token ids as int64, word starts as bool), of that shape."""
-    return (row & TOKEN_ID).astype(np.int64), (row & WORD_START) != 0
-
-
-def document_positions(ids: np.ndarray, cls_id: int) -> np.ndarray:
-    """Each token's place in its document, int64 of the shape of the ids, which are rows."""
-    begins = ids == cls_id
-    begins[..., 0] = True
-    first = np.flatnonzero(begins)
-    places = np.arange(ids.size) - np.repeat(first, np.diff(first, append=ids.size))
-    return places.reshape(ids.shape)
 
 
 def write_shards(folder: Path, name: str, rows: Iterable[np.ndarray], seq_len: int) -> list[dict]:
@@ -147,12 +131,15 @@ def read_manifest(folder: str | Path) -> dict:
     return manifest
 
 
-def open_rows(folder: str | Path) -> "Rows":
+def open_rows(folder: str | Path, remember: bool = True) -> "Rows":
     """Opens a row set.
 
     Every byte of one on this machine is checked against its manifest, once for each state of a
-    file: what was checked is noted beside it. Of one elsewhere (`PROTOCOL://…`), the shards are
-    fetched and checked when the training order comes to them.
+    file. Of one elsewhere (`PROTOCOL://…`), the shards are fetched and checked when the training
+    order comes to them.
+
+    Args:
+        remember: note beside the shards what was checked; False leaves the folder as it is.
 
     Raises:
         RowsError: on a missing or broken manifest, or a missing, truncated or damaged shard.
@@ -187,7 +174,7 @@ def open_rows(folder: str | Path) -> "Rows":
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
         seen = list(pool.map(check, shards))
     checked = {shard["file"]: state for shard, state in zip(shards, seen, strict=True)}
-    if checked != known:
+    if remember and checked != known:
         with contextlib.suppress(OSError):  # a folder that may only be read
             write_json(folder / CHECKED, checked)
     return Rows(folder, manifest)
@@ -238,8 +225,8 @@ class Rows:
         batch, place = divmod(row, BATCH_ROWS)
         return self._shards[shard][batch][place]
 
-    def announce(self, now: Sequence[int], then: Sequence[int]) -> None:
-        """Hears which shards will be read now and which after them; on disk, all are at hand."""
+    def prefetch(self, now: Sequence[int], then: Sequence[int]) -> None:
+        """Prepares for reading some shards now and others next; nothing to do for local files."""
 
     def _open(self, shard: dict) -> list[np.ndarray]:
         """The batches of a shard, (BATCH_ROWS, seq_len) uint16 each but the last, memory-mapped.
@@ -272,8 +259,8 @@ class StreamedRows(Rows):
     address: str = ""
     _before: list = field(default_factory=list, repr=False)
 
-    def announce(self, now: Sequence[int], then: Sequence[int]) -> None:
-        """Fetches what will be read, in the background, and drops what was read long ago."""
+    def prefetch(self, now: Sequence[int], then: Sequence[int]) -> None:
+        """Fetches these shards in the background, and drops those that are no longer needed."""
         self._shards = {number: self._shards[number] for number in now if number in self._shards}
         # What was read just before stays, because others may not be as far.
         held, self._before = {*self._before, *now, *then}, list(now)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
-import re
+import enum
+import os
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import yaml
 from transformers import TrainingArguments
+
+from pretraining.run.plain_yaml import PlainLoader
 
 STAGES = (1, 2)
 
@@ -36,7 +40,7 @@ _DECIDED_ELSEWHERE = {
 
 
 class RunConfigError(ValueError):
-    """A run file that cannot work; the message names the file, the key and the mend."""
+    """A run file that cannot work; the message names the file, the key and how to fix it."""
 
 
 @dataclass
@@ -125,26 +129,18 @@ class Run:
         return stage
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-3` as text, for want of a dot; here it is the number it looks like."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
-
-
 def load_run(path: str, overrides: typing.Sequence[str] = ()) -> Run:
     """Reads a run file and applies overrides such as `stage1.training.max_steps=100`.
 
     Raises:
         RunConfigError: on a missing or broken file, an unknown or missing key, a value of the
-            wrong type, or a TrainingArguments key that the run itself decides.
+            wrong type, a path that this Python's locale cannot express, or a TrainingArguments
+            key that the run itself decides.
     """
+    for argument in (path, *overrides):
+        _check_locale(argument, "on the command line")
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        values = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=PlainLoader)
     except FileNotFoundError:
         raise RunConfigError(
             f"{path}: no such run file; configs/ has some to start from."
@@ -156,13 +152,25 @@ def load_run(path: str, overrides: typing.Sequence[str] = ()) -> Run:
     for override in overrides:
         _apply_override(values, override)
     run = _build(Run, values, path, "")
-    _check_training(run.training, path, "training")
+    run.training = _check_training(run.training, path, "training")
     for number in STAGES:
         if (stage := getattr(run, f"stage{number}")) is not None:
-            _check_training(stage.training, path, f"stage{number}.training")
+            stage.training = _check_training(stage.training, path, f"stage{number}.training")
     if run.stage1 is None and run.stage2 is None:
         raise RunConfigError(f"{path}: neither stage1 nor stage2 is there; add at least one.")
     return run
+
+
+def _check_locale(text: str, where: str) -> None:
+    """Refuses text that this Python's file names cannot hold, before a file is looked for."""
+    try:
+        os.fsencode(text)  # a path of the run file, in a locale without its characters
+        text.encode("utf-8")  # an argument whose bytes Python could not decode
+    except UnicodeEncodeError:
+        raise RunConfigError(
+            f"{where}: {text!a} cannot be used under the locale in force, whose file names are "
+            f"{sys.getfilesystemencoding()}. Set PYTHONUTF8=1 or LC_ALL=C.UTF-8 and start again."
+        ) from None
 
 
 def _apply_override(values: dict, override: str) -> None:
@@ -171,10 +179,15 @@ def _apply_override(values: dict, override: str) -> None:
         raise RunConfigError(f"override {override!r} is not of the form key.key=value.")
     *parents, last = key.split(".")
     for parent in parents:
-        values = values.setdefault(parent, {})
+        if values.get(parent) is None:
+            values[parent] = {}
+        values = values[parent]
         if not isinstance(values, dict):
             raise RunConfigError(f"override {override!r}: {parent} is not a group of keys.")
-    values[last] = yaml.load(value, Loader=_Loader)
+    try:
+        values[last] = yaml.load(value, Loader=PlainLoader)
+    except yaml.YAMLError as error:
+        raise RunConfigError(f"override {override!r}: not YAML: {error}") from error
 
 
 def _build(cls, values, path: str, prefix: str):
@@ -187,35 +200,75 @@ def _build(cls, values, path: str, prefix: str):
             raise RunConfigError(f"{path}: unknown key {prefix}{key}.{_hint(key, hints)}")
     built = {}
     for item in dataclasses.fields(cls):
-        name = f"{prefix}{item.name}"
-        if item.name not in values:
-            required = (
-                item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-            )
-            if required:
-                raise RunConfigError(f"{path}: the key {name} is missing.")
-            continue
-        built[item.name] = _convert(values[item.name], hints[item.name], path, name)
+        name, value = f"{prefix}{item.name}", values.get(item.name)
+        if value is not None:
+            built[item.name] = _convert(value, hints[item.name], path, name)
+        elif (item.default, item.default_factory) == (dataclasses.MISSING,) * 2:
+            raise RunConfigError(f"{path}: the key {name} is missing.")
     return cls(**built)
 
 
+# What is asked for where a value is of another type.
+_WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+# Words for bool values that YAML 1.2 leaves as text.
+_TRUE, _FALSE = {"yes", "on", "true"}, {"no", "off", "false"}
+
+
 def _convert(value, kind, path: str, name: str):
-    if isinstance(kind, types.UnionType):  # "X | None"
-        if value is None:
-            return None
-        (kind,) = (each for each in typing.get_args(kind) if each is not types.NoneType)
-    if dataclasses.is_dataclass(kind):
-        return _build(kind, value, path, f"{name}.")
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    """A value of a run file as the type that its key has; `value` is not None.
+
+    Raises:
+        RunConfigError: if it cannot be meant; the message says what to write.
+    """
+    kinds = typing.get_args(kind) if _is_union(kind) else (kind,)
+    kinds = [typing.get_origin(each) or each for each in kinds if each is not types.NoneType]
+    enums = [each for each in kinds if isinstance(each, type) and issubclass(each, enum.Enum)]
+    if dataclasses.is_dataclass(kinds[0]) and kinds[0].__module__ == __name__:
+        return _build(kinds[0], value, path, f"{name}.")
+    if enums:
+        return _choose(value, enums[0], path, name)
+    if type(value) in kinds:
+        if isinstance(value, str) and kinds[0] is str:
+            _check_locale(value, f"{path}: {name}")
+        return value
+    if bool in kinds and str(value).lower() in _TRUE | _FALSE:
+        return str(value).lower() in _TRUE
+    if type(value) is int and float in kinds:
         return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise RunConfigError(f"{path}: {name} must be a {kind.__name__}, got {value!r}.")
-    return value
+    if type(value) is float and int in kinds and value.is_integer():
+        return int(value)
+    wanted = [_WANTED.get(each, f"a {getattr(each, '__name__', each)}") for each in kinds]
+    quotes = f'; put it in quotes: "{value}"' if str in kinds and not _is_group(value) else ""
+    raise RunConfigError(f"{path}: {name} must be {' or '.join(wanted)}, got {value!r}{quotes}.")
 
 
-def _check_training(training: dict, path: str, prefix: str) -> None:
+def _is_union(kind) -> bool:
+    return typing.get_origin(kind) in (types.UnionType, typing.Union)
+
+
+def _is_group(value) -> bool:
+    return isinstance(value, dict | list)
+
+
+def _choose(value, choices: type[enum.Enum], path: str, name: str) -> str:
+    """One of the values of an enumeration; False is its "no"."""
+    known = [each.value for each in choices]
+    value = "no" if value is False else value
+    if value in known:
+        return value
+    shown = ", ".join(map(str, known))
+    raise RunConfigError(
+        f"{path}: {name} must be one of {shown}, got {value!r}.{_hint(value, known)}"
+    )
+
+
+def _check_training(training: dict, path: str, prefix: str) -> dict:
+    """TrainingArguments with each value as its type has it."""
     known = {item.name for item in dataclasses.fields(TrainingArguments) if item.init}
-    for key in training:
+    hints = typing.get_type_hints(TrainingArguments)
+    checked = {}
+    for key, value in training.items():
         if key in _DECIDED_ELSEWHERE:
             raise RunConfigError(
                 f"{path}: {prefix}.{key} is decided by {_DECIDED_ELSEWHERE[key]}; set it there."
@@ -225,6 +278,9 @@ def _check_training(training: dict, path: str, prefix: str) -> None:
                 f"{path}: unknown key {prefix}.{key}; TrainingArguments has no such name."
                 f"{_hint(key, known)}"
             )
+        if value is not None:  # left empty
+            checked[key] = _convert(value, hints[key], path, f"{prefix}.{key}")
+    return checked
 
 
 def _hint(key: str, known: typing.Iterable[str]) -> str:

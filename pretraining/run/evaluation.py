@@ -6,23 +6,26 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
+from transformers import TrainerState
 
-from data_collator_wwm import DataCollatorForWholeWordMasking
-from pretraining.data.rows import Rows, document_positions, split_row
+from data_collator_wwm import (
+    IGNORED,
+    DataCollatorForWholeWordMasking,
+    document_positions,
+    split_row,
+)
+from pretraining.data.rows import Rows
+
+MASK_RATE = 0.15
 
 # Places of a document's tokens that are evaluated together first; the next bands double.
 FIRST_BAND = 128
 
 
-def evaluation_mask_rate(step: int) -> float:
-    """Share of tokens masked in held-out rows, the same at every step."""
-    return 0.15
-
-
 def evaluation_collator(rows: Rows) -> DataCollatorForWholeWordMasking:
     """Masks held-out rows: 15 % of the tokens, whole words, always by [MASK], always the same."""
     return DataCollatorForWholeWordMasking.for_rows(
-        rows, seed=0, rows_per_step=1, mask_rate=evaluation_mask_rate, replace=(1, 0, 0)
+        rows, seed=0, mask_rate=MASK_RATE, replace=(1, 0, 0)
     )
 
 
@@ -60,7 +63,7 @@ def reduce_logits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Run batch by batch, so that the logits of the whole set are never held. Positions that are not
     masked hold zeros.
     """
-    masked = labels != -100
+    masked = labels != IGNORED
     predicted = logits[masked].float()
     reduced = torch.zeros(*labels.shape, 2, device=logits.device)  # fp32 holds every id exactly
     nats = F.cross_entropy(predicted, labels[masked], reduction="none")
@@ -98,7 +101,7 @@ class MaskedLanguageModellingMetrics:
             self._domains = np.repeat(names, [shard["rows"] for shard in shards])
 
     def __call__(self, prediction) -> dict[str, float]:
-        masked = prediction.label_ids != -100
+        masked = prediction.label_ids != IGNORED
         labels = prediction.label_ids[masked]
         if labels.size == 0:
             raise ValueError("no token of the held-out rows is masked: are the rows empty?")
@@ -138,3 +141,10 @@ class MaskedLanguageModellingMetrics:
             if chosen.any():
                 metrics[f"word_accuracy/{name}"] = float(named[chosen].mean())
         return metrics
+
+
+def evaluated_at_the_end(state: TrainerState) -> bool:
+    """Whether the last step of a run was evaluated."""
+    return any(
+        "eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history
+    )

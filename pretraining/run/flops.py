@@ -49,7 +49,7 @@ def matrix_product(config: ChineseModernBertConfig, dtype: torch.dtype, device: 
     return lambda: torch.mm(x, weight, out=out), 2 * rows * hidden * width
 
 
-def synchronised(device: torch.device) -> float:
+def synchronized(device: torch.device) -> float:
     """The time in seconds once the device has done all it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -64,7 +64,7 @@ def matrix_product_rate(
     product()
     seconds = []
     for _ in range(rounds):
-        start = synchronised(device)
+        start = synchronized(device)
         product()
-        seconds.append(synchronised(device) - start)
+        seconds.append(synchronized(device) - start)
     return flops / min(seconds)

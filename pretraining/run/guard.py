@@ -1,4 +1,4 @@
-"""Stops a run that goes wrong, before it spoils its weights."""
+"""Stops a run that goes wrong before it spoils its weights."""
 
 import collections
 import math
@@ -9,6 +9,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
+from pretraining.data.order import TrainingOrder
 from pretraining.files import write_json
 
 STOPPED_FILE = "stopped.json"
@@ -31,12 +32,12 @@ class Guard(TrainerCallback):
 
     Args:
         folder: of the stage.
-        rows_per_step: rows of one optimizer step, over accumulation and processes.
+        order: its training order.
     """
 
-    def __init__(self, folder: Path, rows_per_step: int):
+    def __init__(self, folder: Path, order: TrainingOrder):
         self.folder = folder
-        self.rows_per_step = rows_per_step
+        self.order = order
         self.losses = collections.deque(maxlen=REMEMBERED)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -62,8 +63,8 @@ class Guard(TrainerCallback):
         self.losses.append(loss)
 
     def _stop(self, state, step: int, reason: str) -> None:
-        first = step * self.rows_per_step
-        positions = [first, first + self.rows_per_step - 1]
+        positions = self.order.positions(step)
+        positions = [positions[0], positions[-1]]
         if state.is_world_process_zero:
             write_json(
                 self.folder / STOPPED_FILE, {"step": step, "positions": positions, "reason": reason}

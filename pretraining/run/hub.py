@@ -1,14 +1,13 @@
-"""Model folders that are ready for the Hub, and their upload."""
+"""Uploads checkpoints and finished models to the Hub."""
 
-import json
 import logging
-import os
-import shutil
 from pathlib import Path
 
-from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import TrainerCallback
+
+from pretraining.run.settings import StageSettings
 
 logger = logging.getLogger(__name__)
 
@@ -23,104 +22,31 @@ NOT_FOR_THE_HUB = [
     "trainer_state.json",
 ]
 
-_CARD_TEXT = """
-# Chinese ModernBERT: {name}
-
-A Chinese ModernBERT encoder, stopped after pretraining stage {stage}: {layers} layers × {hidden},
-{parameters:.1f} M parameters, contexts of up to {context} tokens.
-
-```python
-from transformers import pipeline
-
-fill_mask = pipeline("fill-mask", model="{name}", trust_remote_code=True)
-fill_mask("今天的天气真[MASK]。")
-```
-
-It was trained on {documents:,} documents ({characters:,} characters) in rows of {sequence_length}
-tokens, for {steps} steps and {tokens:,} tokens. On held-out text, with 15 % of the tokens masked:
-
-| measure | value |
-|---|---|
-{table}
-
-Loss, learning rate and mask rate of the run are in `training_log.json`.
-"""
-
-
-def save_model_folder(trainer, folder: Path, name: str, stage: int, rows) -> None:
-    """Writes weights, configuration, remote code, tokenizer, card and log of a finished stage.
-
-    The folder appears under its name only once it is complete. Every process has to call this: a
-    model that is divided among them is put together first.
-
-    Args:
-        trainer: the Trainer that has finished.
-        folder: where to.
-        name: what the card calls the model, and loads it by.
-        stage: 1 or 2.
-        rows: the row set it was trained on.
-    """
-    temporary = folder.with_name(f"{folder.name}.incomplete")
-    if trainer.is_world_process_zero():
-        shutil.rmtree(temporary, ignore_errors=True)
-    trainer.save_model(str(temporary))
-    if not trainer.is_world_process_zero():
-        return
-    (temporary / "training_args.bin").unlink()
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    history = trainer.state.log_history
-    (temporary / "training_log.json").write_text(
-        json.dumps(history, indent=1, ensure_ascii=False), encoding="utf-8"
-    )
-    evaluation = next((entry for entry in reversed(history) if "eval_loss" in entry), {})
-    measures = {
-        "masked accuracy": evaluation.get("eval_masked_accuracy"),
-        "accuracy of always naming the commonest token": evaluation.get("eval_most_frequent_rate"),
-        "bits per character": evaluation.get("eval_bits_per_character"),
-    }
-    lines = [f"| {name} | {value:.4f} |" for name, value in measures.items() if value is not None]
-    text = _CARD_TEXT.format(
-        name=name,
-        stage=stage,
-        layers=model.config.num_hidden_layers,
-        hidden=model.config.hidden_size,
-        parameters=model.num_parameters() / 1e6,
-        context=model.config.max_position_embeddings,
-        sequence_length=rows.seq_len,
-        documents=rows.manifest["documents"],
-        characters=rows.manifest["characters"],
-        steps=trainer.state.global_step,
-        tokens=trainer.state.num_input_tokens_seen,
-        table="\n".join(lines) or "| not evaluated | |",
-    )
-    data = ModelCardData(
-        language="zh", license="apache-2.0", library_name="transformers", pipeline_tag="fill-mask"
-    )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(temporary / "README.md")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(temporary, folder)
-
 
 class HubPush(TrainerCallback):
-    """Uploads each checkpoint, whole with its code and tokenizer, as one commit.
+    """Uploads each checkpoint with its code and tokenizer as one commit.
 
     Trainer's own `hub_strategy="every_save"` leaves the remote code out of its checkpoints and
-    uploads a pickle. Only the first process has this callback. An upload that fails in
-    mid-training is only warned of: the next checkpoint holds all it would have brought.
+    uploads a pickle. Only the first process needs this callback. An upload that fails in
+    mid-training only warns: the next checkpoint holds everything that it would have brought.
 
     Args:
-        repo_id: repository on the Hub; it is made if there is none.
+        repo_id: repository on the Hub.
         stage: named in the commit messages.
-
-    Raises:
-        HfHubHTTPError, OSError: if the repository cannot be made or written to.
     """
 
     def __init__(self, repo_id: str, stage: int):
         self.api = HfApi()
-        self.repo_id = self.api.create_repo(repo_id, exist_ok=True).repo_id
+        self.repo_id = repo_id
         self.stage = stage
+
+    def create_repo(self) -> None:
+        """Makes the repository if there is none.
+
+        Raises:
+            HfHubHTTPError, OSError: if it cannot be made or written to.
+        """
+        self.repo_id = self.api.create_repo(self.repo_id, exist_ok=True).repo_id
 
     def on_save(self, args, state, control, **kwargs):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -141,3 +67,18 @@ class HubPush(TrainerCallback):
             commit_message=message,
             ignore_patterns=NOT_FOR_THE_HUB,
         )
+
+
+def open_hub(repo_id: str | None, settings: StageSettings) -> HubPush | None:
+    """What uploads a stage to a repository, which is made now if there is none.
+
+    None where there is nothing to upload to, and in all processes but the first.
+
+    Raises:
+        HfHubHTTPError, OSError: if the repository cannot be made or written to.
+    """
+    if repo_id is None or settings.arguments.process_index != 0:
+        return None
+    hub = HubPush(repo_id, settings.number)
+    hub.create_repo()
+    return hub

@@ -1,25 +1,20 @@
 """What a run says of itself at each log, to every tracker and to a file of JSON lines."""
 
-import itertools
 import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import TrainerCallback
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from pretraining.data.order import TrainingOrder
-from pretraining.data.rows import split_row
-from pretraining.run.flops import matrix_product_rate, training_flops
+from pretraining.run.flops import matrix_product_rate
+from pretraining.run.token_cost import flops_of_a_token
 
 LOG_FILE = "log.jsonl"
-
-# Rows whose documents are taken for those of all, to count what a token costs.
-SAMPLED_ROWS = 64
 
 
 class TrainingLog(TrainerCallback):
@@ -62,8 +57,7 @@ class TrainingLog(TrainerCallback):
         half = args.bf16 or args.fp16
         dtype = (torch.bfloat16 if args.bf16 else torch.float16) if half else torch.float32
         self.product_rate = args.world_size * matrix_product_rate(self.config, dtype, args.device)
-        first = state.global_step * self.order.rows_per_step
-        self.flops, self.masked_flops = flops_of_a_token(self.config, self.order, first)
+        self.flops, self.masked_flops = flops_of_a_token(self.config, self.order, state.global_step)
         self._note(state)
         self.ready = time.perf_counter()
 
@@ -125,26 +119,3 @@ class JsonLinesLog(TrainerCallback):
 
 def _line(entry: dict) -> str:
     return json.dumps(entry, ensure_ascii=False) + "\n"
-
-
-def flops_of_a_token(
-    config: ChineseModernBertConfig, order: TrainingOrder, position: int
-) -> tuple[float, float]:
-    """Training operations of a token in the next rows, and of a masked one beyond that."""
-    lengths = document_lengths(order, position)
-    return training_flops(config, lengths, 0) / sum(lengths), training_flops(config, [], 1)
-
-
-def document_lengths(order: TrainingOrder, position: int) -> list[int]:
-    """Tokens of the documents in the next rows to be trained on."""
-    cls_id, pad_id = (
-        order.rows.manifest["special_token_ids"][name] for name in ("cls_id", "pad_id")
-    )
-    indices = map(order.row_index, itertools.count(position))
-    lengths = []
-    for index in itertools.islice((each for each in indices if each is not None), SAMPLED_ROWS):
-        ids, _ = split_row(order.rows[index])
-        real = ids[ids != pad_id]
-        starts = np.flatnonzero(real == cls_id)
-        lengths += np.diff(starts, append=len(real)).tolist()
-    return lengths

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 from transformers import EvalPrediction
 
+from data_collator_wwm import IGNORED, document_positions, split_row
 from pretraining.data.encoding import token_lengths
-from pretraining.data.rows import Rows, document_positions, split_row
+from pretraining.data.rows import Rows
 from pretraining.run.evaluation import (
     EvaluationRows,
     MaskedLanguageModellingMetrics,
@@ -133,7 +134,7 @@ def evaluate(train: Rows, held_out: Rows, tokenizer: Tokenizer, order: int) -> d
     features = [EvaluationRows(held_out)[index] for index in range(len(held_out))]
     labels = evaluation_collator(held_out)(features)["labels"].numpy()
     ids, _ = split_row(np.stack([feature["row"] for feature in features]))
-    masked = np.flatnonzero(labels.ravel() != -100)
+    masked = np.flatnonzero(labels.ravel() != IGNORED)
     predictions = np.zeros((*labels.shape, 2))
     predictions.reshape(-1, 2)[masked] = predict(train, ids.ravel(), masked, order)
     prediction = EvalPrediction(predictions=predictions, label_ids=labels)

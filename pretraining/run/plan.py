@@ -1,21 +1,30 @@
 """What a run will take: memory and time, measured over a few steps, and its schedules drawn."""
 
+import copy
+import dataclasses
 import os
 import resource
 import statistics
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from transformers import Trainer
+from transformers import Trainer, set_seed
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
+from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.order import TrainingOrder
-from pretraining.run.flops import synchronised
-from pretraining.run.log import flops_of_a_token
+from pretraining.run.configuration import RunConfigError
+from pretraining.run.flops import matrix_product_rate, synchronized
 from pretraining.run.pictures import save_picture
+from pretraining.run.progress import duration
+from pretraining.run.settings import StageSettings
+from pretraining.run.stage_data import StageData
+from pretraining.run.token_cost import flops_of_a_token
+from pretraining.run.trainer import make_trainer, summary
 
 WARM_UP, MEASURED = 2, 5
 
@@ -38,8 +47,18 @@ class Measurement:
     peak_bytes: int
 
 
-def measure(trainer: Trainer) -> Measurement:
-    """Trains a few batches, at the pace of the run; the trainer's model is spoilt for other use."""
+def measure(
+    settings: StageSettings, data: StageData, model: ChineseModernBertForMaskedLM
+) -> Measurement:
+    """Trains a few batches at the pace of the run and leaves nothing behind but a changed model."""
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = copy.copy(settings.arguments)
+        arguments.output_dir, arguments.report_to = scratch, []
+        trainer = make_trainer(dataclasses.replace(settings, arguments=arguments), data, model, [])
+        return _measure(trainer)
+
+
+def _measure(trainer: Trainer) -> Measurement:
     device = trainer.args.device
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     batches, tokens = [], 0
@@ -50,12 +69,12 @@ def measure(trainer: Trainer) -> Measurement:
     seconds, updates = [], []
     for number, batch in enumerate(batches):
         masked = (batch["labels"] != -100).sum()
-        start = synchronised(device)
+        start = synchronized(device)
         trainer.training_step(model, batch, masked)
-        middle = synchronised(device)
+        middle = synchronized(device)
         optimizer.step()
         optimizer.zero_grad()
-        end = synchronised(device)
+        end = synchronized(device)
         if number >= min(WARM_UP, len(batches) - 1):
             seconds.append(middle - start)
             updates.append(end - middle)
@@ -90,21 +109,44 @@ def operations(
     return order.drawn_before(steps) * order.rows.seq_len * real * (flops + masked * masked_flops)
 
 
-def duration(seconds: float) -> str:
-    """Two units that a person would use: "3 d 4 h", "2 h 5 min", "45 s"."""
-    seconds = round(seconds)
-    for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
-        if seconds >= size:
-            return f"{seconds // size:,} {unit} {seconds % size // smaller} {name}"
-    return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
+def outlook(settings: StageSettings, data: StageData) -> str:
+    """Steps, tokens, memory and time of a stage, from a short measurement on this machine.
 
-
-def draw_schedules(stages: Sequence, picture: Path) -> None:
-    """Writes the learning rate and the mask rate over the steps of the stages, one after another.
-
-    Args:
-        stages: with `steps`, `learning_rate` and `mask_rate`, functions of the step.
+    Raises:
+        RunConfigError: if the model does not fit this machine.
     """
+    device, processes = settings.arguments.device, settings.arguments.world_size
+    with torch.device("meta"):
+        parameters = ChineseModernBertForMaskedLM(settings.config).num_parameters()
+    state = BYTES_PER_PARAMETER * parameters
+    if state > (there := memory_of(device)):
+        raise RunConfigError(
+            f"stage {settings.number}: weights, gradients and AdamW's moments take "
+            f"{state / 2**30:.1f} GiB, and {device} has {there / 2**30:.1f} GiB. Choose a smaller "
+            "model (configs/)."
+        )
+    set_seed(settings.run.seed)
+    model = ChineseModernBertForMaskedLM(settings.config)
+    measured = measure(settings, data, model)
+    dtype = torch.bfloat16 if settings.arguments.bf16 else torch.float32
+    products = processes * matrix_product_rate(settings.config, dtype, device)
+    flops = operations(settings.config, data.order, settings.steps, settings.mask_rate)
+    seconds = settings.steps * measured.seconds_per_step
+    return (
+        f"{summary(settings, data, model, None)}\n"
+        f"  memory: {state / 2**30:.1f} GiB for weights, gradients and AdamW in fp32; "
+        f"{measured.peak_bytes / 2**30:.1f} GiB at the most, measured\n"
+        f"  operations: {flops:.2e}, at {flops / seconds / products:.0%} of the rate of plain "
+        f"matrix products ({products / 1e12:,.1f} TFLOP/s on {processes} × {device.type}), "
+        "measured\n"
+        f"  time: {measured.seconds_per_step:.2f} s a step, "
+        f"{measured.tokens_per_second:,.0f} tokens/s, measured; "
+        f"{duration(seconds)} for all, without evaluation"
+    )
+
+
+def draw_schedules(stages: Sequence[StageSettings], picture: Path) -> None:
+    """Writes learning rate and mask rate over the steps of the stages, one after another."""
     figure = Figure(figsize=(9, 6))
     axes = figure.subplots(2, 1, sharex=True)
     before = 0

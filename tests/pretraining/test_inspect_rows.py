@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_collator_wwm import IGNORED
+from data_collator_wwm import IGNORED, split_row
 from pretraining import inspect_rows
 from pretraining.data.encoding import open_with_tokenizer
-from pretraining.data.rows import open_rows, split_row
+from pretraining.data.rows import open_rows
 from pretraining.inspect_rows import (
     collator_of,
     count_rows,

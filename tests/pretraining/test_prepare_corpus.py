@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
+from data_collator_wwm import split_row
 from hub_standin import HubStandIn
 from pretraining.data.corpus import CorpusError
-from pretraining.data.rows import RowsError, open_rows, split_row
+from pretraining.data.rows import RowsError, open_rows
 from pretraining.prepare_corpus import prepare, read_filters, slurm_options
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
+from data_collator_wwm import split_row
 from pretraining.data.encoding import Encoder, first_ordinary_id, token_lengths, tokenizer_sha256
-from pretraining.data.rows import split_row
 from pretraining.data.words import Segmenter
 
 TOKENIZER = Path(__file__).parents[3] / "tokenizer.json"

@@ -17,10 +17,10 @@ class FewRows(list):
     def __init__(self, rows, shards=()):
         super().__init__(rows)
         self.manifest = {"shards": [{"rows": size} for size in shards or [len(self)]]}
-        self.announced = []
+        self.prefetched = []
 
-    def announce(self, now, then):
-        self.announced.append((now, then))
+    def prefetch(self, now, then):
+        self.prefetched.append((now, then))
 
 
 @pytest.fixture
@@ -49,11 +49,12 @@ def test_another_seed_gives_another_order():
     assert [first.row_index(p) for p in range(50)] != [second.row_index(p) for p in range(50)]
 
 
-def test_an_item_holds_its_row_and_its_position():
+def test_an_item_holds_its_row_its_position_and_its_step():
     order = TrainingOrder(FewRows("abc"), total_positions=6, rows_per_step=2, seed=0)
     assert len(order) == 6
-    assert order[4] == {"row": "abc"[order.row_index(4)], "position": 4}
-    assert order.rows.announced == [([0], [])]
+    assert order[5] == {"row": "abc"[order.row_index(5)], "position": 5, "step": 2}
+    assert order.positions(2) == range(4, 6)
+    assert order.rows.prefetched == [([0], [])]
 
 
 def test_the_batch_warms_up_and_no_row_is_passed_over():
@@ -96,10 +97,10 @@ def test_groups_do_not_depend_on_what_was_read_before(grouped):
     assert [again.row_index(position) for position in reversed(range(120))] == expected[::-1]
 
 
-def test_the_rows_hear_which_shards_come_now_and_next(grouped):
+def test_shards_are_prefetched_for_this_group_and_the_next(grouped):
     for position in range(40):
         grouped[position]
-    now, then = zip(*grouped.rows.announced, strict=True)
+    now, then = zip(*grouped.rows.prefetched, strict=True)
     assert sorted(shard for shards in now for shard in shards) == list(range(8))
     assert [sorted(shards) for shards in (*now[1:], [])] == [sorted(shards) for shards in then]
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_collator_wwm import WORD_START, split_row
 from pretraining.data import packing
 from pretraining.data.packing import pack
-from pretraining.data.rows import WORD_START, split_row
 
 CLS, SEP, PAD = 2, 3, 0
 

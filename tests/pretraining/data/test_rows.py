@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from data_collator_wwm import WORD_START, split_row
 from pretraining.data import rows as rows_module
-from pretraining.data.rows import WORD_START, RowsError, open_rows, split_row
+from pretraining.data.rows import RowsError, open_rows
 from row_sets import write_rows
 
 SEQ_LEN = 8
@@ -188,11 +189,11 @@ class TestElsewhere:
 
     def test_what_is_read_next_is_fetched_and_what_was_read_is_dropped(self, source):
         rows = open_rows(f"file://{source}")
-        rows.announce([0], [1])
+        rows.prefetch([0], [1])
         assert self.becomes(rows, {0, 1})
-        rows.announce([1], [2])
+        rows.prefetch([1], [2])
         assert self.becomes(rows, {0, 1, 2})  # others may still be at the first
-        rows.announce([2], [])
+        rows.prefetch([2], [])
         assert self.becomes(rows, {1, 2})
 
     def test_a_shard_that_differs_from_the_manifest_is_refused(self, source):

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.data.rows import WORD_START, open_rows, write_manifest, write_shards
+from data_collator_wwm import IGNORED, WORD_START
+from pretraining.data.rows import open_rows, write_manifest, write_shards
 from pretraining.run import evaluation
 from pretraining.run.evaluation import (
     EvaluationRows,
     MaskedLanguageModellingMetrics,
     TrainOrEvaluationCollator,
-    evaluation_mask_rate,
+    evaluation_collator,
     reduce_logits,
 )
 
@@ -110,5 +111,16 @@ def test_held_out_rows_go_to_the_evaluation_collator():
     assert collator([{"row": rows.rows[0], "position": 0}]) == "train"
 
 
-def test_the_mask_rate_of_evaluation_is_fixed():
-    assert {evaluation_mask_rate(step) for step in range(100)} == {0.15}
+def test_held_out_rows_are_masked_alike_in_every_evaluation():
+    ids = {"pad_id": 0, "cls_id": 2, "sep_id": 3, "mask_id": 4}
+    manifest = {"special_token_ids": ids, "vocab_size": 100, "first_ordinary_id": 5}
+    texts = np.random.default_rng(0).integers(5, 100, (8, 100)) | WORD_START
+    stored = [np.array([2, *text, 3], dtype=np.uint16) for text in texts]
+    rows = EvaluationRows(stored)
+    collator = evaluation_collator(SimpleNamespace(manifest=manifest))
+    batch = collator([rows[index] for index in range(8)])
+    masked = batch["labels"] != IGNORED
+    assert masked.sum(1).tolist() == [15] * 8
+    assert ((batch["input_ids"] == 4) == masked).all()
+    alone = collator([rows[5]])
+    assert torch.equal(alone["labels"][0], batch["labels"][5])

@@ -10,24 +10,8 @@ from configuration_chinese_modernbert import ChineseModernBertConfig
 from pretraining.data.order import TrainingOrder
 from pretraining.data.rows import open_rows
 from pretraining.run.flops import training_flops
-from pretraining.run.plan import draw_schedules, duration, memory_of, operations
+from pretraining.run.plan import draw_schedules, memory_of, operations
 from row_sets import write_rows
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (0.2, "0 s"),
-        (59, "59 s"),
-        (61, "1 min 1 s"),
-        (3_599.9, "1 h 0 min"),
-        (7_500, "2 h 5 min"),
-        (86_400 * 31 + 3_600 * 4, "31 d 4 h"),
-        (86_400 * 1_000, "1,000 d 0 h"),
-    ],
-)
-def test_durations_are_told_in_two_units(seconds, shown):
-    assert duration(seconds) == shown
 
 
 def test_schedules_are_drawn_one_stage_after_another(tmp_path):

@@ -1,10 +1,16 @@
 """The run file: what it holds, what overrides change, and what is refused before any work."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import yaml
 
 from pretraining.run.configuration import RunConfigError, load_run
 
+ROOT = Path(__file__).parents[3]
 RUN = {
     "model": "configs/tiny.json",
     "tokenizer": ".",
@@ -60,17 +66,108 @@ def test_overrides_replace_single_values(write):
         (["stage1.training.max_step=1"], "unknown key stage1.training.max_step.*'max_steps'"),
         (["stage1.training.learning_rate=1"], "stage1.training.learning_rate is decided by"),
         (["training.push_to_hub=true"], "training.push_to_hub is decided by --push_to_hub"),
-        (["stage1.learning_rate.peak=fast"], "stage1.learning_rate.peak must be a float"),
-        (["seed=1.5"], "seed must be a int"),
-        (["stage1.train_rows=7"], "stage1.train_rows must be a str"),
+        (
+            ["stage1.learning_rate.peak=fast"],
+            "stage1.learning_rate.peak must be a number, got 'fast'",
+        ),
+        (["seed=1.5"], "seed must be a whole number, got 1.5"),
+        (["stage1.train_rows=7"], "stage1.train_rows must be text, got 7; put it in quotes"),
         (["stage1=7"], "stage1 must be a group of keys"),
         (["seed"], "not of the form"),
         (["seed.x=1"], "seed is not a group"),
+        (["seed=[1"], "not YAML"),
     ],
 )
 def test_a_wrong_override_names_the_key(write, overrides, message):
     with pytest.raises(RunConfigError, match=message):
         load_run(write(RUN), overrides)
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "meant"),
+    [
+        ("eval_strategy", "no", "no"),
+        ("eval_strategy", "false", "no"),
+        ("save_strategy", "no", "no"),
+        ("logging_strategy", "steps", "steps"),
+        ("bf16", "yes", True),
+        ("tf32", "off", False),
+        ("torch_compile", "On", True),
+        ("max_steps", "1e2", 100),
+        ("save_steps", "20", 20.0),
+        ("dataloader_num_workers", "2.0", 2),
+        ("weight_decay", "1E-2", 0.01),
+        ("max_grad_norm", "1", 1.0),
+        ("adam_beta2", ".98", 0.98),
+        ("run_name", "no", "no"),
+        ("run_name", '"2026"', "2026"),
+        ("report_to", "[tensorboard, wandb]", ["tensorboard", "wandb"]),
+        ("optim", "adamw_torch_fused", "adamw_torch_fused"),
+        ("gradient_checkpointing_kwargs", "{use_reentrant: false}", {"use_reentrant": False}),
+    ],
+)
+def test_a_value_is_read_as_the_person_meant_it(write, key, written, meant):
+    text = yaml.dump({key: value for key, value in RUN.items() if key != "training"})
+    run = load_run(write(f"{text}\ntraining:\n  {key}: {written}\n"))
+    assert run.training[key] == meant
+    assert type(run.training[key]) is type(meant)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("eval_strategy: step", "training.eval_strategy must be one of no, steps, epoch.*'steps'"),
+        ("eval_strategy: yes", "training.eval_strategy must be one of no, steps, epoch"),
+        ("optim: adamw_fused", "training.optim must be one of .*Did you mean"),
+        ("bf16: maybe", "training.bf16 must be true or false, got 'maybe'"),
+        ("bf16: 1", "training.bf16 must be true or false, got 1"),
+        ("max_steps: 1.5", "training.max_steps must be a whole number, got 1.5"),
+        ("max_steps: '100'", "training.max_steps must be a whole number, got '100'"),
+        ("logging_steps: often", "training.logging_steps must be a number, got 'often'"),
+        ("run_name: 2026", 'training.run_name must be text, got 2026; put it in quotes: "2026"'),
+        ("report_to: false", "training.report_to must be text or a list, got False"),
+        ("label_names: labels", "training.label_names must be a list, got 'labels'"),
+        ("bf16: true\n  bf16: false", "the key 'bf16' stands there twice"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_by_its_key(write, change, message):
+    text = yaml.dump({key: value for key, value in RUN.items() if key != "training"})
+    with pytest.raises(RunConfigError, match=message):
+        load_run(write(f"{text}\ntraining:\n  {change}\n"))
+
+
+def test_keys_left_empty_have_their_defaults(write):
+    text = yaml.dump({key: value for key, value in RUN.items() if key not in ("training", "seed")})
+    run = load_run(write(f"{text}\ntraining:\nseed:\nstage2:\n"))
+    assert (run.training, run.seed, run.stage2) == ({}, 0, None)
+
+
+def test_a_byte_order_mark_is_nothing(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.dump(RUN), encoding="utf-8-sig")
+    assert load_run(str(file)) == load_run(str(file), ["seed=3"])
+
+
+@pytest.mark.parametrize("where", ["file", "override", "name"])
+def test_a_locale_without_the_paths_characters_is_named(write, tmp_path, where):
+    """Under ASCII, which Python leaves only where it is told to."""
+    rows = "数据/行"
+    values = RUN | {"output_dir": rows if where == "file" else "x"}
+    file = Path(write(values))
+    if where == "name":
+        file = file.rename(tmp_path / "运行.yaml")
+    overrides = [f"output_dir={rows}"] if where == "override" else []
+    environment = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = subprocess.run(
+        [sys.executable, "train_mlm.py", str(file), *overrides],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert ended.returncode == 1
+    assert "cannot be used under the locale in force, whose file names are ascii" in ended.stderr
+    assert "Set PYTHONUTF8=1 or LC_ALL=C.UTF-8" in ended.stderr
 
 
 def test_a_missing_key_is_named(write):

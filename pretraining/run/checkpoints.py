@@ -1,0 +1,128 @@
+"""The folder of a stage: what an earlier start left there, and how to go on from it."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from pretraining.data.rows import RowsError
+from pretraining.files import write_json
+from pretraining.run.configuration import RunConfigError
+from pretraining.run.settings import StageSettings
+from pretraining.run.stage_data import StageData
+
+ORDER_FILE = "order.json"
+
+# Below this many free bytes we assume that the disk is full.
+FULL_DISK = 16 << 20
+
+
+def check_unused(folder: Path) -> None:
+    """Whether a stage can begin in a folder.
+
+    Raises:
+        RunConfigError: if it holds an earlier run.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise RunConfigError(
+            f"{folder} holds an earlier run. Add --resume to continue it, or set output_dir to a "
+            "new folder."
+        )
+
+
+def check_order(settings: StageSettings, data: StageData) -> None:
+    """Whether what an earlier start left was begun in this training order.
+
+    Raises:
+        RunConfigError: if it was another.
+    """
+    folder = settings.folder
+    file = folder / ORDER_FILE
+    if not file.exists():
+        return
+    begun, now = json.loads(file.read_text(encoding="utf-8")), _order_facts(settings, data)
+    if changed := [key for key in now if begun[key] != now[key]]:
+        raise RunConfigError(
+            f"{folder} was begun with another {' and '.join(changed)}, so its training order "
+            "cannot be continued. Set it as it was, or output_dir to a new folder."
+        )
+
+
+def note_order(settings: StageSettings, data: StageData) -> None:
+    """Writes down what a later start has to agree with."""
+    write_json(settings.folder / ORDER_FILE, _order_facts(settings, data))
+
+
+def _order_facts(settings: StageSettings, data: StageData) -> dict:
+    """What the training order and the masks follow from."""
+    stage = settings.stage
+    return {
+        "seed": settings.run.seed,
+        "rows_per_step": stage.rows_per_step,
+        "batch_warmup": stage.batch_warmup and vars(stage.batch_warmup),
+        "train_rows": [shard["sha256"] for shard in data.rows.manifest["shards"]],
+    }
+
+
+def last_complete_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end, or None."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True):
+        if missing := _what_is_incomplete(checkpoint):
+            print(f"{checkpoint} is incomplete ({missing}), looking for the one before it")
+        else:
+            return str(checkpoint)
+    return None
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _what_is_incomplete(checkpoint: Path) -> str | None:
+    """The name of a file that is missing or cut off, or None.
+
+    Trainer writes trainer_state.json last, so that one tells of a kill in mid-write; a disk that
+    was full or a copy that broke off can have cut any of the others.
+    """
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "trainer_state.json"
+    weights = list(checkpoint.glob("*.safetensors"))
+    if not weights and not (checkpoint / "pytorch_model_fsdp.bin").exists():
+        return "model.safetensors"
+    for file in weights:
+        try:
+            with safe_open(file, framework="pt"):  # reads the header and compares the length
+                pass
+        except (OSError, SafetensorError):
+            return file.name
+    # torch.save writes zip archives, whose directory is at their end.
+    saved = [each for suffix in ("pt", "pth", "bin") for each in checkpoint.glob(f"*.{suffix}")]
+    return next((file.name for file in saved if not zipfile.is_zipfile(file)), None)
+
+
+def explain(error: Exception, settings: StageSettings) -> str:
+    """What an error in mid-training means, and how to go on, in one line."""
+    folder, cause = settings.folder, f"{type(error).__name__}: {error}"
+    if isinstance(error, RowsError):
+        cause = str(error).strip().splitlines()[-1]  # a data worker puts its traceback before
+    elif "Bus error" in cause:
+        cause = (
+            f"rows that were being read have gone ({cause}). Check their disk, and whether another "
+            "program writes to them; or give /dev/shm more room"
+        )
+    elif shutil.disk_usage(folder).free < FULL_DISK or "File too large" in cause:
+        cause = f"{folder} takes no more data ({cause}). Make room there"
+    elif "DataLoader worker" in cause:
+        cause = (
+            f"a data worker was lost ({cause}), perhaps for want of memory. Lower "
+            "training.dataloader_num_workers"
+        )
+    else:
+        cause = f"{cause}. Fix the cause"
+    checkpoint = last_complete_checkpoint(folder)
+    there = f"the last complete checkpoint, {checkpoint}" if checkpoint else "the start"
+    return f"stage {settings.number} stopped. {cause.rstrip('.')}; --resume goes on from {there}."

@@ -1,0 +1,38 @@
+"""YAML whose plain values mean what they look like."""
+
+import re
+
+import yaml
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars, and each key once.
+
+    YAML 1.1, which PyYAML reads by itself, takes `no` and `off` for False, `1e-3` for text, `1:30`
+    for 90 and `010` for 8. Here they are text, a number, text, and 10.
+    """
+
+    yaml_implicit_resolvers = {}
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+for _kind, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["", *"~nN"]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][\d_]*)|0x[\da-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    ("merge", r"<<", "<"),
+):
+    PlainLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list(_first)
+    )

@@ -1,0 +1,189 @@
+"""The settings of a stage, checked before anything is opened or written."""
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.integrations import get_available_reporting_integrations
+
+from configuration_chinese_modernbert import ChineseModernBertConfig
+from pretraining.run.configuration import Run, RunConfigError, Stage
+from pretraining.run.schedules import DampedCosine, mask_rate
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """One stage of a run. Make it with `check_stage`.
+
+    Attributes:
+        run: the run file.
+        number: 1 or 2.
+        source: model folder that the weights come from, or None for fresh weights.
+        config: the model's shape.
+        tokenizer: the one the rows were made with.
+        arguments: for Trainer.
+        learning_rate, mask_rate: functions of the step, from 0 to `steps - 1`.
+    """
+
+    run: Run
+    number: int
+    source: str | None
+    config: ChineseModernBertConfig
+    tokenizer: PreTrainedTokenizerBase
+    arguments: TrainingArguments
+    learning_rate: DampedCosine
+    mask_rate: Callable[[int], float]
+
+    @property
+    def stage(self) -> Stage:
+        """What the run file says of this stage."""
+        return self.run.stage(self.number)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole stage."""
+        return self.arguments.max_steps
+
+    @property
+    def seed(self) -> int:
+        """Of training order and masks, which differ between the stages."""
+        return self.run.seed + self.number
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and logs go."""
+        return stage_folder(self.run, self.number)
+
+    @property
+    def final(self) -> Path:
+        """Where the finished model goes."""
+        return self.folder / "final"
+
+
+def stage_folder(run: Run, number: int) -> Path:
+    """Where the checkpoints and logs of a stage go."""
+    return Path(run.output_dir) / f"stage{number}"
+
+
+def check_stage(run: Run, number: int, alone: bool) -> StageSettings:
+    """The settings of a stage.
+
+    Args:
+        number: 1 or 2.
+        alone: whether no other stage of the run is trained before it.
+
+    Raises:
+        ValueError, OSError: naming the file or key that cannot work and how to fix it.
+    """
+    stage = run.stage(number)
+    arguments = _training_arguments(run, number)
+    steps = arguments.max_steps
+    learning_rate = DampedCosine(total_steps=steps, **vars(stage.learning_rate))
+    masking = functools.partial(mask_rate, total_steps=steps, **vars(stage.mask_rate))
+    masking(0)  # refuses contradictory settings now
+    source = _source(run, number, alone)
+    config_file = Path(run.model)
+    if source is not None and Path(source, "config.json").exists():
+        config_file = Path(source, "config.json")
+    config = _model_config(config_file)
+    tokenizer = AutoTokenizer.from_pretrained(run.tokenizer, trust_remote_code=True)
+    if len(tokenizer) != config.vocab_size:
+        raise RunConfigError(
+            f"{config_file}: vocab_size {config.vocab_size} does not fit the tokenizer in "
+            f"{run.tokenizer}, which has {len(tokenizer)} entries."
+        )
+    return StageSettings(run, number, source, config, tokenizer, arguments, learning_rate, masking)
+
+
+def _training_arguments(run: Run, number: int) -> TrainingArguments:
+    stage, key = run.stage(number), f"stage{number}.training"
+    values = run.training | stage.training
+    if values.get("max_steps", 0) < 1:
+        raise RunConfigError(
+            f"{key}.max_steps is missing: it fixes the length of the stage, on which both "
+            "schedules depend. Set it to at least 1."
+        )
+    if stage.eval_rows is None and values.get("eval_strategy", "no") != "no":
+        raise RunConfigError(
+            f"stage{number}.eval_rows is missing, but eval_strategy asks for evaluation."
+        )
+    # All parameters take part in every step, so DDP need not search for those that do not.
+    values.setdefault("ddp_find_unused_parameters", False)
+    try:
+        arguments = TrainingArguments(
+            output_dir=str(stage_folder(run, number)),
+            seed=run.seed,
+            learning_rate=stage.learning_rate.peak,
+            train_sampling_strategy="sequential",
+            remove_unused_columns=False,
+            include_num_input_tokens_seen="non_padding",
+            logging_nan_inf_filter=False,  # a loss that is not finite stops the run
+            **values,
+        )
+    except (TypeError, ValueError) as error:
+        raise RunConfigError(f"{key}: {error}") from error
+    _check_packages(arguments, key)
+    at_once = arguments.per_device_train_batch_size * arguments.world_size
+    accumulated, left = divmod(stage.rows_per_step, at_once)
+    if left or not accumulated:
+        raise RunConfigError(
+            f"stage{number}.rows_per_step: {stage.rows_per_step} rows cannot be divided evenly "
+            f"among {arguments.world_size} processes in batches of "
+            f"{arguments.per_device_train_batch_size}. Make it a multiple of {at_once}, or change "
+            f"{key}.per_device_train_batch_size."
+        )
+    arguments.gradient_accumulation_steps = accumulated
+    return arguments
+
+
+def _check_packages(arguments: TrainingArguments, key: str) -> None:
+    """Refuses an optimizer or a tracker whose package is not there."""
+    available = get_available_reporting_integrations()
+    if missing := [name for name in arguments.report_to if name not in available]:
+        there = ", ".join(["none", *available])
+        raise RunConfigError(
+            f"{key}.report_to: {', '.join(missing)} is not a tracker that is installed here; "
+            f"choose from {there}, or install its package."
+        )
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except ImportError as error:
+        raise RunConfigError(f"{key}.optim: {error}") from error
+    except ValueError:
+        pass  # one that wants to see the model; Trainer will ask again
+
+
+def _source(run: Run, number: int, alone: bool) -> str | None:
+    """The model folder that the weights of a stage come from."""
+    source = run.stage(number).init_from
+    if source is not None and not Path(source, "config.json").exists():
+        raise RunConfigError(
+            f"stage{number}.init_from: {source} is not a model folder, it has no config.json."
+        )
+    if source is None and number == 2:
+        source = str(stage_folder(run, 1) / "final")
+        if alone and not Path(source, "model.safetensors").exists():
+            raise RunConfigError(
+                f"stage 2 starts from stage 1's weights, and {source} holds none. Train stage 1 "
+                "first (--stage both), or name a model folder in stage2.init_from."
+            )
+    return source
+
+
+def _model_config(file: Path) -> ChineseModernBertConfig:
+    try:
+        return ChineseModernBertConfig.from_json_file(str(file))
+    except FileNotFoundError:
+        raise RunConfigError(f"model: {file} does not exist.") from None
+    except json.JSONDecodeError as error:
+        raise RunConfigError(f"{file}: not a JSON file: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise RunConfigError(f"{file}: {error}") from error

@@ -1,0 +1,100 @@
+"""transformers' Trainer for a stage: data, schedules and callbacks, as the settings have it."""
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback
+
+from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, choose_attention
+from pretraining.data.encoding import token_lengths
+from pretraining.run.evaluation import (
+    EvaluationRows,
+    MaskedLanguageModellingMetrics,
+    TrainOrEvaluationCollator,
+    evaluation_collator,
+    reduce_logits,
+)
+from pretraining.run.guard import Guard
+from pretraining.run.log import LOG_FILE, JsonLinesLog, TrainingLog
+from pretraining.run.progress import ProgressReport
+from pretraining.run.settings import StageSettings
+from pretraining.run.sharding import SavedLikeAny, check_sharding
+from pretraining.run.stage_data import StageData
+
+
+def make_model(settings: StageSettings) -> ChineseModernBertForMaskedLM:
+    """The model that a stage starts from; fresh weights follow torch's random state."""
+    if settings.source is None:
+        return ChineseModernBertForMaskedLM(settings.config)
+    return ChineseModernBertForMaskedLM.from_pretrained(settings.source)
+
+
+def make_trainer(
+    settings: StageSettings,
+    data: StageData,
+    model: ChineseModernBertForMaskedLM,
+    callbacks: list[TrainerCallback],
+) -> Trainer:
+    """A Trainer that is ready to train the stage; it makes the folder `arguments.output_dir`.
+
+    Args:
+        callbacks: further ones, after those of every run.
+
+    Raises:
+        RunConfigError: on a launcher's settings with which checkpoints would not open as models.
+    """
+    evaluation = {}
+    if (held_out := data.eval_rows) is not None:
+        lengths = token_lengths(settings.tokenizer.backend_tokenizer)
+        evaluation = {
+            "eval_dataset": EvaluationRows(held_out),
+            "compute_metrics": MaskedLanguageModellingMetrics(lengths, held_out),
+            "preprocess_logits_for_metrics": reduce_logits,
+        }
+    trainer = Trainer(
+        model=model,
+        args=settings.arguments,
+        train_dataset=data.order,
+        data_collator=TrainOrEvaluationCollator(
+            train=data.collator,
+            evaluation=None if held_out is None else evaluation_collator(held_out),
+        ),
+        processing_class=settings.tokenizer,
+        callbacks=[
+            SavedLikeAny(),
+            Guard(settings.folder, data.order),
+            JsonLinesLog(settings.folder / LOG_FILE),
+            *callbacks,
+        ],
+        **evaluation,
+    )
+    # First of all, because trackers write down what it adds.
+    log = TrainingLog(settings.mask_rate, data.order, settings.config)
+    trainer.callback_handler.callbacks.insert(0, log)
+    ProgressReport.add_to(trainer)
+    check_sharding(trainer)
+    optimizer = trainer.create_optimizer()
+    peak = settings.stage.learning_rate.peak
+    trainer.lr_scheduler = LambdaLR(optimizer, lambda step: settings.learning_rate(step) / peak)
+    return trainer
+
+
+def summary(
+    settings: StageSettings, data: StageData, model: ChineseModernBertForMaskedLM, start: str | None
+) -> str:
+    """What a stage will do, in three lines.
+
+    Args:
+        start: what it starts from, if not from the settings' source.
+    """
+    rows, arguments = data.order.drawn_before(settings.steps), settings.arguments
+    growing = ", fewer rows at first" if settings.stage.batch_warmup else ""
+    dtype = torch.bfloat16 if arguments.bf16 or arguments.fp16 else model.dtype
+    backend, reason = choose_attention(model.config._attn_implementation, arguments.device, dtype)
+    return (
+        f"stage {settings.number}: {model.num_parameters() / 1e6:.1f} M parameters, from "
+        f"{start or settings.source or 'fresh weights'}\n"
+        f"  {settings.steps:,} steps × {settings.stage.rows_per_step} rows × "
+        f"{data.rows.seq_len} tokens{growing} = {rows * data.rows.seq_len:,} positions, "
+        f"{rows / len(data.rows):.2f} epochs of {settings.stage.train_rows}\n"
+        f"  attention: {backend} ({reason})"
+    )
