@@ -91,8 +91,9 @@ def wrong_commands(code: str) -> list[str]:
             wrong.append(found[0])
             continue
         source = file.read_text(encoding="utf-8")
-        for module in re.findall(r"^from (pretraining\.\w+) import", source, re.MULTILINE):
-            source += file_of(f"-m {module}").read_text(encoding="utf-8")  # shared options
+        for module in re.findall(r"^from (pretraining\.[\w.]+) import", source, re.MULTILINE):
+            if (shared := file_of(f"-m {module}")).is_file():  # options that it defines for others
+                source += shared.read_text(encoding="utf-8")
         arguments = line[found.end() :].split("  #")[0]
         wrong += [f"{found[0]} {o}" for o in OPTION.findall(arguments) if f'"{o}"' not in source]
     return wrong
@@ -144,6 +145,24 @@ def test_what_is_not_there_is_noticed():
     ]
     # --beside is defined in the module that train_tokenizer imports it from.
     assert wrong_commands("python -m pretraining.train_tokenizer --beside X --output Y") == []
+
+
+def unknown_messages(page: str) -> list[str]:
+    """Messages quoted in the first column of a page's tables that no source file holds."""
+    files = [*ROOT.glob("*.py"), *ROOT.glob("pretraining/**/*.py"), ROOT / "Makefile"]
+    source = "".join(file.read_text(encoding="utf-8") for file in files)
+    source = re.sub(r'"\s*\n\s*f?"', "", source)  # strings that go on in the next line
+    cells = re.findall(r"^\| ([^|]+) \|", prose_of(page), re.MULTILINE)
+    quoted = [span for cell in cells for span in SPAN.findall(cell)]
+    # `key: value` is a setting; a name alone is checked by other tests.
+    messages = [span for span in quoted if " " in span and not re.fullmatch(r"\w+: \w+", span)]
+    assert messages
+    parts = [part.strip() for message in messages for part in message.split("…")]
+    return [part for part in parts if part not in source]
+
+
+def test_quoted_messages_are_those_of_the_code():
+    assert unknown_messages("docs/troubleshooting.md") == []
 
 
 def test_every_page_can_be_reached_from_the_readme():
