@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 quickstart: $(VENV)/installed
 	$(BIN)/python examples/quickstart.py
 
-test: $(VENV)/installed lint
+test: $(VENV)/test-installed lint
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-lint: $(VENV)/installed
+lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
@@ -30,7 +30,7 @@ card: $(VENV)/installed
 	$(BIN)/python -m pretraining.model_report --model . --eval runs/mini/rows/valid-2048
 
 # A run of two stages, killed twenty times, against one that nobody disturbed: minutes.
-soak: $(VENV)/installed
+soak: $(VENV)/test-installed
 	$(BIN)/python tests/soak.py --kills 20
 
 # On a machine with a GPU, its own Python packages and no network.
@@ -41,5 +41,9 @@ gpu:
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is %d.%d: set PYTHON=python3.11, for instance." % v[:2])'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt ".[train]"
+	touch $@
+
+$(VENV)/test-installed: $(VENV)/installed
 	$(BIN)/python -m pip install --constraint constraints.txt ".[train,test]"
 	touch $@

@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 
 from transformers import set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from pretraining.run.checkpoints import (
     check_order,
@@ -41,6 +42,7 @@ def main() -> None:
     # File names that the terminal cannot show must not hide the message they stand in.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
+    disable_progress_bar()  # the run has a bar of its own
     arguments = parse_arguments()
     looking = arguments.plan or arguments.replay is not None
     numbers = STAGES if arguments.stage == "both" else (int(arguments.stage),)
