@@ -1,7 +1,6 @@
 """What lies in the repository for newcomers: the corpus, the configurations, the filled masks."""
 
 import json
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,13 +58,6 @@ def test_the_run_files_have_both_stages():
     for name in ("mini.yaml", "large.yaml"):
         assert load_run(str(ROOT / "configs" / name)).stage(2).training["max_steps"] > 0
     assert run.stage(1).training["max_steps"] > run.stage(2).training["max_steps"] > 0
-
-
-def test_the_readme_names_only_files_that_are_there():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = re.findall(r"(?:configs|examples|docs|pretraining)/[\w./-]+\.\w+", text)
-    assert named
-    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_the_likeliest_tokens_fill_the_mask():
