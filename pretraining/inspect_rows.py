@@ -136,7 +136,7 @@ def show_as_masked(
     inputs, labels = batch["input_ids"][0].numpy(), batch["labels"][0].numpy()
     cases = [labels == IGNORED, inputs == collator.mask_id, inputs == labels]
     outcomes = np.select(cases, ["", "mask", "kept"], "random")
-    is_text = ~np.isin(ids, (collator.cls_id, collator.sep_id, collator.pad_id))
+    is_text = ~np.isin(ids, collator.special_ids)
     borders = np.flatnonzero(ids == collator.cls_id)
     documents = np.split(np.arange(len(ids)), borders[borders > 0])
     lengths = token_lengths(tokenizer)
@@ -183,8 +183,8 @@ def count_rows(rows: Rows, tokenizer: Tokenizer) -> tuple[Counter, dict[str, np.
         ids, starts = split_row(np.stack([rows[index] for index in range(first, last)]))
         begins = ids == collator.cls_id
         pieces_per_row += np.bincount(begins.sum(axis=1), minlength=len(pieces_per_row))
-        ids, starts = ids.ravel(), starts.ravel()
         text, _, unit_lengths = collator.units(ids, starts)
+        ids, starts = ids.ravel(), starts.ravel()
         units += np.bincount(unit_lengths, minlength=len(units))
         piece_lengths = np.bincount(begins.cumsum()[text] - 1)
         pieces += np.bincount(piece_lengths, minlength=len(pieces))
