@@ -14,9 +14,9 @@ An example of the dataset says which tokens start a word:
 
     {"input_ids": [101, 2769, 812, 1139, 1355, 102], "word_starts": [0, 1, 0, 1, 0, 0]}
 
-`word_ids`, as `BatchEncoding.word_ids()` returns them, will do as well where the tokenizer's words
-are words. To a Chinese BERT tokenizer each character is a word of its own, and other tokenizers
-take a sentence without spaces for one word: there, mark the words of a segmenter by `word_starts`.
+`word_ids`, as returned by `BatchEncoding.word_ids()`, can be given instead if they are words of the
+language. In Chinese they are not: a BERT tokenizer counts every character as a word, and others
+count a whole sentence as one. Use the words of a segmenter there.
 """
 
 import functools
@@ -33,26 +33,30 @@ TOKEN_ID = np.uint16(WORD_START - 1)
 
 IGNORED = -100  # the label of a token that is not predicted
 
-# A longer run without a word border (a long Latin name, a line of signs) is masked in parts: one
-# unit of that size would take up the whole budget of a sequence.
+# A longer word (a long Latin name, a line of symbols) is masked in parts: a unit of that size could
+# take up the whole budget of a sequence.
 MAX_UNIT_TOKENS = 16
 
-# Sequences are masked together up to so many tokens, whose arrays stay in the processor's cache.
+# Sequences are masked together up to this many tokens, so that the arrays stay in the CPU's cache.
 CACHED_TOKENS = 16_384
 
-# Units that are looked at first for the last tokens of a budget.
+# How many of the remaining units are searched first to fill the last tokens of a budget.
 NEAR = 64
 
-# What is read of a feature; other keys are ignored.
-KEYS = frozenset(
-    {
-        *("row", "input_ids", "word_starts", "word_ids", "attention_mask", "special_tokens_mask"),
-        *("position", "step"),
-    }
-)
+# The keys of a feature that are read; others are ignored.
+KEYS = {
+    "row",
+    "input_ids",
+    "word_starts",
+    "word_ids",
+    "attention_mask",
+    "special_tokens_mask",
+    "position",
+    "step",
+}
 REMOVED = (
-    "If the dataset has more columns than that, Trainer has removed them: set "
-    "remove_unused_columns=False in TrainingArguments."
+    "If the dataset has more columns, Trainer removed them: set remove_unused_columns=False in "
+    "TrainingArguments."
 )
 
 
@@ -72,54 +76,60 @@ def document_positions(ids: np.ndarray, cls_id: int) -> np.ndarray:
 
 @dataclass(eq=False)
 class DataCollatorForWholeWordMasking:
-    """Masks whole words; `for_tokenizer` and `for_rows` make one.
+    """Masks whole words. Create it by `for_tokenizer`, or by `for_rows` for packed rows.
 
-    A mask unit is a word; one of more than 16 tokens is masked in parts. Exactly
-    round(rate × maskable tokens) tokens of each sequence are masked, wherever units allow it: they
-    are drawn in random order until the budget is full, and a unit that no longer fits is passed
-    over. A masked unit is shown as [MASK] tokens, as random tokens or unchanged.
+    In each sequence, round(rate × maskable tokens) tokens are masked, or as many fewer as the
+    lengths of its words require. Mask units are words, except that a word of more than 16 tokens is
+    masked in parts. They are drawn in random order until the budget is full; a unit that no longer
+    fits is passed over. The tokens of a masked unit are all replaced by [MASK], all replaced by
+    random tokens, or all kept.
 
-    Features are dictionaries, all of one batch with the same of these keys:
+    Features are dictionaries, and those of a batch have the same of the following keys. Ordinary
+    features have
 
     - `input_ids`: integers, as a list, an array or a tensor. Sequences of unequal length are
       padded.
     - `word_starts`: for each token, whether it starts a word; or `word_ids`: for each token, the
-      number of its word, None where it belongs to none and is never masked. With neither, single
+      index of its word, or None if it belongs to none and is never masked. Without either, single
       tokens are masked, and a warning says so once.
     - `attention_mask`, optional: tokens with 0 are padding. Without it, `pad_id` is.
     - `special_tokens_mask`, optional: tokens with 1 are never masked. Without it, `special_ids`
       are not.
 
-    or, for packed rows,
+    Packed rows have
 
-    - `row`: (seq_len,) uint16, see `split_row`; all rows of a batch are of one length. Documents
-      begin at their [CLS] tokens.
-    - `position`: see below.
+    - `row`: (seq_len,) uint16, see `split_row`. All rows of a batch have the same length, and each
+      document begins with [CLS].
 
-    and, in either case,
+    Both have
 
-    - `position`: the position of the sequence in training (not its index in the dataset, or each
-      epoch will have the same masks). The mask follows from it and the seed alone, so it is the
-      same with any number of workers and after any interruption. Without it, masks are drawn anew
-      at every call in every worker, from torch's random state, and so from Trainer's `seed`.
-    - `step`: the optimizer step, needed where `mask_rate` is a function.
+    - `position`, optional for ordinary features: the position of the sequence in training, counted
+      over all epochs (an index in the dataset would give every epoch the same masks). The mask
+      depends on it and the seed alone, so it is the same with any number of workers and after a
+      restart. Without it, masks are drawn anew at every call in every worker, from torch's random
+      state, which Trainer sets from its `seed`.
+    - `step`: the optimizer step; required if `mask_rate` is a function.
 
-    All other keys are ignored. In particular, batches have no `token_type_ids`: models without
-    segments refuse them, and models with segments take zeros when none are given, which is right
-    for single texts.
+    Other keys are ignored, so batches have no `token_type_ids`: models without segments do not
+    accept them, and models with segments default to zeros, which is right for single texts.
 
-    Trainer removes columns that the model does not accept: set `remove_unused_columns=False`.
+    Trainer removes columns that the model does not accept, and with them most of these: set
+    `remove_unused_columns=False`.
 
     Args:
-        cls_id: documents of a packed row begin at this id; not needed for other features.
-        pad_id, mask_id: ids of the special tokens for padding and masking.
-        special_ids: tokens that are never masked, [CLS], [SEP] and [PAD] among them.
-        random_ids: (n,) the ids that random tokens are drawn from.
-        seed: decides everything random, together with the position; unused without positions.
-        mask_rate: share of the maskable tokens to mask, or a function step -> share.
-        replace: shares of the masked units shown as [MASK], as random tokens, unchanged.
-        padding_side: where shorter sequences are padded, "right" or "left".
-        pad_to_multiple_of: pads `input_ids` to a multiple of this length.
+        cls_id: id of [CLS], with which the documents of a packed row begin; None if the collator is
+            only used for ordinary features.
+        pad_id, mask_id: ids of [PAD] and [MASK].
+        special_ids: ids that are never masked, [CLS], [SEP] and [PAD] among them.
+        random_ids: (n,) ids that random tokens are drawn from.
+        seed: seed of the masks of features with a position; otherwise unused.
+        mask_rate: share of the maskable tokens to mask, or a function from step to share.
+        replace: shares of the masked units replaced by [MASK], replaced by random tokens, and kept.
+        padding_side: "right" or "left", where shorter sequences are padded.
+        pad_to_multiple_of: pads sequences to a multiple of this length.
+
+    Raises:
+        ValueError: if a rate or share does not lie between 0 and 1, or for another padding side.
     """
 
     cls_id: int | None
@@ -137,15 +147,19 @@ class DataCollatorForWholeWordMasking:
         if not callable(self.mask_rate):
             _check_rate(self.mask_rate)
         if min(self.replace) < 0 or len(self.replace) != 3 or abs(sum(self.replace) - 1) > 1e-6:
-            raise ValueError(f"replace={self.replace}: give three shares that sum to 1.")
+            raise ValueError(f"replace={self.replace}: it must be three shares that sum to 1.")
         if self.padding_side not in ("left", "right"):
             raise ValueError(f"padding_side={self.padding_side!r}: choose 'left' or 'right'.")
         # Shared with all data-loader workers, which may be started anew for each epoch.
-        self._has_warned = torch.zeros((), dtype=torch.bool).share_memory_()
+        self._has_warned = torch.zeros((), dtype=torch.bool, device="cpu").share_memory_()
 
     @classmethod
     def for_tokenizer(cls, tokenizer, **settings) -> "DataCollatorForWholeWordMasking":
-        """A collator for a tokenizer of transformers; the settings are fields, from `seed` on.
+        """A collator for a tokenizer of transformers, whose special tokens are never masked.
+
+        Args:
+            settings: `seed`, `mask_rate`, `replace`, `padding_side` (by default the tokenizer's),
+                `pad_to_multiple_of`.
 
         Raises:
             ValueError: if the tokenizer has no mask token or no padding token.
@@ -153,7 +167,7 @@ class DataCollatorForWholeWordMasking:
         for name in ("mask_token", "pad_token"):
             if getattr(tokenizer, f"{name}_id") is None:
                 raise ValueError(
-                    f"the tokenizer has no {name}, which masking needs; set tokenizer.{name}."
+                    f"the tokenizer has no {name}, which masking requires; set tokenizer.{name}."
                 )
         added = tokenizer.added_tokens_decoder
         special = {
@@ -171,7 +185,11 @@ class DataCollatorForWholeWordMasking:
 
     @classmethod
     def for_rows(cls, rows, **settings) -> "DataCollatorForWholeWordMasking":
-        """A collator for a packed row set, whose manifest has the ids; the settings are fields."""
+        """A collator for a set of packed rows, whose `manifest` has the ids.
+
+        Args:
+            settings: `seed`, `mask_rate`, `replace`.
+        """
         ids = rows.manifest["special_token_ids"]
         ordinary = rows.manifest["first_ordinary_id"], rows.manifest["vocab_size"]
         return cls(
@@ -184,26 +202,28 @@ class DataCollatorForWholeWordMasking:
         )
 
     def __call__(self, features: list[Mapping]) -> dict[str, torch.Tensor]:
-        """Features -> int64 tensors (batch, longest sequence).
+        """Masks and pads a batch.
 
-        `input_ids`; `attention_mask`, 0 at padding; `labels`, the original id where masked and
-        -100 elsewhere; and, for packed rows, `position_ids`, which restart with each document.
+        Returns:
+            int64 tensors (batch, longest sequence): `input_ids`; `attention_mask`, 0 at padding;
+            `labels`, the original id where masked and -100 elsewhere; and, for packed rows,
+            `position_ids`, which restart with each document.
 
         Raises:
-            ValueError: on features that have none of the forms above, or not all the same.
+            ValueError: if the features do not have the keys described above or do not all have the
+                same ones, or if `mask_rate` returns a rate that does not lie between 0 and 1.
         """
         keys = self._keys_of(features)
         if "row" in keys:
-            ids = _stacked_rows(features)
-            ids, starts = split_row(ids)
+            ids, starts = split_row(_stacked_rows(features))
             maskable, starts = self._maskable(ids, starts)
             real = ids != self.pad_id
         else:
             ids, starts, maskable, real = self._padded(features)
         inputs, labels = ids.copy(), np.full_like(ids, IGNORED)
         draws = self._draws(features)
-        # In a long row the quick choice is exact as good as always, and it must not change, or
-        # runs that are under way would see other masks.
+        # In a packed row the greedy choice almost always fills the budget, and it must not change,
+        # so that a resumed run sees the same masks.
         exact = "row" not in keys
         at_once = max(1, CACHED_TOKENS // ids.shape[1])
         for first in range(0, len(ids), at_once):
@@ -217,36 +237,35 @@ class DataCollatorForWholeWordMasking:
     def units(
         self, ids: np.ndarray, starts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The mask units of packed rows, laid end to end.
+        """The mask units of packed rows.
 
         Args:
-            ids, starts: (rows, seq_len) as of `split_row`.
+            ids, starts: (rows, seq_len) from `split_row`.
 
         Returns:
-            The places of the maskable tokens, which of these begin a unit, and the units' tokens,
-            all int64.
+            As `_units`.
         """
         return _units(*self._maskable(ids, starts))
 
     def _keys_of(self, features: list[Mapping]) -> set[str]:
-        """Those of KEYS that all the features have.
+        """The keys of the features that are read.
 
         Raises:
-            ValueError: if they differ, or do not fit together.
+            ValueError: if features differ in them, or if they do not describe a sequence.
         """
         for feature in features:
             if not isinstance(feature, Mapping):
                 raise ValueError(
-                    f"a feature is a {type(feature).__name__}, but has to be a dictionary with "
-                    "the key 'input_ids' or 'row'."
+                    f"a feature is a {type(feature).__name__}; it must be a dictionary with the "
+                    "key 'input_ids' or 'row'."
                 )
         first = features[0]
         keys = KEYS & first.keys()
         for feature in features:
             if feature.keys() != first.keys() and KEYS & feature.keys() != keys:
                 raise ValueError(
-                    f"the features of one batch differ: one has the keys {sorted(keys)}, another "
-                    f"{sorted(KEYS & feature.keys())}."
+                    f"the features of a batch must have the same keys, but one has {sorted(keys)} "
+                    f"and another {sorted(KEYS & feature.keys())}."
                 )
 
         def refuse(what: str):
@@ -255,32 +274,32 @@ class DataCollatorForWholeWordMasking:
         if "row" not in keys and "input_ids" not in keys:
             refuse(f"has neither 'input_ids' nor 'row'. {REMOVED}")
         if "row" in keys and "input_ids" in keys:
-            refuse("has both 'row' and 'input_ids'; give one of them.")
+            refuse("has both 'row' and 'input_ids'; give only one of them.")
         if "word_starts" in keys and "word_ids" in keys:
-            refuse("has both 'word_starts' and 'word_ids'; give one of them.")
+            refuse("has both 'word_starts' and 'word_ids'; give only one of them.")
         if "row" in keys and "position" not in keys:
-            refuse(f"has a 'row', but not its 'position' in training. {REMOVED}")
+            refuse(f"has a 'row' but no 'position' in training. {REMOVED}")
         if "row" in keys and self.cls_id is None:
             refuse(
                 "has a 'row', but this collator does not know the [CLS] that documents begin at."
             )
         if callable(self.mask_rate) and "step" not in keys:
             refuse(
-                "has no 'step', but mask_rate is a function of the step. Let the dataset give the "
-                f"optimizer step as 'step', or set mask_rate to a number. {REMOVED}"
+                "has no 'step', but mask_rate is a function of the step. Add the optimizer step to "
+                f"each example as 'step', or set mask_rate to a number. {REMOVED}"
             )
         if "input_ids" in keys and not keys & {"word_starts", "word_ids"} and not self._has_warned:
             self._has_warned.fill_(True)
             warnings.warn(
-                "The features have neither 'word_starts' nor 'word_ids': single tokens are "
+                "The features have neither 'word_starts' nor 'word_ids', so single tokens are "
                 f"masked instead of whole words. {REMOVED}",
                 stacklevel=3,
             )
         return keys
 
     def _maskable(self, ids: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of packed rows (rows, seq_len), which tokens are maskable, and which start a unit."""
-        # Three or so: faster than np.isin.
+        """Which tokens of packed rows (rows, seq_len) are maskable, and which start a unit."""
+        # Faster than np.isin for a few ids.
         special = functools.reduce(np.logical_or, (ids == each for each in self.special_ids))
         starts = starts.copy()
         starts[:, 0] = True  # no unit reaches from one row into the next
@@ -288,7 +307,7 @@ class DataCollatorForWholeWordMasking:
         return ~special, starts
 
     def _padded(self, features: list[Mapping]) -> tuple[np.ndarray, ...]:
-        """(batch, longest): ids, where units start, what is maskable, what is not padding."""
+        """(batch, longest): ids, and whether each starts a unit, is maskable, is not padding."""
         sequences = [self._read(feature) for feature in features]
         longest = max(len(sequence[0]) for sequence in sequences)
         multiple = self.pad_to_multiple_of or 1
@@ -303,10 +322,10 @@ class DataCollatorForWholeWordMasking:
         return ids, starts, maskable, real
 
     def _read(self, feature: Mapping) -> tuple[np.ndarray, ...]:
-        """(tokens,): ids, where units start, what is maskable, what is not padding."""
+        """(tokens,): ids, and whether each starts a unit, is maskable, is not padding."""
         ids = _integers(feature, "input_ids")
         if not len(ids):
-            raise ValueError("input_ids: a feature has no tokens; leave it out of the dataset.")
+            raise ValueError("input_ids: a sequence is empty; remove it from the dataset.")
         tokens = len(ids)
         if "attention_mask" in feature:
             real = _flags(feature, "attention_mask", tokens)
@@ -324,22 +343,23 @@ class DataCollatorForWholeWordMasking:
             words = (np.diff(numbers, prepend=-1) != 0).cumsum()
         else:
             words = np.arange(tokens)
-        # A unit is what is maskable of a word, even around a token that is not, such as [UNK].
+        # A unit is all maskable tokens of a word, even if one between them, [UNK], is not maskable.
         starts, places = np.zeros(tokens, dtype=bool), np.flatnonzero(maskable)
         starts[places] = np.diff(words[places], prepend=-1) != 0
         return ids, starts, maskable, real
 
     def _draws(self, features: list[Mapping]) -> Iterator[tuple[float, np.random.Generator]]:
-        """For each feature in turn, its mask rate and a generator that is good until the next."""
+        """Yields each feature's mask rate, and a generator to use before the next is taken."""
         if "position" in features[0]:
             key, counters = self.seed, (int(feature["position"]) for feature in features)
         else:
-            key, counters = int(torch.randint(1 << 62, ())), range(len(features))
+            key, counters = int(torch.randint(1 << 62, (), device="cpu")), range(len(features))
         bits = np.random.Philox(key=key)
         generator, state = np.random.Generator(bits), bits.state
         rate = self.mask_rate
         for feature, counter in zip(features, counters, strict=True):
-            # Philox counts: each position's draws are at hand without a generator of its own.
+            # Philox is counter-based: setting the counter is enough, and faster than a generator
+            # for each position.
             state["state"]["counter"][2] = counter
             bits.state = state
             if callable(self.mask_rate):
@@ -356,7 +376,11 @@ class DataCollatorForWholeWordMasking:
         draws: Iterator[tuple[float, np.random.Generator]],
         exact: bool,
     ) -> None:
-        """Masks sequences in place, all (rows, tokens), at once but for the draws of each."""
+        """Masks sequences in place; all arrays are (rows, tokens).
+
+        Args:
+            exact: fill each budget as far as any choice of units can.
+        """
         rows, tokens = inputs.shape
         inputs, labels = inputs.reshape(-1), labels.reshape(-1)  # views
         places, first, lengths = _units(maskable, starts)
@@ -390,31 +414,33 @@ class DataCollatorForWholeWordMasking:
 
 def _check_rate(rate: float) -> None:
     if not 0 <= rate <= 1:
-        raise ValueError(f"mask_rate {rate}: give a share between 0 and 1.")
+        raise ValueError(f"mask_rate {rate}: it must lie between 0 and 1.")
 
 
 def _stacked_rows(features: list[Mapping]) -> np.ndarray:
     """(batch, seq_len) packed rows.
 
     Raises:
-        ValueError: if they are of unequal length, or are not packed rows.
+        ValueError: if their lengths differ, or if they are not packed rows.
     """
     rows = [np.asarray(feature["row"]) for feature in features]
     if len(lengths := {row.size for row in rows}) > 1:
-        raise ValueError(f"rows of unequal length in one batch: {sorted(lengths)}.")
-    rows = np.stack(rows)
-    if rows.ndim != 2 or rows.dtype.kind not in "iu":
         raise ValueError(
-            f"row: expected (seq_len,) uint16, but one is {rows.shape[1:]} {rows.dtype}."
+            f"row: the rows of a batch must have the same length, not {sorted(lengths)}."
         )
+    rows = np.stack(rows)
+    # Lists become int64, which is fine as long as the values fit.
+    fits = rows.dtype == np.uint16 or (rows.dtype.kind in "iu" and rows.max(initial=0) < 1 << 16)
+    if rows.ndim != 2 or not fits:
+        raise ValueError(f"row: expected (seq_len,) uint16, got {rows.shape[1:]} {rows.dtype}.")
     return rows
 
 
 def _integers(feature: Mapping, key: str) -> np.ndarray:
-    """(tokens,) integers or booleans of a feature, from a list, an array or a tensor.
+    """The (tokens,) integers or booleans of a feature, given as a list, an array or a tensor.
 
     Raises:
-        ValueError: naming the key, if they are something else.
+        ValueError: if they are anything else.
     """
     try:
         values = np.asarray(feature[key])
@@ -422,58 +448,58 @@ def _integers(feature: Mapping, key: str) -> np.ndarray:
         values = np.asarray(None)
     if values.ndim != 1 or (values.dtype.kind not in "iub" and values.size):
         raise ValueError(
-            f"{key}: expected a list of one integer per token, but one is "
-            f"{type(feature[key]).__name__} of shape {values.shape}, {values.dtype}."
+            f"{key}: expected a list of one integer per token, got {type(feature[key]).__name__} "
+            f"of shape {values.shape}, {values.dtype}."
         )
     return values
 
 
 def _of_length(key: str, values: np.ndarray, tokens: int) -> np.ndarray:
     if len(values) != tokens:
-        raise ValueError(f"{key} has {len(values)} entries, but input_ids {tokens}.")
+        raise ValueError(f"{key} has {len(values)} entries, but input_ids has {tokens}.")
     return values
 
 
 def _flags(feature: Mapping, key: str, tokens: int) -> np.ndarray:
-    """(tokens,) bool of a feature.
+    """The (tokens,) flags of a feature, as bool.
 
     Raises:
-        ValueError: naming the key, unless there is one 0 or 1 per token.
+        ValueError: if they are not one 0 or 1 per token.
     """
     values = _of_length(key, _integers(feature, key), tokens)
     if values.size and not (values.min() >= 0 and values.max() <= 1):
-        raise ValueError(f"{key}: expected 0 or 1 for each token, but one is {values.max()}.")
+        raise ValueError(f"{key}: expected 0 or 1 for each token, got {values.tolist()}.")
     return values.astype(bool)
 
 
 def _word_ids(feature: Mapping, tokens: int) -> np.ndarray:
-    """(tokens,) number of the word of each token, -1 for none.
+    """(tokens,) index of each token's word, -1 for none.
 
     Raises:
-        ValueError: unless there is one integer or None per token.
+        ValueError: if they are not one integer or None per token.
     """
     values = feature["word_ids"]
     try:
         values = values.tolist() if hasattr(values, "tolist") else values
-        # `datasets` in numpy format writes None as NaN, which is the one number unlike itself.
+        # NaN, which does not equal itself, is how `datasets` in numpy format represents None.
         words = [-1 if word is None or word != word else int(word) for word in values]
     except (TypeError, ValueError):
         raise ValueError(
             "word_ids: expected an integer or None for each token, as BatchEncoding.word_ids() "
-            f"returns them, but one is {values!r}."
+            f"returns them, got {values!r}."
         ) from None
     return np.maximum(_of_length("word_ids", np.array(words, dtype=np.int64), tokens), -1)
 
 
 def _units(maskable: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Splits sequences (rows, tokens), laid end to end, into mask units.
+    """Splits sequences into mask units.
 
     Args:
-        maskable, starts: bool; the first maskable token of each sequence starts a unit.
+        maskable, starts: (rows, tokens) bool; the first maskable token of a row starts a unit.
 
     Returns:
-        The places of the maskable tokens, which of these begin a unit, and the units' tokens, all
-        int64.
+        The flat indices of the maskable tokens; the indices, among these, of those that start a
+        unit; and the number of tokens of each unit. All int64.
     """
     places = np.flatnonzero(maskable)
     if not len(places):
@@ -492,13 +518,14 @@ def _units(maskable: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.nda
 def _choose(
     lengths: np.ndarray, budget: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, int]:
-    """Units in random order that fill the budget, exactly where units allow it.
+    """Chooses units in random order until the budget is full.
 
     Args:
-        lengths: (units,) their tokens.
+        lengths: (units,) tokens of each.
+        budget: how many tokens to choose.
 
     Returns:
-        The chosen units, and their tokens together.
+        The indices of the chosen units, and their total number of tokens.
     """
     order = generator.permutation(len(lengths))
     filled = lengths[order[: budget + 1]].cumsum()  # a unit has at least one token
@@ -506,8 +533,8 @@ def _choose(
     chosen, rest = order[:cut], order[cut:]
     if not (left := budget - (int(filled[cut - 1]) if cut else 0)):
         return chosen, budget
-    # What is left is less than one unit. One-token units are common, so the next few hold enough
-    # of them nearly always; where they run out, the longest unit that still fits is next.
+    # What is left is shorter than the next unit. One-token units are common, so the next few almost
+    # always include enough of them; otherwise, take the longest unit that still fits.
     near = rest[:NEAR]
     if len(single := near[lengths[near] == 1]) >= left:
         return np.concatenate([chosen, single[:left]]), budget
@@ -523,9 +550,9 @@ def _choose(
 def _choose_exactly(
     lengths: np.ndarray, budget: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, int]:
-    """As `_choose`, and fills the budget as far as any units can; for short sequences."""
+    """Like `_choose`, but fills the budget as far as any units can (subset sums)."""
     order = generator.permutation(len(lengths))
-    # Bit n of reached[k] says whether some of the first k units have n tokens together.
+    # Bit n of reached[k]: some of the first k units have n tokens in total.
     reached = [1]
     for length in lengths[order].tolist():
         reached.append((reached[-1] | reached[-1] << length) & ((2 << budget) - 1))

@@ -85,7 +85,7 @@ def units_of(row: np.ndarray) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.15, 0.2, 0.3])
-def test_exactly_the_rates_share_of_each_row_is_masked(rate):
+def test_the_rate_of_each_row_is_met_exactly(rate):
     batch = collator(rate)(features(32))
     for row, labels in zip(features(32), batch["labels"], strict=True):
         maskable = sum(map(len, units_of(row["row"])))
@@ -100,7 +100,7 @@ def test_a_word_is_masked_as_a_whole_or_not_at_all():
             assert len({masked[place] for place in unit}) == 1
 
 
-def test_a_unit_is_shown_in_one_way():
+def test_all_tokens_of_a_word_are_replaced_in_the_same_way():
     batch = collator()(features(64))
     for feature, inputs, labels in zip(
         features(64), batch["input_ids"], batch["labels"], strict=True
@@ -119,7 +119,7 @@ def test_labels_are_the_original_ids_and_nothing_else_changes():
     assert np.array_equal(batch["input_ids"].numpy()[~masked], ids[~masked])
 
 
-def test_frames_and_padding_are_never_masked():
+def test_cls_sep_and_padding_are_never_masked():
     batch = collator(0.9)(features(64))
     ids, _ = split_row(np.stack([feature["row"] for feature in features(64)]))
     special = np.isin(ids, [PAD, CLS, SEP])
@@ -206,7 +206,7 @@ def test_a_rows_mask_depends_on_seed_and_position_alone():
     assert not torch.equal(other["labels"], together["labels"])
 
 
-def test_a_row_of_padding_alone_is_left_as_it_is():
+def test_a_row_of_padding_is_left_as_it_is():
     row = np.full(SEQ_LEN, PAD, dtype=np.uint16)
     batch = collator()([{"row": row, "position": 0}])
     assert (batch["labels"] == IGNORED).all()
@@ -570,35 +570,45 @@ def test_the_rate_may_follow_the_step(bert):
     ("given", "message"),
     [
         ([{"text": "雨"}], r"with the keys \['text'\] has neither 'input_ids' nor 'row'.*removed"),
-        ([[1, 2, 3]], r"a feature is a list, .* dictionary with the key 'input_ids' or 'row'"),
+        ([[1, 2, 3]], r"a feature is a list; .* dictionary with the key 'input_ids' or 'row'"),
         ([{"row": [1], "input_ids": [1], "position": 0}], "has both 'row' and 'input_ids'"),
-        ([{"row": [1, 2]}], "has a 'row', but not its 'position'"),
-        ([{"row": 7, "position": 0}], r"row: expected \(seq_len,\) uint16, but one is \(\) int64"),
-        ([{"row": [0.5], "position": 0}], r"row: .* is \(1,\) float64"),
+        ([{"row": [1, 2]}], "has a 'row' but no 'position'"),
+        ([{"row": 7, "position": 0}], r"row: expected \(seq_len,\) uint16, got \(\) int64"),
+        ([{"row": [0.5], "position": 0}], r"row: .* got \(1,\) float64"),
+        (
+            [{"row": [1 << 16], "position": 0}],
+            r"row: expected \(seq_len,\) uint16, got \(1,\) int64",
+        ),
         (
             [{"row": [1] * length, "position": 0} for length in (8, 16)],
-            r"rows of unequal length in one batch: \[8, 16\]",
+            r"row: the rows of a batch must have the same length, not \[8, 16\]",
         ),
         (
             [{"input_ids": [1], "word_starts": [1]}, {"row": [1], "position": 0}],
-            r"differ: one has the keys \['input_ids', 'word_starts'\], another \['position', 'row'",
+            r"same keys, but one has \['input_ids', 'word_starts'\] and another \['position'",
         ),
         (
             [{"input_ids": [1], "word_starts": [1]}, {"input_ids": [1]}],
-            r"differ: .*, another \['input_ids'\]",
+            r"same keys, .* and another \['input_ids'\]",
         ),
         ([{"input_ids": [1], "word_starts": [1], "word_ids": [0]}], "both 'word_starts' and 'word"),
-        ([{"input_ids": [9, 9], "word_starts": [1]}], "word_starts has 1 entries, but input_ids 2"),
+        (
+            [{"input_ids": [9, 9], "word_starts": [1]}],
+            "word_starts has 1 entries, but input_ids has 2",
+        ),
         (
             [{"input_ids": [9, 9], "word_starts": [1, 2]}],
-            "word_starts: expected 0 or 1 .* one is 2",
+            r"word_starts: expected 0 or 1 .* got \[1, 2\]",
         ),
         ([{"input_ids": [9], "word_starts": [-1]}], "word_starts: expected 0 or 1"),
         (
             [{"input_ids": [9], "word_starts": [None]}],
             "word_starts: expected a list of one integer",
         ),
-        ([{"input_ids": [9, 9], "word_ids": [0, 0, 1]}], "word_ids has 3 entries, but input_ids 2"),
+        (
+            [{"input_ids": [9, 9], "word_ids": [0, 0, 1]}],
+            "word_ids has 3 entries, but input_ids has 2",
+        ),
         (
             [{"input_ids": [9], "word_ids": ["a"]}],
             r"word_ids: expected an integer or None .*\['a'\]",
@@ -608,14 +618,14 @@ def test_the_rate_may_follow_the_step(bert):
         ([{"input_ids": [[9], [9, 9]], "word_ids": [0]}], "input_ids: expected a list of one int"),
         ([{"input_ids": ["雨"], "word_ids": [0]}], "input_ids: expected a list of one integer"),
         ([{"input_ids": 7, "word_ids": [0]}], r"input_ids: .* int of shape \(\)"),
-        ([{"input_ids": [], "word_ids": []}], "input_ids: a feature has no tokens"),
+        ([{"input_ids": [], "word_ids": []}], "input_ids: a sequence is empty"),
         (
             [{"input_ids": [9, 9], "word_ids": [0, 0], "attention_mask": [1]}],
-            "attention_mask has 1 entries, but input_ids 2",
+            "attention_mask has 1 entries, but input_ids has 2",
         ),
         (
             [{"input_ids": [9, 9], "word_ids": [0, 0], "special_tokens_mask": [1, 0, 0]}],
-            "special_tokens_mask has 3 entries, but input_ids 2",
+            "special_tokens_mask has 3 entries, but input_ids has 2",
         ),
     ],
 )
@@ -633,10 +643,10 @@ def test_a_rate_by_the_step_needs_the_step(feature):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mask_rate": 30}, "mask_rate 30: give a share between 0 and 1"),
+        ({"mask_rate": 30}, "mask_rate 30: it must lie between 0 and 1"),
         ({"mask_rate": -0.1}, "mask_rate -0.1"),
         ({"mask_rate": float("nan")}, "mask_rate nan"),
-        ({"replace": (0.8, 0.1)}, r"replace=\(0.8, 0.1\): give three shares that sum to 1"),
+        ({"replace": (0.8, 0.1)}, r"replace=\(0.8, 0.1\): it must be three shares that sum to 1"),
         ({"replace": (0.8, 0.3, -0.1)}, "replace="),
         ({"replace": (0.8, 0.1, 0.2)}, "replace="),
         ({"padding_side": "middle"}, "padding_side='middle': choose 'left' or 'right'"),
@@ -650,7 +660,7 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 def test_a_rate_beyond_a_share_is_refused_when_its_step_comes():
     rates = collator(lambda step: 0.5 * step)
     rates([{**features(1)[0], "step": 2}])
-    with pytest.raises(ValueError, match=r"mask_rate 1\.5: give a share between 0 and 1"):
+    with pytest.raises(ValueError, match=r"mask_rate 1\.5: it must lie between 0 and 1"):
         rates([{**features(1)[0], "step": 3}])
 
 
