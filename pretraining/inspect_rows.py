@@ -3,9 +3,9 @@
     python -m pretraining.inspect_rows rows/train-1024 --tokenizer . --row 17 --mask_rate 0.3
     python -m pretraining.inspect_rows rows/train-1024 --tokenizer . --statistics --picture rows.png
 
-In a row a space parts words, and ┊ the tokens of a word; a space of the text is ␣. A character
-spelt in bytes stands at the first of them, so 𠀀┊┊┊ is four tokens. What a terminal would not show,
-or what looks like one of these marks, is written as an escape of Python: \\n, \\u3000.
+Words are separated by spaces, and the tokens of a word by ┊; a space in the text is shown as ␣. A
+character encoded as byte tokens is shown at the first of them, so 𠀀┊┊┊ is four tokens. Invisible
+characters, and any that look like one of these marks, are shown as Python escapes: \\n, \\u3000.
 """
 
 import argparse
@@ -34,11 +34,11 @@ from pretraining.run.pictures import save_picture
 BATCH_ROWS = 256
 PERCENTS = (0, 10, 25, 50, 75, 90, 100)
 
-# Unicode categories of what moves the cursor, turns the line around, or shows as a gap or nothing.
+# Unicode categories of control, format and separator characters and of unpaired surrogates.
 INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs")
 MARKS = "┊␣‹›\\"
 
-# How a masked token is written: its ANSI colour, its form, and what the form means.
+# How a masked token is shown: its ANSI color, its format, and what that means.
 MASKED_AS = {
     "mask": (31, "{0}", "as [MASK]"),
     "random": (33, "{0}→{1}", "as a random token"),
@@ -47,17 +47,17 @@ MASKED_AS = {
 
 
 def collator_of(rows: Rows, mask_rate: float, seed: int = 0) -> DataCollatorForWholeWordMasking:
-    """The collator that masks these rows in pretraining, held at one rate."""
+    """The collator that masks these rows in pretraining, at a fixed rate."""
     return DataCollatorForWholeWordMasking.for_rows(rows, seed=seed, mask_rate=mask_rate)
 
 
 def byte_values(tokenizer: Tokenizer) -> dict[int, int]:
-    """Id of each byte token -> its byte."""
+    """The byte of each byte token, by id."""
     return {tokenizer.token_to_id(f"<0x{byte:02X}>"): byte for byte in range(256)}
 
 
 def visible(text: str) -> str:
-    """A text in which each character shows, and none is a mark or steers the terminal."""
+    """Escapes characters that are invisible, control the terminal, or look like a mark."""
     shown = (
         character.encode("unicode_escape").decode()
         if character in MARKS or unicodedata.category(character) in INVISIBLE
@@ -70,8 +70,8 @@ def visible(text: str) -> str:
 def token_texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
     """The visible text of each token.
 
-    The bytes of a character are shown as that character and, after the first, as nothing; bytes
-    whose character is not complete, because a row ends within it, by their names.
+    The byte tokens of a character are shown as that character followed by empty texts. Bytes of an
+    incomplete character, where a row ends within it, are shown by their names.
     """
     byte_of = byte_values(tokenizer)
     texts = []
@@ -87,33 +87,35 @@ def token_texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
     return texts
 
 
-def mark(text: str, outcome: str, replacement: str, colour: bool) -> str:
-    """A masked token, its outcome a key of MASKED_AS, in colour or between ‹ and ›."""
+def mark(text: str, outcome: str, replacement: str, color: bool) -> str:
+    """Marks a masked token, whose outcome is a key of MASKED_AS, by color or by ‹ and ›."""
     code, form, _ = MASKED_AS[outcome]
     text = form.format(text, replacement)
-    return f"\x1b[{code}m{text}\x1b[0m" if colour else f"‹{text}›"
+    return f"\x1b[{code}m{text}\x1b[0m" if color else f"‹{text}›"
 
 
 def show_row(
-    rows: Rows, index: int, tokenizer: Tokenizer, mask_rate: float | None, seed: int, colour: bool
+    rows: Rows, index: int, tokenizer: Tokenizer, mask_rate: float | None, seed: int, color: bool
 ) -> str:
     """A row as lines of text, document by document.
 
     Args:
-        mask_rate: shows the mask that the collator draws at this rate and seed, with the number of
-            the row as its position in training; None shows none.
-        colour: masked tokens in ANSI colours.
+        mask_rate: shows the mask drawn by the collator at this rate and seed, with the index of the
+            row as its position in training; None for no mask.
+        color: show masked tokens in ANSI colors.
 
     Raises:
-        ValueError: if there is no such row, or the mask rate is not a share.
+        ValueError: if there is no such row, or if the mask rate does not lie between 0 and 1.
     """
     if not 0 <= index < len(rows):
-        raise ValueError(f"{rows.folder}: it has no row {index}; choose from 0 to {len(rows) - 1}.")
+        raise ValueError(
+            f"{rows.folder}: there is no row {index}; choose one from 0 to {len(rows) - 1}."
+        )
     if mask_rate is not None and not 0 <= mask_rate <= 1:
-        raise ValueError(f"mask rate {mask_rate}: choose a share from 0 to 1.")
+        raise ValueError(f"mask rate {mask_rate}: it must lie between 0 and 1.")
     collator = collator_of(rows, mask_rate or 0.0, seed)
     feature = {"row": rows[index], "position": index}
-    return show_as_masked(rows, index, feature, tokenizer, collator, mask_rate is not None, colour)
+    return show_as_masked(rows, index, feature, tokenizer, collator, mask_rate is not None, color)
 
 
 def show_as_masked(
@@ -123,20 +125,22 @@ def show_as_masked(
     tokenizer: Tokenizer,
     collator: DataCollatorForWholeWordMasking,
     show_mask: bool,
-    colour: bool,
+    color: bool,
 ) -> str:
-    """A row as lines of text, as a collator masks it.
+    """A row as lines of text, masked by a collator.
 
     Args:
-        index: the number of the row in the row set.
+        index: the index of the row in the row set.
         feature: the row as the collator takes it, with its position and step in training.
+        show_mask: print how many tokens are masked, with a legend.
+        color: show masked tokens in ANSI colors.
     """
     ids, starts = split_row(feature["row"])
     batch = collator([feature])
     inputs, labels = batch["input_ids"][0].numpy(), batch["labels"][0].numpy()
     cases = [labels == IGNORED, inputs == collator.mask_id, inputs == labels]
     outcomes = np.select(cases, ["", "mask", "kept"], "random")
-    is_text = ~np.isin(ids, (collator.cls_id, collator.sep_id, collator.pad_id))
+    is_text = ~np.isin(ids, collator.special_ids)
     borders = np.flatnonzero(ids == collator.cls_id)
     documents = np.split(np.arange(len(ids)), borders[borders > 0])
     lengths = token_lengths(tokenizer)
@@ -144,7 +148,7 @@ def show_as_masked(
     lines = [f"{rows.folder}, row {index} of 0 to {len(rows) - 1}; documents: {len(documents)}"]
     if show_mask:
         legend = ", ".join(
-            f"{(outcomes == outcome).sum()} {mark('word', outcome, 'other', colour)} {meaning}"
+            f"{(outcomes == outcome).sum()} {mark('word', outcome, 'other', color)} {meaning}"
             for outcome, (_, _, meaning) in MASKED_AS.items()
         )
         lines.append(f"masked: {(outcomes != '').sum()} of {is_text.sum()} tokens, {legend}")
@@ -158,7 +162,7 @@ def show_as_masked(
             gap = "\n" if text.endswith("\\n") else " "
             if outcomes[place]:
                 (replacement,) = token_texts([int(inputs[place])], tokenizer)
-                text = mark(text, outcomes[place], replacement, colour)
+                text = mark(text, outcomes[place], replacement, color)
             line += text
         lines.append(line)
     lines.append(f"── padding: {(ids == collator.pad_id).sum()} tokens ──")
@@ -166,11 +170,11 @@ def show_as_masked(
 
 
 def count_rows(rows: Rows, tokenizer: Tokenizer) -> tuple[Counter, dict[str, np.ndarray]]:
-    """Counts a row set, some rows at a time.
+    """Counts the tokens of a row set, and the lengths of its parts.
 
     Returns:
-        How many tokens are `text`, `padding`, `word starts` and `bytes`, and for each kind of
-        length an int64 array: how often each length, from 0 on, occurs.
+        The number of tokens that are `text`, `padding`, `word starts` and `bytes`; and for each
+        kind of length an int64 array, in which element n is the number of parts of length n.
     """
     collator = collator_of(rows, 0.0)
     byte_ids = list(byte_values(tokenizer))
@@ -183,8 +187,8 @@ def count_rows(rows: Rows, tokenizer: Tokenizer) -> tuple[Counter, dict[str, np.
         ids, starts = split_row(np.stack([rows[index] for index in range(first, last)]))
         begins = ids == collator.cls_id
         pieces_per_row += np.bincount(begins.sum(axis=1), minlength=len(pieces_per_row))
-        ids, starts = ids.ravel(), starts.ravel()
         text, _, unit_lengths = collator.units(ids, starts)
+        ids, starts = ids.ravel(), starts.ravel()
         units += np.bincount(unit_lengths, minlength=len(units))
         piece_lengths = np.bincount(begins.cumsum()[text] - 1)
         pieces += np.bincount(piece_lengths, minlength=len(pieces))
@@ -197,13 +201,13 @@ def count_rows(rows: Rows, tokenizer: Tokenizer) -> tuple[Counter, dict[str, np.
 
 
 def percentile(counts: np.ndarray, percent: int) -> int:
-    """The least length that so many percent do not exceed, where counts[n] have length n."""
+    """The smallest length that is not exceeded by this percentage of `counts`."""
     up_to = counts.cumsum()
     return int(np.searchsorted(100 * up_to, max(1, percent * up_to[-1])))
 
 
 def table(lines: list[list]) -> str:
-    """Lines of cells as columns, the first to the left, the others to the right."""
+    """Aligns lines of cells in columns, the first to the left and the others to the right."""
     formats = {int: "{:,}", float: "{:.2f}"}
     cells = [[formats.get(type(cell), "{}").format(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -214,17 +218,17 @@ def table(lines: list[list]) -> str:
 
 
 def show_statistics(rows: Rows, totals: Counter, lengths: dict[str, np.ndarray]) -> str:
-    """Tables of what `count_rows` counted, and of the domains where the manifest names them."""
+    """Tables of the results of `count_rows`, and of the domains if the manifest has them."""
     summary = [
         ["rows", len(rows)],
-        ["tokens of a row", rows.seq_len],
+        ["tokens per row", rows.seq_len],
         ["padding", f"{totals['padding'] / (len(rows) * rows.seq_len):.2%}"],
         ["documents", rows.manifest["documents"]],
-        ["their pieces, cut to fit a row", int(lengths["tokens of a piece"].sum())],
-        ["their tokens", totals["text"]],
-        ["of these, starts of a word", f"{totals['word starts'] / totals['text']:.2%}"],
-        ["of these, bytes", f"{totals['bytes'] / totals['text']:.2%}"],
-        ["tokens of a word, mean", totals["text"] / totals["word starts"]],
+        ["pieces, after long documents are cut", int(lengths["tokens of a piece"].sum())],
+        ["tokens of text", totals["text"]],
+        ["  that start a word", f"{totals['word starts'] / totals['text']:.2%}"],
+        ["  that are bytes", f"{totals['bytes'] / totals['text']:.2%}"],
+        ["tokens per word, mean", totals["text"] / totals["word starts"]],
     ]
     spread = [["", "count", "mean", *(f"{percent} %" for percent in PERCENTS)]]
     for name, counts in lengths.items():
@@ -241,7 +245,7 @@ def show_statistics(rows: Rows, totals: Counter, lengths: dict[str, np.ndarray])
 
 
 def draw_statistics(lengths: dict[str, np.ndarray], picture: Path) -> None:
-    """Writes a histogram of each kind of length, as a PNG file."""
+    """Saves a histogram of each kind of length as a PNG file."""
     figure = Figure(figsize=(9, 8))
     axes = figure.subplots(len(lengths), 1)
     for axis, (name, counts) in zip(axes, lengths.items(), strict=True):
@@ -259,27 +263,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("rows", type=Path, help="folder of the row set")
+    parser.add_argument("rows", type=Path, help="the folder of the row set")
     parser.add_argument("--tokenizer", type=Path, default=Path("."), help="its folder")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--row", type=int, help="shows this row; the first is 0")
-    what.add_argument("--statistics", action="store_true", help="counts all rows")
-    parser.add_argument("--mask_rate", type=float, help="with --row: masks it at this rate")
+    what.add_argument("--row", type=int, help="show this row; the first is 0")
+    what.add_argument("--statistics", action="store_true", help="show statistics of all rows")
+    parser.add_argument("--mask_rate", type=float, help="with --row: mask it at this rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of the mask")
-    parser.add_argument("--picture", type=Path, help="with --statistics: PNG file for histograms")
+    parser.add_argument(
+        "--picture", type=Path, help="with --statistics: save histograms to this PNG file"
+    )
     arguments = parser.parse_args()
     if arguments.statistics and arguments.mask_rate is not None:
-        parser.error("--mask_rate goes with --row")
+        parser.error("--mask_rate requires --row")
     if arguments.picture is not None and not arguments.statistics:
-        parser.error("--picture goes with --statistics")
+        parser.error("--picture requires --statistics")
     sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal without Chinese
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     try:
         rows, tokenizer = open_with_tokenizer(
             arguments.rows, arguments.tokenizer / "tokenizer.json"
         )
         if arguments.row is not None:
-            masking = (arguments.mask_rate, arguments.seed, colour)
+            masking = (arguments.mask_rate, arguments.seed, color)
             print(show_row(rows, arguments.row, tokenizer, *masking))
             return
         totals, lengths = count_rows(rows, tokenizer)

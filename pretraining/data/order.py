@@ -1,4 +1,4 @@
-"""The training order: position in training -> row, as a pure function of the seed."""
+"""The training order: which row is read at which position, a pure function of the seed."""
 
 from dataclasses import dataclass
 
@@ -7,32 +7,32 @@ from torch.utils.data import Dataset
 
 from pretraining.data.rows import Rows
 
-# Shards are shuffled together up to so many tokens, 8 GiB. A permutation of all the rows of a
-# trillion tokens would take 9 GB in every process, and a disk that reads from all over them waits.
+# Shards are shuffled together up to this many tokens, 8 GiB. A permutation of all rows of a
+# trillion tokens would take 9 GB in every process, and reads all over the disk would be slow.
 GROUP_TOKENS = 1 << 32
 
-_DEAL = (1 << 32) - 1  # in a seed, where groups have their number
+_DEAL = (1 << 32) - 1  # seeds the division into groups, where a group's number seeds its shuffle
 
 
 class TrainingOrder(Dataset):
     """Positions 0, 1, 2, … of a training run; each epoch is its own permutation of the rows.
 
-    Of a row set beyond 2³² tokens, each epoch deals the shards anew into groups of that size, which
-    are read one after another, each in an order of its own.
+    The shards of a row set of more than 2³² tokens are divided into groups of that size, anew in
+    each epoch. The groups are read one after another, each in a random order.
 
-    Nothing here depends on workers, processes or what was read before, so a run that is resumed
-    at a position goes on exactly as it would have.
+    Nothing here depends on workers, processes or what was read before, so a resumed run continues
+    exactly as if it had never stopped.
 
-    While the batch warms up, a step has as many positions as ever, but only some of them, evenly
-    spread, hold a row; the others are padding, which the model passes over.
+    During batch warmup, a step has the usual number of positions, but only some of them, evenly
+    spread, hold a row; the others are padding, on which the model spends nothing.
 
     Args:
         rows: the row set.
-        total_positions: of the whole run, over however many epochs.
+        total_positions: number of positions of the whole run, over all epochs.
         rows_per_step: positions of one optimizer step.
-        seed: decides the permutations, together with the epoch.
-        warmup_rows: rows of the first step, from which they grow to `rows_per_step`.
-        warmup_steps: in so many steps; 0 for full steps from the first on.
+        seed: seeds the permutations, together with the epoch.
+        warmup_rows: rows of the first step, which grow linearly to `rows_per_step`.
+        warmup_steps: number of steps in which they grow; 0 for full steps from the start.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class TrainingOrder(Dataset):
         self.rows_per_step = rows_per_step
         self.seed = seed
         grown = (rows_per_step - warmup_rows) * np.arange(warmup_steps) // max(1, warmup_steps)
-        self._warming = warmup_rows + grown  # rows of each step of the warm-up
+        self._warming = warmup_rows + grown  # rows of each step of the warmup
         self._drawn_before = np.concatenate([[0], self._warming.cumsum()])
         self._group = self._prefetched = None
 
@@ -74,16 +74,16 @@ class TrainingOrder(Dataset):
         return range(step * self.rows_per_step, (step + 1) * self.rows_per_step)
 
     def rows_of(self, step: int) -> int:
-        """How many rows a step draws."""
+        """The number of rows that a step reads."""
         return int(self._warming[step]) if step < len(self._warming) else self.rows_per_step
 
     def drawn_before(self, step: int) -> int:
-        """How many rows the steps before have drawn."""
+        """The number of rows that all steps before this one read."""
         warming = min(step, len(self._warming))
         return int(self._drawn_before[warming]) + (step - warming) * self.rows_per_step
 
     def row_index(self, position: int) -> int | None:
-        """The row that is read at a position; None where the warm-up leaves it empty."""
+        """The index of the row at a position; None if batch warmup leaves the position empty."""
         step, place = divmod(position, self.rows_per_step)
         rows = self.rows_of(step)
         drawn, after = (rows * each // self.rows_per_step for each in (place, place + 1))
@@ -96,7 +96,7 @@ class TrainingOrder(Dataset):
         return int(group.rows[place - group.first])
 
     def _shuffle(self, epoch: int, place: int) -> "_Group":
-        """The group that is read at a place of an epoch."""
+        """The group that contains a place of an epoch."""
         sizes = np.array([shard["rows"] for shard in self.rows.manifest["shards"]])
         dealt = np.random.default_rng((self.seed, epoch, _DEAL)).permutation(len(sizes))
         ends = sizes[dealt].cumsum()
@@ -114,7 +114,7 @@ class TrainingOrder(Dataset):
 
 @dataclass(frozen=True)
 class _Group:
-    """Places [first, last) of an epoch, the rows that are read there, and their shards."""
+    """Places [first, last) of an epoch, the rows read there, and their shards."""
 
     epoch: int
     first: int

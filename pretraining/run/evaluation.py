@@ -18,19 +18,20 @@ from pretraining.data.rows import Rows
 
 MASK_RATE = 0.15
 
-# Places of a document's tokens that are evaluated together first; the next bands double.
+# Metrics are also given for bands of positions in the document: the first has this many positions,
+# and the end of each further band is twice that of the one before.
 FIRST_BAND = 128
 
 
 def evaluation_collator(rows: Rows) -> DataCollatorForWholeWordMasking:
-    """Masks held-out rows: 15 % of the tokens, whole words, always by [MASK], always the same."""
+    """Masks 15 % of the tokens of held-out rows, always by [MASK], and the same in every run."""
     return DataCollatorForWholeWordMasking.for_rows(
         rows, seed=0, mask_rate=MASK_RATE, replace=(1, 0, 0)
     )
 
 
 class EvaluationRows(Dataset):
-    """Rows in their stored order, marked so that the collator masks them for evaluation."""
+    """Rows in stored order, marked for the evaluation collator by the key "evaluation"."""
 
     def __init__(self, rows: Rows):
         self.rows = rows
@@ -43,10 +44,9 @@ class EvaluationRows(Dataset):
 
 
 class TrainOrEvaluationCollator:
-    """Trainer has one collator for both; this sends each batch to its own.
+    """Passes batches of `EvaluationRows` to one collator and all others to another.
 
-    Args:
-        train, evaluation: collators that take {"row", "position"} features.
+    Trainer takes a single collator for training and evaluation.
     """
 
     def __init__(self, train, evaluation):
@@ -58,10 +58,15 @@ class TrainOrEvaluationCollator:
 
 
 def reduce_logits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(batch, sequence, vocab_size) -> (batch, sequence, 2): predicted id, and nats of the label.
+    """Reduces logits to what the metrics need, so that those of the whole set are never in memory.
 
-    Run batch by batch, so that the logits of the whole set are never held. Positions that are not
-    masked hold zeros.
+    Args:
+        logits: (batch, sequence, vocab_size).
+        labels: (batch, sequence), -100 where not masked.
+
+    Returns:
+        (batch, sequence, 2): the predicted id, and the cross-entropy of the label in nats; zeros
+        where not masked.
     """
     masked = labels != IGNORED
     predicted = logits[masked].float()
@@ -72,20 +77,20 @@ def reduce_logits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 class MaskedLanguageModellingMetrics:
-    """Trainer's `compute_metrics` over what `reduce_logits` keeps.
+    """Trainer's `compute_metrics`, from the output of `reduce_logits`.
 
-    - `masked_accuracy`: share of masked tokens whose original id ranks first;
-    - `most_frequent_rate`: the accuracy of always naming the commonest masked id, to beat;
-    - `bits_per_character`: bits to name the masked tokens, over the characters they stand for;
-    - `word_accuracy`: share of masked words of which every token ranks first, and the same for
+    - `masked_accuracy`: share of masked tokens whose original id is predicted;
+    - `most_frequent_rate`: the accuracy of always predicting the most frequent masked id;
+    - `bits_per_character`: cross-entropy of the masked tokens in bits, per character of these;
+    - `word_accuracy`: share of masked words of which every token is predicted, also given for
       words of 1, 2, 3, and 4 or more characters.
 
-    Accuracy and bits are also given by the place in the document, in bands that double, and by
-    domain where the row set keeps domains apart: `bits_per_character/law (hans)`.
+    Accuracy and bits are also given by position in the document (`masked_accuracy/tokens 128-255`)
+    and, if the row set separates domains, by domain (`bits_per_character/law (hans)`).
 
     Args:
-        token_lengths: (vocab_size,) characters each id stands for.
-        rows: the held-out rows, in the order in which they are evaluated.
+        token_lengths: (vocab_size,) number of characters of each id.
+        rows: the held-out rows, in the order of evaluation.
     """
 
     def __init__(self, token_lengths: np.ndarray, rows: Rows):
@@ -104,7 +109,9 @@ class MaskedLanguageModellingMetrics:
         masked = prediction.label_ids != IGNORED
         labels = prediction.label_ids[masked]
         if labels.size == 0:
-            raise ValueError("no token of the held-out rows is masked: are the rows empty?")
+            raise ValueError(
+                "no token of the held-out rows is masked; check that the rows hold text."
+            )
         predicted, nats = prediction.predictions[masked].T
         right, characters = predicted == labels, self.token_lengths[labels]
 

@@ -1,4 +1,4 @@
-"""Looking at rows: all of a text shows and nothing else, masks are the collator's, counts right."""
+"""Shown rows can be read back, masks are those of the collator, and statistics are right."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def command(monkeypatch, capsys):
 
 def plain(opened, index: int) -> str:
     rows, tokenizer = opened
-    return show_row(rows, index, tokenizer, mask_rate=None, seed=0, colour=False)
+    return show_row(rows, index, tokenizer, mask_rate=None, seed=0, color=False)
 
 
 def one_row(folder: Path, row: list[int], manifest: dict):
@@ -91,7 +91,7 @@ def test_every_text_can_be_read_back(opened):
     assert "".join(piece for piece in pieces if piece in TEXTS[-1]) == TEXTS[-1]
 
 
-def test_words_and_tokens_stand_apart_and_documents_on_lines_of_their_own(opened, tmp_path):
+def test_words_tokens_and_documents_are_separated(opened, tmp_path):
     rows, tokenizer = opened
     word, start = tokenizer.token_to_id, 1 << 15
     row = [CLS, word("橘") | start, word("子"), word("很") | start, word("酸") | start, SEP]
@@ -116,7 +116,7 @@ def test_bytes_show_as_their_character_where_it_is_complete(opened, tmp_path):
     assert shown.splitlines()[2] == "<0xAE>┊<0xB7>┊𠮷┊┊┊┊<0xF0>┊<0xA0>┊<0xAE>"
 
 
-def test_nothing_in_a_text_steers_the_terminal(opened):
+def test_nothing_in_a_text_controls_the_terminal(opened):
     shown = "\n".join(plain(opened, index) for index in range(len(opened[0])))
     assert r"\x1b" in shown
     assert r"\u202e" in shown
@@ -129,7 +129,7 @@ def test_any_row_can_be_shown(opened, tmp_path):
     row[::7] = np.random.default_rng(1).integers(0, 400, len(row[::7]))  # more special ids, bytes
     rows = one_row(tmp_path / "rows", row.tolist(), rows.manifest)
     for rate in (None, 0.3):
-        shown = show_row(rows, 0, tokenizer, rate, 0, colour=False)
+        shown = show_row(rows, 0, tokenizer, rate, 0, color=False)
         assert re.search(r"<32[0-7]\d\d>", shown)  # an id beyond the vocabulary
 
 
@@ -138,16 +138,16 @@ def test_as_many_tokens_are_marked_as_the_rate_says(opened, rate):
     rows, tokenizer = opened
     for index in range(len(rows)):
         ids, _ = split_row(rows[index])
-        text = show_row(rows, index, tokenizer, rate, 0, colour=False).partition("── document")[2]
+        text = show_row(rows, index, tokenizer, rate, 0, color=False).partition("── document")[2]
         assert text.count("‹") == round(rate * (~np.isin(ids, [PAD, CLS, SEP])).sum())
 
 
-def test_marks_tell_what_the_collator_did_with_each_token(opened):
+def test_marks_show_what_the_collator_did_with_each_token(opened):
     rows, tokenizer = opened
     seen = set()
     index = next(i for i in range(len(rows)) if "面馆" in read_back(plain(opened, i))[0])
     for seed in range(20):
-        shown = show_row(rows, index, tokenizer, 0.3, seed, colour=False)
+        shown = show_row(rows, index, tokenizer, 0.3, seed, color=False)
         batch = collator_of(rows, 0.3, seed)([{"row": rows[index], "position": index}])
         inputs, labels = batch["input_ids"][0], batch["labels"][0]
         masked = labels != IGNORED
@@ -164,22 +164,22 @@ def test_marks_tell_what_the_collator_did_with_each_token(opened):
     assert seen == {"mask", "kept", "random"}
 
 
-def test_colours_replace_the_marks_on_a_terminal_that_wants_them(folder, command, monkeypatch):
+def test_colors_replace_the_marks_on_a_terminal_that_wants_them(folder, command, monkeypatch):
     arguments = (folder, "--tokenizer", ROOT, "--row", 0, "--mask_rate", 0.3)
     monkeypatch.delenv("NO_COLOR", raising=False)
     marked = command(*arguments)
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True)
-    coloured = command(*arguments)
+    colored = command(*arguments)
     assert "\x1b[" not in marked
-    assert re.sub("\x1b\\[3[123]m(.*?)\x1b\\[0m", r"‹\1›", coloured) == marked
-    assert "‹" not in coloured
+    assert re.sub("\x1b\\[3[123]m(.*?)\x1b\\[0m", r"‹\1›", colored) == marked
+    assert "‹" not in colored
     monkeypatch.setenv("NO_COLOR", "1")
     assert command(*arguments) == marked
 
 
 def test_statistics_are_those_of_a_plain_count(opened):
     rows, tokenizer = opened
-    texts, pieces, starts, spelt, padding, per_row, units = 0, [], 0, 0, 0, [], []
+    texts, pieces, starts, spelled, padding, per_row, units = 0, [], 0, 0, 0, [], []
     for index in range(len(rows)):
         per_row.append(0)
         for token in rows[index].tolist():
@@ -194,13 +194,13 @@ def test_statistics_are_those_of_a_plain_count(opened):
                 texts += 1
                 pieces[-1] += 1
                 starts += start
-                spelt += bool(re.fullmatch("<0x..>", tokenizer.id_to_token(token)))
+                spelled += bool(re.fullmatch("<0x..>", tokenizer.id_to_token(token)))
                 if start or units[-1] == 16:
                     units.append(0)
                 units[-1] += 1
     totals, lengths = count_rows(rows, tokenizer)
-    assert totals == {"text": texts, "padding": padding, "word starts": starts, "bytes": spelt}
-    assert spelt > 0
+    assert totals == {"text": texts, "padding": padding, "word starts": starts, "bytes": spelled}
+    assert spelled > 0
     assert max(units) == 16
     for counts, values in zip(
         lengths.values(), (pieces, per_row, filter(None, units)), strict=True
@@ -233,9 +233,9 @@ def test_the_manifests_domains_have_a_table(folder, command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--row", "999"], r"rows: it has no row 999; choose from 0 to \d+\.$"),
-        (["--row", "-1"], r"it has no row -1"),
-        (["--row", "0", "--mask_rate", "30"], r"mask rate 30.0: choose a share from 0 to 1\.$"),
+        (["--row", "999"], r"rows: there is no row 999; choose one from 0 to \d+\.$"),
+        (["--row", "-1"], r"there is no row -1"),
+        (["--row", "0", "--mask_rate", "30"], r"mask rate 30.0: it must lie between 0 and 1\.$"),
         (["--row", "0", "--tokenizer", "nowhere"], r"nowhere/tokenizer.json: no such tokenizer"),
     ],
 )
@@ -244,9 +244,9 @@ def test_what_cannot_be_shown_is_refused_in_one_line(folder, command, arguments,
         command(folder, "--tokenizer", ROOT, *arguments)
 
 
-def test_what_is_no_row_set_is_refused(folder, command, tmp_path):
+def test_a_folder_that_is_not_a_row_set_is_refused(folder, command, tmp_path):
     for path in (tmp_path, folder / "rows-00000-00000.arrow"):
-        with pytest.raises(SystemExit, match=f"^inspect_rows: {path} is no row set"):
+        with pytest.raises(SystemExit, match=f"^inspect_rows: {path} is (no|not a) row set"):
             command(path, "--tokenizer", ROOT, "--statistics")
 
 

@@ -10,7 +10,7 @@ from pretraining.data.order import TrainingOrder
 
 
 class FewRows(list):
-    """Stands for a row set, of one shard or of several."""
+    """A row set in memory, of one shard or several."""
 
     seq_len = 4
 
@@ -25,7 +25,7 @@ class FewRows(list):
 
 @pytest.fixture
 def grouped(monkeypatch) -> TrainingOrder:
-    """Three epochs of eight shards of five rows, of which two go into a group."""
+    """Three epochs of eight shards of five rows, two to a group."""
     monkeypatch.setattr(order_module, "GROUP_TOKENS", 40)
     return TrainingOrder(FewRows(range(40), [5] * 8), 120, rows_per_step=4, seed=3)
 
@@ -57,7 +57,7 @@ def test_an_item_holds_its_row_its_position_and_its_step():
     assert order.rows.prefetched == [([0], [])]
 
 
-def test_the_batch_warms_up_and_no_row_is_passed_over():
+def test_batch_warmup_skips_no_row():
     """Of eight positions a step, two hold a row at first, and all eight from the third step on."""
     order = TrainingOrder(FewRows(range(40)), 64, 8, seed=0, warmup_rows=2, warmup_steps=2)
     steps = [[order.row_index(p) for p in range(8 * s, 8 * s + 8)] for s in range(8)]
@@ -70,15 +70,15 @@ def test_the_batch_warms_up_and_no_row_is_passed_over():
     assert order.drawn_before(8) == len(drawn)
 
 
-def test_rows_of_a_warm_up_are_spread_over_the_step():
-    """So that every process and accumulated batch has its share."""
+def test_rows_are_spread_over_a_step_of_the_warmup():
+    """So every process and accumulated batch gets its share."""
     order = TrainingOrder(FewRows(range(40)), 64, 8, seed=0, warmup_rows=4, warmup_steps=9)
     holds = [order.row_index(position) is not None for position in range(8)]
     assert [sum(pair) for pair in zip(holds[::2], holds[1::2], strict=True)] == [1, 1, 1, 1]
 
 
 def test_a_large_row_set_is_read_in_groups_of_shards(grouped):
-    """Each epoch reads every row once, ten at a time from two shards that it drew."""
+    """Each epoch reads every row once, ten at a time from two random shards."""
     epochs = [[grouped.row_index(40 * epoch + place) for place in range(40)] for epoch in range(3)]
     pairs = set()
     for epoch in epochs:

@@ -28,7 +28,7 @@ def test_logits_are_reduced_to_the_prediction_and_its_cost():
     assert reduced[0, :, 1].tolist() == pytest.approx([cost.item(), 0, math.log(3)])
 
 
-# Entries 7, 8 and 9 stand for 1, 2 and 4 characters; a word starts where the token is negative.
+# Entries 7, 8 and 9 have 1, 2 and 4 characters; a negative token starts a word.
 LENGTHS = np.zeros(10, dtype=int)
 LENGTHS[[7, 8, 9]] = 1, 2, 4
 
@@ -97,7 +97,7 @@ def test_accuracy_is_given_by_domain_and_by_place_in_the_document(rows, monkeypa
     assert metrics["bits_per_character/tokens 0-1"] == pytest.approx(6 / 6)
 
 
-def test_rows_without_a_masked_token_are_refused(rows):
+def test_rows_without_masked_tokens_are_refused(rows):
     nothing = SimpleNamespace(label_ids=np.full((2, 5), -100), predictions=np.zeros((2, 5, 2)))
     with pytest.raises(ValueError, match="no token of the held-out rows is masked"):
         MaskedLanguageModellingMetrics(LENGTHS, rows)(nothing)
@@ -111,7 +111,7 @@ def test_held_out_rows_go_to_the_evaluation_collator():
     assert collator([{"row": rows.rows[0], "position": 0}]) == "train"
 
 
-def test_held_out_rows_are_masked_alike_in_every_evaluation():
+def test_held_out_rows_are_masked_the_same_in_every_evaluation():
     ids = {"pad_id": 0, "cls_id": 2, "sep_id": 3, "mask_id": 4}
     manifest = {"special_token_ids": ids, "vocab_size": 100, "first_ordinary_id": 5}
     texts = np.random.default_rng(0).integers(5, 100, (8, 100)) | WORD_START
