@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from stream_chinese_modernbert import make_stream
+
 VOCAB = 50
 
 # The attention backends that work forwards and backwards on any machine.
@@ -54,3 +56,31 @@ def real_tokens(batch):
     """(batch, sequence), True at tokens that are not padding."""
     mask = batch.get("attention_mask")
     return torch.ones_like(batch["input_ids"]).bool() if mask is None else mask.bool()
+
+
+def stream_of(batch):
+    """The stream that a model makes of the batch."""
+    return make_stream(
+        batch["input_ids"].shape,
+        batch["input_ids"].device,
+        batch.get("attention_mask"),
+        batch.get("position_ids"),
+        batch.get("cu_seq_lens_q"),
+    )
+
+
+BORDERS = (64, 65, 66, 127, 128, 129, 130, 193)  # the window is 64 to each side, a block 128
+SHAPES = {
+    "padded left": lambda: pad_rows(documents(50, 200, 131), "left"),
+    "padded right": lambda: pad_rows(documents(50, 200, 131), "right"),
+    "mixed lengths, a full and an empty row": lambda: pad_rows(documents(300, 1, 7, 0, 299, 150)),
+    "one length, no padding": lambda: pad_rows(documents(150, 150, 150)),
+    "packed": lambda: pack_rows(documents(70, 1, 130, 65), documents(9, 200), width=280),
+    "flattened": lambda: flatten(documents(70, 1, 130, 65, 200)),
+    "borders of the window, padded": lambda: pad_rows(documents(*BORDERS)),
+    "borders of the window, flattened": lambda: flatten(documents(*BORDERS)),
+    "flattened, with an empty document": lambda: flatten(documents(70, 0, 130)),
+    "documents of one token": lambda: flatten(documents(1, 1, 1, 1, 1)),
+    "one token": lambda: pad_rows(documents(1)),
+    "short documents only": lambda: pad_rows(documents(3, 20, 64)),
+} | {f"alone, {n} tokens": lambda n=n: pad_rows(documents(n)) for n in BORDERS}

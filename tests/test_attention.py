@@ -13,13 +13,35 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention as torch_flex_attention
 from transformers import AttentionInterface
 
+import attention_chinese_modernbert as attention
 import modeling_chinese_modernbert as modeling
-from batches import documents, flatten, pack_rows, pad_rows
-from modeling_chinese_modernbert import ATTENTION_BACKENDS, choose_attention
+from attention_chinese_modernbert import ATTENTION_BACKENDS, choose_attention, make_plan
+from batches import (
+    PORTABLE_BACKENDS,
+    SHAPES,
+    VOCAB,
+    documents,
+    flatten,
+    pack_rows,
+    pad_rows,
+    real_tokens,
+    stream_of,
+)
+from states import (
+    GRADIENT_TOLERANCE,
+    STATE_TOLERANCE,
+    assert_same_gradients,
+    forward_and_gradients,
+    states_of,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-TOLERANCE = 1e-5
-SHAPES = {
+GLOBAL, LOCAL = "full_attention", "sliding_attention"
+
+backends = pytest.mark.parametrize("backend", PORTABLE_BACKENDS)
+
+# The forms of a batch, for the backends that are slow here.
+FORMS = {
     "padded left": lambda: pad_rows(documents(50, 200, 131), "left"),
     "padded right": lambda: pad_rows(documents(64, 65, 1, 129), "right"),
     "packed": lambda: pack_rows(documents(70, 1, 130, 65), documents(9, 200), width=280),
@@ -37,8 +59,8 @@ def card(monkeypatch):
 
     def install(capability=(9, 0), flash_2=False, flash_3=False):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        monkeypatch.setattr(modeling, "is_flash_attn_2_available", lambda: flash_2)
-        monkeypatch.setattr(modeling, "is_flash_attn_3_available", lambda: flash_3)
+        monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: flash_2)
+        monkeypatch.setattr(attention, "is_flash_attn_3_available", lambda: flash_3)
 
     return install
 
@@ -93,9 +115,6 @@ def test_the_model_chooses_by_itself_and_can_be_told(make_model):
     model.set_attn_implementation("eager")
     assert model.attention_backend() == ("eager", "as asked for")
     assert model(**batch, output_attentions=True).attentions is not None
-    model.set_attn_implementation("sdpa")
-    with pytest.raises(ValueError, match=r"does not form attention weights.*'eager'"):
-        model(**batch, output_attentions=True)
 
 
 def test_autocast_counts(make_model, monkeypatch):
@@ -129,6 +148,132 @@ def test_what_is_not_there_is_refused_when_chosen(make_model, name, error, messa
     with pytest.raises(error, match=message):
         model.set_attn_implementation(name)
     assert model.config._attn_implementation == "sdpa"
+
+
+# --- all backends agree with eager ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("backend", sorted(set(PORTABLE_BACKENDS) - {"eager"}))
+def test_backend_agrees_with_eager_forward_and_backward(make_model, backend, shape):
+    batch, model = SHAPES[shape](), make_model("eager")
+    states, gradients = forward_and_gradients(model, batch)
+    model.set_attn_implementation(backend)
+    other_states, other_gradients = forward_and_gradients(model, batch)
+    assert (other_states - states).abs().max() <= STATE_TOLERANCE
+    assert_same_gradients(other_gradients, gradients, GRADIENT_TOLERANCE)
+
+
+@pytest.mark.parametrize("backend", sorted(set(PORTABLE_BACKENDS) - {"eager"}))
+def test_backend_agrees_with_eager_on_a_document_of_8192_tokens(make_model, backend):
+    # One head: eager holds 8,192 squared scores, 256 MB in fp32, several times over.
+    shape = {"hidden_size": 16, "num_attention_heads": 1, "num_hidden_layers": 2}
+    model = make_model("eager", layer_types=[LOCAL, GLOBAL], **shape)
+    (doc,) = documents(8192)
+    states, gradients = forward_and_gradients(model, {"input_ids": doc[None]})
+    model.set_attn_implementation(backend)
+    other_states, other_gradients = forward_and_gradients(model, {"input_ids": doc[None]})
+    assert (other_states - states).abs().max() <= STATE_TOLERANCE
+    assert_same_gradients(other_gradients, gradients, GRADIENT_TOLERANCE)
+
+
+# --- the window -------------------------------------------------------------------------------
+
+
+@backends
+@pytest.mark.parametrize("window", [2, 128, 400])
+def test_a_local_layer_sees_half_the_window_to_each_side_and_no_further(
+    make_model, backend, window
+):
+    model = make_model(backend, num_hidden_layers=1, layer_types=[LOCAL], local_attention=window)
+    # The first document moves the second off the borders of the blocks.
+    docs, half = documents(37, 500), window // 2
+    batch = flatten(docs)
+    inputs = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_()
+    states = model(inputs_embeds=inputs, **batch).last_hidden_state[0, 37:]
+    probe = torch.randn(states.shape[-1], generator=torch.Generator().manual_seed(2))
+    position = torch.arange(500)
+    for query in (0, 1, half, 63, 64, 65, 90, 91, 127, 128, 250, 499 - half, 499):
+        (gradient,) = torch.autograd.grad(states[query] @ probe, inputs, retain_graph=True)
+        seen = gradient[0, 37:].abs().amax(-1) > 0
+        assert torch.equal(seen, (position - query).abs() <= half), f"query {query}"
+
+
+@backends
+@pytest.mark.parametrize("direction", [-1, 1])
+def test_changing_a_token_64_away_is_felt_and_65_away_is_not(make_model, backend, direction):
+    model = make_model(backend, num_hidden_layers=1, layer_types=[LOCAL])
+    (doc,) = documents(300)
+    before = states_of(model, {"input_ids": doc[None]})
+    for token in (100, 127, 128, 191, 192):
+        for distance, felt in ((64, True), (65, False)):
+            changed = doc.clone()
+            changed[token + direction * distance] = 4
+            after = states_of(model, {"input_ids": changed[None]})
+            assert torch.equal(after[token], before[token]) != felt, f"{token}, {distance}"
+
+
+@backends
+def test_a_global_layer_sees_the_whole_document(make_model, backend):
+    model = make_model(backend, num_hidden_layers=1, layer_types=[GLOBAL])
+    (doc,) = documents(300)
+    before = states_of(model, {"input_ids": doc[None]})
+    changed = doc.clone()
+    changed[0] = 4
+    after = states_of(model, {"input_ids": changed[None]})
+    assert ((after != before).any(-1)).all()
+
+
+# --- no document sees another -----------------------------------------------------------------
+
+LEAK_LENGTHS = (70, 1, 130, 65, 200, 3)
+
+
+def leak_batch(form, docs):
+    """A batch, and for each real token the document it belongs to."""
+    owner = torch.repeat_interleave(torch.arange(len(docs)), torch.tensor([*map(len, docs)]))
+    if form == "packed":
+        return pack_rows(docs[:4], docs[4:], width=300), owner
+    if form == "padded":
+        return pad_rows(docs, "left"), owner
+    return flatten(docs), owner
+
+
+@backends
+@pytest.mark.parametrize("form", ["packed", "flattened", "padded"])
+@pytest.mark.parametrize("chunk", [128, attention.TOKEN_CHUNK])
+def test_changing_a_document_moves_no_other(make_model, backend, form, chunk, monkeypatch):
+    monkeypatch.setattr(attention, "TOKEN_CHUNK", chunk)
+    model, docs = make_model(backend), documents(*LEAK_LENGTHS)
+    batch, owner = leak_batch(form, docs)
+    before = states_of(model, batch)
+    for changed, new in enumerate(documents(*LEAK_LENGTHS, seed=9)):
+        new = torch.where(new == docs[changed], (new - 4) % VOCAB, new)  # every token differs
+        replaced = [*docs[:changed], new, *docs[changed + 1 :]]
+        difference = (states_of(model, leak_batch(form, replaced)[0]) - before).abs().amax(-1)
+        assert (difference[owner == changed] > 0).all()
+        # Exactly nothing: the other documents run through the same operations on the same numbers.
+        assert (difference[owner != changed] == 0).all(), f"document {changed} leaks"
+
+
+@backends
+@pytest.mark.parametrize("form", ["packed", "flattened", "padded"])
+def test_no_gradient_reaches_another_document(make_model, backend, form):
+    model = make_model(backend)
+    batch, owner = leak_batch(form, documents(*LEAK_LENGTHS))
+    real = real_tokens(batch)
+    inputs = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_()
+    states = model(inputs_embeds=inputs, **batch).last_hidden_state[real]
+    probe = torch.randn(states.shape, generator=torch.Generator().manual_seed(2))
+    for document in range(len(LEAK_LENGTHS)):
+        own = owner == document
+        (gradient,) = torch.autograd.grad(
+            (states * probe)[own].sum(), inputs, retain_graph=True, materialize_grads=True
+        )
+        reached = gradient.abs().amax(-1)
+        assert (reached[real][own] > 0).all()
+        assert (reached[real][~own] == 0).all(), f"document {document} leaks"
+        assert (reached[~real] == 0).all()
 
 
 # --- kernels for variable lengths -----------------------------------------------------------------
@@ -180,7 +325,7 @@ def model_of(make_model):
     return build
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("shape", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize(
     "name", ["varlen_attention", "flash_attention_2", "flash_attention_3", "a/flash-attn2"]
 )
@@ -193,51 +338,44 @@ def test_varlen_kernels_are_told_the_documents_and_the_window(
         loaded.append(implementation)
         return (None, stand_in_flash_attn, None, None, None), (None, None)
 
-    monkeypatch.setattr(modeling, "varlen_attn", stand_in_varlen_attn)
-    monkeypatch.setattr(modeling, "lazy_import_flash_attention", load)
+    monkeypatch.setattr(attention, "varlen_attn", stand_in_varlen_attn)
+    monkeypatch.setattr(attention, "lazy_import_flash_attention", load)
     batch = shape()
     states = model_of(name)(**batch).last_hidden_state
     expected = model_of("eager")(**batch).last_hidden_state
-    assert (states - expected).abs().max() <= TOLERANCE
+    assert (states - expected).abs().max() <= STATE_TOLERANCE
     assert set(loaded) == ({name} if name != "varlen_attention" else set())
 
 
 # --- flex_attention -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("shape", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("window", [None, 64, 5])
 def test_block_masks_say_exactly_who_sees_whom(shape, window):
     batch = shape()
-    stream = modeling.make_stream(
-        batch["input_ids"].shape,
-        CPU,
-        batch.get("attention_mask"),
-        batch.get("position_ids"),
-        batch.get("cu_seq_lens_q"),
-    )
+    stream = stream_of(batch)
     total, document = stream.bounds[-1], stream.document
     token = torch.arange(total)
     expected = document[:, None] == document[None, :]
     if window is not None:
         expected &= (token[:, None] - token[None, :]).abs() <= window
-    stream.prepare("flex_attention", {window}, torch.float32, compiled=False)
-    mask = stream.block_masks[window]
+    mask = make_plan(stream, "flex_attention", {window}, torch.float32).block_masks[window]
     visited = mask.to_dense()[0, 0].bool()
     visited = visited.repeat_interleave(128, 0).repeat_interleave(128, 1)[:total, :total]
     seen = visited & mask.mask_mod(0, 0, token[:, None], token[None, :])
     assert torch.equal(seen, expected)
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("shape", FORMS.values(), ids=FORMS)
 def test_flex_attention_agrees_with_eager(model_of, any_device, monkeypatch, shape):
     # The kernel itself, uncompiled: the compiled one wants a card.
-    monkeypatch.setattr(modeling, "compiled_flex_attention", lambda: torch_flex_attention)
+    monkeypatch.setattr(attention, "compiled_flex_attention", lambda: torch_flex_attention)
     batch = shape()
     with torch.no_grad():
         states = model_of("flex_attention")(**batch).last_hidden_state
         expected = model_of("eager")(**batch).last_hidden_state
-    assert (states - expected).abs().max() <= TOLERANCE
+    assert (states - expected).abs().max() <= STATE_TOLERANCE
 
 
 # --- functions of one's own -------------------------------------------------------------------
@@ -259,18 +397,82 @@ def registered():
     AttentionInterface._global_mapping.pop("attention_of_the_tests")
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("shape", FORMS.values(), ids=FORMS)
 def test_a_registered_function_gives_the_same_states_and_weights(make_model, registered, shape):
     batch = shape()
     model = make_model("attention_of_the_tests")
-    outputs = model(**batch, output_attentions=True)
+    states = model(**batch).last_hidden_state
     assert [call.sliding_window for call in registered] == [None, 64, 64]
     assert not any(call.is_causal for call in registered)
+    outputs = model(**batch, output_attentions=True)
     model.set_attn_implementation("eager")
     expected = model(**batch, output_attentions=True)
-    assert (outputs.last_hidden_state - expected.last_hidden_state).abs().max() <= TOLERANCE
+    for given in (states, outputs.last_hidden_state):
+        assert (given - expected.last_hidden_state).abs().max() <= STATE_TOLERANCE
+    real = real_tokens(batch)
     for one, other in zip(outputs.attentions, expected.attentions, strict=True):
-        assert (one - other).abs().max() <= TOLERANCE
+        one, other = (x.transpose(1, 2)[real] for x in (one, other))  # by query
+        assert (one - other).abs().max() <= STATE_TOLERANCE
+
+
+def test_a_registered_function_without_weights_says_so_when_they_are_asked_for(make_model):
+    def silent(module, query, key, value, attention_mask, scaling, **kwargs):
+        return value.transpose(1, 2), None
+
+    AttentionInterface.register("silent_attention", silent)
+    model, batch = make_model("silent_attention"), pad_rows(documents(9, 5))
+    assert model(**batch).last_hidden_state.isfinite().all()
+    with pytest.raises(ValueError, match=r"'silent_attention' returns no attention weights.*eager"):
+        model(**batch, output_attentions=True)
+    AttentionInterface._global_mapping.pop("silent_attention")
+
+
+# --- attention weights ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize(
+    "name", ["sdpa", "auto", "varlen_attention", "flash_attention_2", "a/flash-attn2"]
+)
+def test_weights_come_from_eager_where_a_backend_has_none(
+    make_model, model_of, monkeypatch, name, shape
+):
+    batch, told = shape(), []
+    expected = model_of("eager")(**batch, output_attentions=True)
+    model = model_of(name)
+    if name != "auto":
+        monkeypatch.setattr(modeling, "choose_attention", lambda name, *_: (name, "as asked for"))
+    monkeypatch.setattr(modeling.logger, "warning_once", told.append)
+    outputs = model(**batch, output_attentions=True)
+    assert torch.equal(outputs.last_hidden_state, expected.last_hidden_state)
+    for one, other in zip(outputs.attentions, expected.attentions, strict=True):
+        assert torch.equal(one, other)
+    chosen = "sdpa" if name == "auto" else name
+    (warning,) = told
+    assert f"{chosen!r} does not form attention weights" in warning
+    assert model.config._attn_implementation == name
+
+
+def test_one_call_with_weights_leaves_the_next_call_its_backend(make_model, monkeypatch):
+    model, batch, called = make_model("sdpa"), pad_rows(documents(50, 20)), []
+    sdpa = attention.ATTENTION_BACKENDS["sdpa"]
+    monkeypatch.setitem(
+        attention.ATTENTION_BACKENDS, "sdpa", lambda *a: called.append(1) or sdpa(*a)
+    )
+    model(**batch, output_attentions=True)
+    assert called == []
+    assert model(**batch).attentions is None and len(called) == 3
+
+
+def test_weights_are_right_where_padding_lies_between_tokens(make_model):
+    model, (doc,) = make_model("sdpa", local_attention=8), documents(30)
+    mask = (torch.arange(60) % 2)[None]
+    ids = torch.zeros(1, 60, dtype=torch.long).masked_scatter(mask.bool(), doc)
+    spread = model(input_ids=ids, attention_mask=mask, output_attentions=True)
+    alone = model(input_ids=doc[None], output_attentions=True)
+    for one, other in zip(spread.attentions, alone.attentions, strict=True):
+        assert (one[:, :, 1::2, 1::2] - other).abs().max() <= STATE_TOLERANCE
+        assert (one[:, :, ::2] == 0).all() and (one[..., ::2] == 0).all()
 
 
 def test_every_backend_is_documented():
@@ -281,7 +483,7 @@ def test_every_backend_is_documented():
 # --- plain products on a CPU ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scores", [1, 300, 2**12, modeling.SCORES])
+@pytest.mark.parametrize("scores", [1, 300, 2**12, attention.SCORES])
 @pytest.mark.parametrize("masked", [False, True])
 def test_plain_products_give_what_torch_s_kernel_gives(monkeypatch, scores, masked):
     """However the scores are cut: queries of one head, heads of one entry, or several entries."""
@@ -292,27 +494,43 @@ def test_plain_products_give_what_torch_s_kernel_gives(monkeypatch, scores, mask
         mask = torch.zeros(3, 1, 20, 30)
         mask[torch.rand(mask.shape, generator=generator) < 0.5] = -math.inf
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    monkeypatch.setattr(modeling, "SCORES", scores)
-    monkeypatch.setattr(modeling, "products_beat_sdpa", lambda: True)
+    monkeypatch.setattr(attention, "SCORES", scores)
+    monkeypatch.setattr(attention, "products_beat_sdpa", lambda: True)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)
     q, k, v = (x.bfloat16() for x in (q, k, v))
     with torch.no_grad():
-        out = modeling.dot_product_attention(q, k, v, None if mask is None else mask.bfloat16())
+        out = attention.dot_product_attention(q, k, v, None if mask is None else mask.bfloat16())
     # bf16 keeps 8 bits, of scores up to 4 and of values up to 4.
     assert (out.float() - expected).abs().mean() <= 2**-8
     assert (out.float() - expected).abs().max() <= 2**-5
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_inference_in_bf16_agrees_whether_torch_s_kernel_or_plain_products_attend(
+    make_model, shape, monkeypatch
+):
+    model, batch = make_model("sdpa").to(torch.bfloat16), SHAPES[shape]()
+    states = {}
+    for by_products in (False, True):
+        monkeypatch.setattr(attention, "products_beat_sdpa", lambda answer=by_products: answer)
+        with torch.no_grad():
+            states[by_products] = model(**batch).last_hidden_state.float()
+    # bf16 keeps 8 bits, and states are of size one; seldom does a rounding add to another.
+    difference = (states[True] - states[False]).abs()
+    assert difference.mean() <= 2**-8
+    assert difference.max() <= 2**-4
+
+
 @pytest.mark.parametrize("dtype, grad", [(torch.float32, False), (torch.bfloat16, True)])
 def test_plain_products_are_for_inference_in_bf16(monkeypatch, dtype, grad):
     called = []
-    monkeypatch.setattr(modeling, "products_beat_sdpa", lambda: True)
+    monkeypatch.setattr(attention, "products_beat_sdpa", lambda: True)
     monkeypatch.setattr(
         torch.nn.functional, "scaled_dot_product_attention", lambda *_, **__: called.append(1)
     )
     q = torch.zeros(1, 2, 4, 8, dtype=dtype)
     with torch.set_grad_enabled(grad):
-        modeling.dot_product_attention(q, q, q)
+        attention.dot_product_attention(q, q, q)
     assert called
 
 
@@ -328,4 +546,4 @@ def test_plain_products_are_for_cpus_whose_bf16_torch_s_kernel_leaves_unused(
     monkeypatch, capabilities, answer
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert modeling.products_beat_sdpa.__wrapped__() is answer
+    assert attention.products_beat_sdpa.__wrapped__() is answer

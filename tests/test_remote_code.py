@@ -17,10 +17,12 @@ import torch
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
 
 CODE = (
+    "attention_chinese_modernbert.py",
     "configuration_chinese_modernbert.py",
     "modeling_chinese_modernbert.py",
     "question_answering_chinese_modernbert.py",
     "spans_chinese_modernbert.py",
+    "stream_chinese_modernbert.py",
     "token_classification_chinese_modernbert.py",
 )
 HEADS = (

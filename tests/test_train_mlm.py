@@ -141,12 +141,14 @@ def test_the_finished_folder_is_ready_for_the_hub(run_dir):
     final = run_dir / "stage2" / "final"
     assert {file.name for file in final.iterdir()} == {
         "README.md",
+        "attention_chinese_modernbert.py",
         "config.json",
         "configuration_chinese_modernbert.py",
         "model.safetensors",
         "modeling_chinese_modernbert.py",
         "question_answering_chinese_modernbert.py",
         "spans_chinese_modernbert.py",
+        "stream_chinese_modernbert.py",
         "token_classification_chinese_modernbert.py",
         "tokenization_chinese_modernbert.py",
         "tokenizer.json",
