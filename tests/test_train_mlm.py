@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 import train_mlm
 from hub_standin import HubStandIn
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.data.preparation import Preparation
 from pretraining.plot_run import plot_runs
-from pretraining.prepare_corpus import prepare
 from pretraining.run.configuration import load_run
 from pretraining.run.schedules import DampedCosine, mask_rate
 
@@ -52,7 +52,7 @@ def workspace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     for seq_len in (64, 256):
         corpus = [str(ROOT / "examples" / "corpus" / "valid.jsonl")]
-        prepare(corpus, ROOT / "tokenizer.json", seq_len, folder / f"rows-{seq_len}", 1)
+        Preparation(corpus, ROOT / "tokenizer.json", seq_len, folder / f"rows-{seq_len}").run()
     (folder / "model.json").write_text(json.dumps(SHAPE), encoding="utf-8")
     run = {
         "model": str(folder / "model.json"),
@@ -316,7 +316,7 @@ def test_the_papers_run_is_planned(tmp_path):
     changes = [f"output_dir={tmp_path}", "training.use_cpu=true", "training.torch_compile=false"]
     for stage, seq_len, at_once in ((1, 1024, 8), (2, 8192, 1)):
         rows = tmp_path / f"rows-{seq_len}"
-        prepare(corpus, ROOT / "tokenizer.json", seq_len, rows, 1)
+        Preparation(corpus, ROOT / "tokenizer.json", seq_len, rows).run()
         changes += [f"stage{stage}.train_rows={rows}", f"stage{stage}.eval_rows={rows}"]
         changes.append(f"stage{stage}.training.per_device_train_batch_size={at_once}")
     changes.append(write_model(tmp_path, max_position_embeddings=8192))
@@ -556,7 +556,7 @@ def refused(workspace, monkeypatch, capsys, tmp_path):
 
 
 def test_rows_that_are_missing_or_damaged_are_refused(refused, workspace, tmp_path):
-    assert "nowhere is no row set" in refused("stage1.train_rows=nowhere")
+    assert "nowhere is not a row set" in refused("stage1.train_rows=nowhere")
     damaged = tmp_path / "rows"
     damaged.mkdir()
     for file in (workspace / "rows-64").iterdir():
