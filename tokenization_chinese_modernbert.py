@@ -5,6 +5,7 @@ It normalizes nothing, so `decode(encode(text)) == text` and offsets point into 
 
 import functools
 import re
+from collections.abc import Callable
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -41,13 +42,35 @@ def simplify(text: str) -> str:
 
     Raises:
         ImportError: if opencc is not installed.
-        ValueError: if the text holds half a surrogate pair.
+        ValueError: if the text holds an unpaired surrogate.
     """
     try:
         codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     except UnicodeEncodeError as error:
-        raise ValueError(f"the text holds half a surrogate pair at {error.start}.") from error
+        raise ValueError(f"the text holds an unpaired surrogate at {error.start}.") from error
     return _simplified_characters()[codes].tobytes().decode("utf-32-le")
+
+
+def word_ends(text: str, cut: Callable[[str], list[str]] | None = None) -> np.ndarray:
+    """(words,) int64: the offsets, in characters, at which the words of a text end.
+
+    Args:
+        cut: cuts simplified text into words that join to it again; None for rjieba's own words.
+
+    Raises:
+        ImportError: if rjieba or opencc is not installed.
+        ValueError: if the text holds an unpaired surrogate.
+    """
+    if cut is None:
+        try:
+            from rjieba import cut
+        except ImportError as error:
+            raise ImportError(_MISSING.format("rjieba")) from error
+    words = cut(simplify(text))
+    ends = np.fromiter(map(len, words), dtype=np.int64, count=len(words)).cumsum()
+    if (ends[-1] if len(ends) else 0) != len(text):
+        raise ValueError("the segmenter lost characters of the text; please report this text.")
+    return ends
 
 
 class ChineseModernBertTokenizer(PreTrainedTokenizerFast):
@@ -112,18 +135,10 @@ class ChineseModernBertTokenizer(PreTrainedTokenizerFast):
 
         Raises:
             ImportError: if rjieba or opencc is not installed.
-            ValueError: if the text holds half a surrogate pair.
+            ValueError: if the text holds an unpaired surrogate.
         """
-        try:
-            import rjieba
-        except ImportError as error:
-            raise ImportError(_MISSING.format("rjieba")) from error
-        words, start = [], 0
-        for word in rjieba.cut(simplify(text)):
-            end = start + len(word)
-            words.append((text[start:end], start, end))
-            start = end
-        return words
+        ends = word_ends(text).tolist()
+        return [(text[start:end], start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def save_pretrained(self, *args, **kwargs):
         # These say how this tokenizer was loaded; transformers would save them with it.

@@ -1,11 +1,75 @@
-"""Files that appear complete or not at all."""
+"""Files: written complete or not at all, read as UTF-8 with or without a byte order mark."""
 
+import codecs
 import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+_OTHER_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_MARKS = re.compile(r"^\ufeff+", re.MULTILINE)
+
+
+def other_encoding(content: bytes) -> str | None:
+    """The encoding that a byte order mark at the start names, if it is not UTF-8."""
+    return next(
+        (_OTHER_ENCODINGS[mark] for mark in _OTHER_ENCODINGS if content.startswith(mark)), None
+    )
+
+
+def decode(content: bytes) -> str:
+    """Decodes the content of a UTF-8 file and drops its byte order marks.
+
+    A mark stands at the start of a file, and at the start of a later line where files were
+    concatenated. Anywhere else U+FEFF is a character of the text and stays.
+
+    Raises:
+        ValueError: if the content is not UTF-8; the message says how to convert it.
+    """
+    if encoding := other_encoding(content):
+        raise ValueError(
+            f"{encoding}, not UTF-8; convert the file, for example with "
+            f"iconv -f {encoding} -t UTF-8."
+        )
+    try:
+        return _MARKS.sub("", content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 ({error}); convert the file to UTF-8.") from error
+
+
+def read_text(file: Path) -> str:
+    """The text of a UTF-8 file, lines separated by `\\n`, without byte order marks.
+
+    Raises:
+        OSError, ValueError: if it cannot be read; the message names the file.
+    """
+    try:
+        text = decode(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(file: Path):
+    """The content of a JSON file, which may begin with a byte order mark.
+
+    Raises:
+        OSError, ValueError: if it cannot be read; the message names the file.
+    """
+    text = read_text(file)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{file}: not a JSON file: {error}") from error
 
 
 @contextlib.contextmanager

@@ -17,8 +17,9 @@ from tokenizers import Tokenizer
 from transformers import Trainer, TrainingArguments
 
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
-from pretraining.data.encoding import open_with_tokenizer, token_lengths
+from pretraining.data.encoding import open_with_tokenizer
 from pretraining.data.rows import Rows
+from pretraining.data.tokens import token_lengths
 from pretraining.run.evaluation import (
     EvaluationRows,
     MaskedLanguageModellingMetrics,

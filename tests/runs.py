@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import train_mlm
-from pretraining.prepare_corpus import prepare
+from pretraining.data.preparation import Preparation
 from pretraining.run.configuration import load_run
 from pretraining.run.settings import check_stage
 from pretraining.run.stage_data import open_data
@@ -31,7 +31,7 @@ def make_workspace(folder: Path) -> None:
     """Rows of 64 and 256 tokens, a model configuration and a run file of two stages."""
     for seq_len in (64, 256):
         corpus = [str(ROOT / "examples" / "corpus" / "valid.jsonl")]
-        prepare(corpus, ROOT / "tokenizer.json", seq_len, folder / f"rows-{seq_len}", 1)
+        Preparation(corpus, ROOT / "tokenizer.json", seq_len, folder / f"rows-{seq_len}").run()
     (folder / "model.json").write_text(json.dumps(SHAPE), encoding="utf-8")
     run = {
         "model": str(folder / "model.json"),

@@ -21,7 +21,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pretraining.prepare_corpus import prepare
+from pretraining.data.preparation import Preparation
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = {
@@ -55,7 +55,7 @@ def write_run(folder: Path) -> Path:
     corpus = [str(ROOT / "examples" / "corpus" / "valid.jsonl")]
     for stage, seq_len in ((1, 64), (2, 256)):
         rows = folder / f"rows-{seq_len}"
-        prepare(corpus, ROOT / "tokenizer.json", seq_len, rows)
+        Preparation(corpus, ROOT / "tokenizer.json", seq_len, rows).run()
         run[f"stage{stage}"] = {
             "train_rows": str(rows),
             "eval_rows": str(rows),

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.data.preparation import Preparation
 from pretraining.data.rows import open_rows
 from pretraining.model_report import evaluate_model
-from pretraining.prepare_corpus import prepare
 from pretraining.run.ngram_baseline import MAX_ORDER, evaluate
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +68,7 @@ def rows(tmp_path_factory) -> dict:
     for split in ("train", "valid"):
         folder = tmp_path_factory.mktemp(split) / "rows"
         corpus = [str(ROOT / "examples" / "corpus" / f"{split}.jsonl")]
-        prepare(corpus, ROOT / "tokenizer.json", 256, folder, 1)
+        Preparation(corpus, ROOT / "tokenizer.json", 256, folder).run()
         opened[split] = open_rows(folder)
     return opened
 

@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 import train_mlm
 from hub_standin import HubStandIn
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.data.preparation import Preparation
 from pretraining.plot_run import plot_runs
-from pretraining.prepare_corpus import prepare
 from pretraining.run.checkpoints import explain
 from pretraining.run.log import TrainingLog
 from pretraining.run.replay import show_step
@@ -291,7 +291,7 @@ def test_the_papers_run_is_planned(tmp_path, monkeypatch, capsys):
     changes = [f"output_dir={tmp_path}", "training.use_cpu=true", "training.torch_compile=false"]
     for stage, seq_len, at_once in ((1, 1024, 8), (2, 8192, 1)):
         rows = tmp_path / f"rows-{seq_len}"
-        prepare(corpus, ROOT / "tokenizer.json", seq_len, rows, 1)
+        Preparation(corpus, ROOT / "tokenizer.json", seq_len, rows).run()
         changes += [f"stage{stage}.train_rows={rows}", f"stage{stage}.eval_rows={rows}"]
         changes.append(f"stage{stage}.training.per_device_train_batch_size={at_once}")
     changes.append(make_model_file(tmp_path, max_position_embeddings=8192))

@@ -1,9 +1,14 @@
 """Reads corpora: JSON lines, Parquet and plain text, on this machine, the Hub or any file system.
 
-Every complaint names the file, the line and the mend, because a corpus is large and the line that
-breaks is rarely the first.
+Every error names the file, the line and how to fix it: a corpus is large, and the line that breaks
+is rarely the first.
+
+Files are UTF-8. A byte order mark is no part of the text: it is dropped at the start of a file and
+at the start of a later line, where files were concatenated. Inside a JSON string or a Parquet cell,
+U+FEFF is a character like any other and stays.
 """
 
+import codecs
 import gzip
 import json
 import lzma
@@ -16,6 +21,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import has_magic, url_to_fs
+
+from pretraining.files import decode, other_encoding
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -52,7 +59,7 @@ class CorpusError(ValueError):
 
 @dataclass(frozen=True)
 class Document:
-    """One text, with its domain and script where the corpus names them, and where it stands."""
+    """One text, its domain and script where the corpus names them, and its file and line."""
 
     text: str
     domain: str
@@ -62,7 +69,7 @@ class Document:
 
 
 def refuse(error: CorpusError) -> None:
-    """What to do with bad input, if nothing else is said: stop there."""
+    """The default for bad input: stop there."""
     raise error
 
 
@@ -100,7 +107,7 @@ def find_files(paths: Sequence[str]) -> list[str]:
             if not _kind_of(file):
                 raise CorpusError(
                     "no file",
-                    f"{file}: not a kind of corpus file that can be read; give {_SUPPORTED}.",
+                    f"{file}: not a kind of corpus file; give {_SUPPORTED}.",
                 )
         local = "file" in system.protocol
         files += found if local else [system.unstrip_protocol(file) for file in found]
@@ -115,7 +122,7 @@ def read_documents(
     """Yields the documents of a corpus, in order.
 
     Args:
-        on_error: is given each bad document or file; if it returns, reading goes on behind it.
+        on_error: is called with each bad document or file; if it returns, reading continues.
 
     Raises:
         CorpusError: if there is no document, and whatever `on_error` raises.
@@ -137,10 +144,10 @@ def read_file(
     on_error: Callable[[CorpusError], None] = refuse,
     wanted: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[Document]:
-    """Yields the documents of a file: one a line or row, or the whole of a text file.
+    """Yields the documents of a file: one per line or row, or the whole of a text file.
 
     Args:
-        wanted: says of a line's number, from 1, whether to read it; the others cost little.
+        wanted: whether to read the line or row of a number, from 1; the others cost little.
     """
     for number, record in _records(file, text_field, wanted):
         try:
@@ -154,7 +161,7 @@ def read_file(
 
 
 def _records(file: str, text_field: str, wanted) -> Iterator[tuple[int, object]]:
-    """(number, line or row), and last, if need be, the CorpusError that ended the reading."""
+    """(number, line or row), and last the CorpusError that ended the reading, if one did."""
     readers = {".jsonl": _json_lines, ".parquet": _parquet_rows, ".txt": _whole_text}
     number = 0
     try:
@@ -163,7 +170,7 @@ def _records(file: str, text_field: str, wanted) -> Iterator[tuple[int, object]]
     except CorpusError as error:
         yield number, error
     except FileNotFoundError:
-        message = f"{file}: has vanished since the files were listed."
+        message = f"{file}: has been removed since the files were listed; start again."
         yield number, CorpusError("vanished file", message)
     except (*_DAMAGE, OSError) as error:
         state = "damaged" if isinstance(error, _DAMAGE) else "unreadable"
@@ -179,7 +186,13 @@ def _open(file: str):
 def _json_lines(file: str, text_field: str, wanted) -> Iterator[tuple[int, bytes]]:
     with _open(file) as lines:
         for number, line in enumerate(lines, start=1):
-            if wanted(number) and not line.isspace():
+            if number == 1 and other_encoding(line):
+                if wanted(1):
+                    _decode_file(line, file)  # raises
+                return
+            while line.startswith(codecs.BOM_UTF8):
+                line = line[len(codecs.BOM_UTF8) :]
+            if wanted(number) and line and not line.isspace():
                 yield number, line
 
 
@@ -187,7 +200,14 @@ def _whole_text(file: str, text_field: str, wanted) -> Iterator[tuple[int, dict]
     if not wanted(1):
         return
     with _open(file) as content:
-        yield 1, {text_field: content.read()}
+        yield 1, {text_field: _decode_file(content.read(), file)}
+
+
+def _decode_file(content: bytes, file: str) -> str:
+    try:
+        return decode(content)
+    except ValueError as error:
+        raise CorpusError("not UTF-8", f"{file}: {error}") from error
 
 
 def _parquet_rows(file: str, text_field: str, wanted) -> Iterator[tuple[int, dict]]:
@@ -201,7 +221,7 @@ def _parquet_rows(file: str, text_field: str, wanted) -> Iterator[tuple[int, dic
         for batch in table.iter_batches(batch_size=64, columns=columns):
             at = batch.schema.get_field_index(text_field)
             if (texts := batch.column(at)).type in (pa.string(), pa.large_string()):
-                # Bytes, so that text which is not UTF-8 is that row's trouble alone.
+                # As bytes, so that text which is not UTF-8 costs its own row only.
                 batch = batch.set_column(at, text_field, texts.cast(pa.large_binary()))
             for record in batch.to_pylist():
                 number += 1
@@ -235,8 +255,8 @@ def _document(record: dict | bytes, file: str, number: int, text_field: str) -> 
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise CorpusError(
-            "half a surrogate pair",
-            f"{where}: the text holds half a surrogate pair; mend or drop the line.",
+            "unpaired surrogate",
+            f"{where}: the text holds an unpaired surrogate; fix or drop the line.",
         ) from error
     domain, script = (record.get(name) or "unknown" for name in ("domain", "script"))
     return Document(text, domain, script, file, number)
@@ -255,10 +275,10 @@ def _parse(line: bytes, where: str) -> dict:
     content = _decode(line, where)
     try:
         record = json.loads(content)
-    # Beside JSONDecodeError, a ValueError: numbers too long for Python, and nesting too deep.
+    # Other than JSONDecodeError: ValueError for numbers too long for Python, and deep nesting.
     except (ValueError, RecursionError) as error:
         raise CorpusError(
-            "broken line", f"{where}: not a JSON object ({error}); mend or drop the line."
+            "broken line", f"{where}: not a JSON object ({error}); fix or drop the line."
         ) from error
     if not isinstance(record, dict):
         raise CorpusError(

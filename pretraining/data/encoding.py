@@ -1,7 +1,5 @@
-"""Text -> uint16 tokens with word-start bits, and what a tokenizer tells of such rows."""
+"""Text -> uint16 tokens with word-start bits; rows and the tokenizer that they were made with."""
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,48 +13,8 @@ from pretraining.data.rows import (
     open_rows,
     read_manifest,
 )
+from pretraining.data.tokens import open_tokenizer, token_lengths, tokenizer_sha256
 from pretraining.data.words import Segmenter
-
-
-def token_lengths(tokenizer: Tokenizer) -> np.ndarray:
-    """(vocab_size,) int64 characters that each id stands for.
-
-    A character outside the vocabulary becomes one token a byte: the first counts for the
-    character, the others for nothing. Special tokens count as nothing.
-    """
-    lengths = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
-    special = tokenizer.get_added_tokens_decoder()
-    for token, index in tokenizer.get_vocab().items():
-        if index in special:
-            continue
-        if len(token) == 6 and token.startswith("<0x"):
-            continuation = 0x80 <= int(token[3:5], 16) < 0xC0
-            lengths[index] = 0 if continuation else 1
-        else:
-            lengths[index] = len(token)
-    return lengths
-
-
-def tokenizer_sha256(tokenizer_file: Path) -> str:
-    """Hexadecimal SHA-256 of what a tokenizer.json says of ids and words.
-
-    Not of its bytes: saved again by transformers, it is laid out in another way, and keeps how the
-    last batch was cut and padded.
-
-    Raises:
-        ValueError: if it is not a JSON file.
-    """
-    try:
-        content = json.loads(tokenizer_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{tokenizer_file}: not a JSON file: {error}") from error
-    content |= {"truncation": None, "padding": None}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def first_ordinary_id(tokenizer: Tokenizer) -> int:
-    """The first id that stands for text of its own: special, reserved and byte tokens lie below."""
-    return tokenizer.token_to_id("<0xFF>") + 1
 
 
 class Encoder:
@@ -64,20 +22,20 @@ class Encoder:
 
     Args:
         tokenizer_file: the tokenizer.json.
-        dictionary: words for the segmenter beside its own, see `Segmenter`.
+        dictionary: the user's words for the segmenter, see `Segmenter`.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if its ids need more than 15 bits.
+        ImportError: if rjieba is not installed.
+        FileNotFoundError: if there is no such tokenizer.
+        ValueError: if it is damaged or its ids need more than 15 bits, or if the dictionary cannot
+            be read.
     """
 
     def __init__(self, tokenizer_file: Path, dictionary: Path | None = None):
-        if not tokenizer_file.exists():
-            raise FileNotFoundError(f"{tokenizer_file}: no such tokenizer.")
-        self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        self.tokenizer = open_tokenizer(tokenizer_file)
         # A literal "[MASK]" in a corpus is text, not a mask.
         self.tokenizer.encode_special_tokens = True
-        # Saved by transformers, a tokenizer keeps how its last batch was cut and padded.
+        # Saved by transformers, a tokenizer keeps how its last batch was truncated and padded.
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         if self.tokenizer.get_vocab_size() > MAX_VOCAB_SIZE:
@@ -89,10 +47,10 @@ class Encoder:
         self.segmenter = Segmenter(dictionary)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """A (tokens,) uint16 array for each text; a token has the bit iff a word starts with it.
+        """A (tokens,) uint16 array for each text; a token has the bit if a word starts with it.
 
         Raises:
-            ValueError: if a text holds half a surrogate pair.
+            ValueError: if a text holds an unpaired surrogate.
         """
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [self._mark(*pair) for pair in zip(texts, encodings, strict=True)]
@@ -108,20 +66,20 @@ class Encoder:
 
 
 def check_tokenizer(name: str, manifest: dict, tokenizer_file: Path) -> None:
-    """Whether rows were made with a tokenizer.
+    """Checks that rows were made with a tokenizer.
 
     Args:
         name: the folder or key that the message names.
         manifest: that of the rows.
 
     Raises:
-        RowsError: if they were made with another.
-        ValueError: if the tokenizer is damaged.
+        RowsError: if they were made with another one.
+        OSError, ValueError: if the tokenizer cannot be read.
     """
     if manifest.get("tokenizer_sha256") != tokenizer_sha256(tokenizer_file):
         raise RowsError(
             f"{name}: its rows were made with another tokenizer than {tokenizer_file}; give the "
-            "folder of theirs, or prepare them again with this one."
+            "folder of that tokenizer, or prepare the rows again with this one."
         )
 
 
@@ -133,7 +91,6 @@ def open_with_tokenizer(folder: Path, tokenizer_file: Path) -> tuple[Rows, Token
             which take long, are checked last.
     """
     manifest = read_manifest(folder)
-    if not tokenizer_file.exists():
-        raise FileNotFoundError(f"{tokenizer_file}: no such tokenizer; give its folder.")
+    tokenizer = open_tokenizer(tokenizer_file)
     check_tokenizer(str(folder), manifest, tokenizer_file)
-    return open_rows(folder), Tokenizer.from_file(str(tokenizer_file))
+    return open_rows(folder), tokenizer

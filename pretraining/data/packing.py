@@ -7,7 +7,7 @@ import numpy as np
 
 from data_collator_wwm import WORD_START
 
-# Rows kept open at a time. More of them find better fits; 4,096 rows of 1,024 tokens are 8 MiB.
+# Rows kept open at a time. More of them give better fits; 4,096 rows of 1,024 tokens are 8 MiB.
 OPEN_ROWS = 4096
 
 
@@ -18,17 +18,18 @@ def pack(
 
     A document longer than a row is cut into pieces, before a word where one starts near the end.
     Each piece is framed `[CLS] … [SEP]` and put into the open row in which it leaves the least
-    room; where none has room a new row is opened. When too many are open, the fullest is closed.
+    room; if none has room for it, a new row is opened. When too many are open, the fullest one is
+    closed.
 
     Args:
         documents: (tokens,) uint16 with word-start bits.
 
     Raises:
-        ValueError: if a row is too short to hold a token within its frame.
+        ValueError: if a row is too short for a token between [CLS] and [SEP].
     """
     if seq_len < 3:
         raise ValueError(f"seq_len {seq_len} has no room for a token between [CLS] and [SEP].")
-    # Open rows, ordered by their room: `room` and `pieces` run in parallel.
+    # Open rows in ascending order of their room; `room` and `pieces` are parallel lists.
     room: list[int] = []
     pieces: list[list[np.ndarray]] = []
 
@@ -58,7 +59,7 @@ def pack(
 
 
 def _cut(document: np.ndarray, length: int) -> Iterator[np.ndarray]:
-    """Pieces of at most `length` tokens; whole words where they are shorter than 1/16 of it."""
+    """Pieces of at most `length` tokens; a word shorter than 1/16 of that is not cut."""
     start = 0
     while len(document) - start > length:
         end = start + length

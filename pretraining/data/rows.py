@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import datasets
 import fsspec
 import numpy as np
 import pyarrow as pa
@@ -42,7 +41,7 @@ PAUSES = (1, 4, 16, 60)
 
 
 class RowsError(ValueError):
-    """A row set that cannot be trained on as it is."""
+    """A row set that cannot be used as it is."""
 
 
 def write_shards(folder: Path, name: str, rows: Iterable[np.ndarray], seq_len: int) -> list[dict]:
@@ -70,6 +69,8 @@ def _write_shard(file: Path, rows: Iterator[np.ndarray], seq_len: int) -> dict |
     if first is None:
         return None
     rows = itertools.chain((first,), rows)
+    import datasets  # slow to import, and only writing needs it
+
     features = datasets.Features({"row": datasets.List(datasets.Value("uint16"), length=seq_len)})
     schema = features.arrow_schema
     count = 0
@@ -91,7 +92,7 @@ def write_manifest(folder: Path, seq_len: int, shards: list[dict], facts: dict) 
     """Makes a folder of shards a row set; returns the manifest.
 
     Args:
-        facts: what the manifest shall say of their making.
+        facts: what else the manifest says, such as what the rows were made from.
     """
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -112,11 +113,11 @@ def read_manifest(folder: str | Path) -> dict:
     """
     file = f"{folder}/{MANIFEST}"
     try:
-        with fsspec.open(file, encoding="utf-8") as content:
+        with fsspec.open(file, encoding="utf-8-sig") as content:
             manifest = json.load(content)
     except (FileNotFoundError, NotADirectoryError):
         raise RowsError(
-            f"{folder} is no row set, it has no {MANIFEST}; make one with "
+            f"{folder} is not a row set, it has no {MANIFEST}; make one with "
             "python -m pretraining.prepare_corpus."
         ) from None
     except ValueError as error:
@@ -181,7 +182,7 @@ def open_rows(folder: str | Path, remember: bool = True) -> "Rows":
 
 
 def _place_for(manifest: dict) -> Path:
-    """Where shards from elsewhere are held, a folder of its own for each row set."""
+    """Where shards from elsewhere are kept, a folder of its own for each row set."""
     name = hashlib.sha256(json.dumps(manifest["shards"]).encode()).hexdigest()[:16]
     return Path(HF_HOME) / "rows" / name
 
@@ -240,14 +241,14 @@ class Rows:
                 columns = [batch.column("row") for batch in stream]
         except (OSError, pa.ArrowInvalid) as error:
             raise RowsError(
-                f"{file}: can be read no more ({error}); copy or prepare the rows again."
+                f"{file}: can no longer be read ({error}); copy or prepare the rows again."
             ) from error
         return [column.flatten().to_numpy().reshape(-1, self.seq_len) for column in columns]
 
 
 @dataclass
 class StreamedRows(Rows):
-    """A row set that lies elsewhere, of which this machine holds what is read now and next.
+    """A row set that lies elsewhere; this machine keeps the shards that are read now and next.
 
     All processes of a machine share what one of them has fetched.
 
@@ -267,7 +268,7 @@ class StreamedRows(Rows):
 
         def fetch_and_drop():
             for number in (*now, *then):
-                with contextlib.suppress(RowsError):  # who needs the shard will meet it again
+                with contextlib.suppress(RowsError):  # raised again when the shard is read
                     self._fetch(self.manifest["shards"][number])
             for number, shard in enumerate(self.manifest["shards"]):
                 if number not in held:
@@ -280,10 +281,10 @@ class StreamedRows(Rows):
         return super()._open(shard)
 
     def _fetch(self, shard: dict) -> None:
-        """Sees to it that a shard is on this machine, complete and checked.
+        """Makes sure that a shard is on this machine, complete and checked.
 
         Raises:
-            RowsError: if it cannot be had, after some attempts.
+            RowsError: if it cannot be fetched, after some attempts.
         """
         file, source = self.folder / shard["file"], f"{self.address}/{shard['file']}"
         if file.exists():

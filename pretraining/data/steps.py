@@ -1,6 +1,6 @@
-"""The steps of preparing a corpus, as datatrove's executors run them.
+"""Reading a corpus and writing its rows, as steps that datatrove's executors run.
 
-A step is handed to worker processes, nodes or a Ray cluster as it is, so it holds paths and plain
+A step is pickled and sent to worker processes, nodes or a Ray cluster, so it holds paths and plain
 values only and opens what it needs where it runs. Each task works on its own share of the corpus
 and writes its own files; the last step, which has one task, puts them together.
 """
@@ -9,60 +9,37 @@ import collections
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import regex
 from datatrove.data import Document, DocumentsPipeline
-from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.readers import JsonlReader
-from datatrove.utils.stats import PipelineStats
-from datatrove.utils.word_tokenizers import WordTokenizer
-from loguru import logger
 from tqdm import tqdm
 
 from pretraining.data.corpus import CorpusError, read_file
 from pretraining.data.encoding import Encoder
+from pretraining.data.executors import WorkFolder
 from pretraining.data.packing import pack
 from pretraining.data.rows import write_manifest, write_shards
-from pretraining.data.words import Segmenter
-from pretraining.files import replacing, write_json
+from pretraining.data.tokens import special_token_ids
+from pretraining.files import read_json, replacing, write_json
 
-# Documents that are encoded at a time, and characters after which no further one joins them.
+# Documents are encoded in batches; a batch is full at so many documents or characters.
 BATCH_DOCUMENTS = 64
 BATCH_CHARACTERS = 1 << 20
 
-_HAN = regex.compile(r"\p{Han}")
-
-
-def text_of(document: Document) -> str:
-    """What makes two documents the same, for datatrove's exact deduplication."""
-    return document.text
-
-
-class LocalExecutor(LocalPipelineExecutor):
-    """datatrove's executor for one machine, which here leaves the terminal to our messages."""
-
-    def run(self) -> PipelineStats | None:
-        logger.disable("datatrove")
-        return super().run()
-
-    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
-        logger.disable("datatrove")  # perhaps in another process
-        return super()._run_for_rank(rank, local_rank, node_rank)
-
 
 class ReadCorpus(PipelineStep):
-    """Reads a task's share of the corpus: whole files, or lines where files are fewer than tasks.
+    """Reads a task's share of the corpus: whole files, or lines if files are fewer than tasks.
 
     Args:
-        files: of the whole corpus, from `find_files`.
+        files: the whole corpus, from `find_files`.
         text_field: the field that holds the text.
-        refuse: whether bad input stops the work; else it is skipped and reported.
-        report: folder for a JSON-lines file of each task with what was skipped.
+        refuse: whether bad input stops the work; otherwise it is skipped and reported.
+        report: folder in which each task writes a JSON-lines file of what it skipped.
     """
 
     type = "READER"
@@ -105,7 +82,7 @@ class ReadCorpus(PipelineStep):
 
 
 class ReadCleaned(JsonlReader):
-    """Reads what the filters left, which may be no document and so no file."""
+    """Reads what the filters left; that can be no document, and then there is no file."""
 
     def run(
         self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1
@@ -114,72 +91,17 @@ class ReadCleaned(JsonlReader):
             yield from super().run(data, rank, world_size)
 
 
-class LengthFilter(BaseFilter):
-    """Keeps documents of `minimum` to `maximum` characters; None: no bound."""
-
-    name = "length"
-
-    def __init__(self, minimum: int | None = None, maximum: int | None = None):
-        super().__init__()
-        self.minimum = minimum
-        self.maximum = maximum
-
-    def filter(self, document: Document) -> bool | tuple[bool, str]:
-        if self.minimum is not None and len(document.text) < self.minimum:
-            return False, "short"
-        if self.maximum is not None and len(document.text) > self.maximum:
-            return False, "long"
-        return True
-
-
-class HanFilter(BaseFilter):
-    """Keeps documents of whose characters, white space aside, at least `minimum` are Han."""
-
-    name = "share of Chinese"
-
-    def __init__(self, minimum: float):
-        super().__init__()
-        self.minimum = minimum
-
-    def filter(self, document: Document) -> bool | tuple[bool, str]:
-        characters = sum(map(len, document.text.split()))
-        han = len(_HAN.findall(document.text))
-        return (True, "") if han >= self.minimum * characters else (False, "not_chinese")
-
-
-class ChineseWords(WordTokenizer):
-    """Gives datatrove's filters, which count in words, the words of Chinese text."""
-
-    def __init__(self):
-        super().__init__("zh")
-        self._segmenter = None
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_segmenter": None}
-
-    def word_tokenize(self, text: str) -> list[str]:
-        self._segmenter = self._segmenter or Segmenter()
-        return [word for word in self._segmenter.segment(text) if not word.isspace()]
-
-    def sent_tokenize(self, text: str) -> list[str]:
-        raise NotImplementedError("no filter in use counts sentences")
-
-    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        raise NotImplementedError("no filter in use counts sentences")
-
-
 class WriteRows(PipelineStep):
     """Segments, encodes and packs a task's documents; writes its shards and, last, its counts.
 
     Args:
         tokenizer_file: the tokenizer.json.
-        dictionary: words for the segmenter beside its own, or None.
+        dictionary: the user's words for the segmenter, or None.
         seq_len: tokens of a row.
         output: folder for the shards.
-        counts: folder for a JSON file of each task.
-        special: the ids of [CLS], [SEP] and [PAD].
-        separate_domains: no row holds documents of two domains or scripts, and each shard says
-            whose it holds. A task then keeps all of its tokens in memory: for held-out text.
+        counts: folder in which each task writes a JSON file of what it counted.
+        separate_domains: no row holds documents of two domains or scripts, and each shard names
+            its own. A task then keeps all of its tokens in memory: for held-out text.
     """
 
     type = "WRITER"
@@ -192,7 +114,6 @@ class WriteRows(PipelineStep):
         seq_len: int,
         output: Path,
         counts: Path,
-        special: tuple[int, int, int],
         separate_domains: bool,
     ):
         super().__init__()
@@ -201,13 +122,14 @@ class WriteRows(PipelineStep):
         self.seq_len = seq_len
         self.output = output
         self.counts = counts
-        self.special = special
         self.separate_domains = separate_domains
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
-        # One process a task: threads of the tokenizer within them would only compete.
+        # Each task has a process of its own, so threads of the tokenizer would only compete.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         encoder = Encoder(self.tokenizer_file, self.dictionary)
+        special = special_token_ids(encoder.tokenizer)
+        frame = [special[name] for name in ("cls_id", "sep_id", "pad_id")]
         domains = collections.defaultdict(collections.Counter)
         padding = 0
 
@@ -227,8 +149,8 @@ class WriteRows(PipelineStep):
 
         def rows(documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             nonlocal padding
-            for row in pack(documents, self.seq_len, *self.special):
-                padding += int((row == self.special[2]).sum())
+            for row in pack(documents, self.seq_len, *frame):
+                padding += int((row == special["pad_id"]).sum())
                 yield row
 
         prefix = f"rows-{rank:05}"
@@ -265,41 +187,27 @@ class WriteManifest(PipelineStep):
 
     Args:
         output: folder of the shards.
-        counts: folder of the tasks' counts.
-        report: folder of the tasks' reports of bad input.
-        statistics: folders in which datatrove left each task's statistics, for the filters.
-        tasks: how many there were.
+        work: where the tasks left their counts, reports and statistics.
+        stages: names of the stages whose statistics tell what the filters dropped.
         seq_len: tokens of a row.
-        facts: what else the manifest shall say.
+        facts: what else the manifest says; `tasks` among them is the number of tasks.
     """
 
     type = "WRITER"
     name = "manifest"
 
     def __init__(
-        self,
-        output: Path,
-        counts: Path,
-        report: Path,
-        statistics: list[Path],
-        tasks: int,
-        seq_len: int,
-        facts: dict,
+        self, output: Path, work: WorkFolder, stages: list[str], seq_len: int, facts: dict
     ):
         super().__init__()
         self.output = output
-        self.counts = counts
-        self.report = report
-        self.statistics = statistics
-        self.tasks = tasks
+        self.work = work
+        self.stages = stages
         self.seq_len = seq_len
         self.facts = facts
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
-        parts = [
-            json.loads((self.counts / f"{task:05}.json").read_text(encoding="utf-8"))
-            for task in range(self.tasks)
-        ]
+        parts = [read_json(self.work.counts / f"{task:05}.json") for task in self._tasks()]
         shards = [shard for part in parts for shard in part["shards"]]
         domains = collections.defaultdict(collections.Counter)
         for part in parts:
@@ -320,21 +228,24 @@ class WriteManifest(PipelineStep):
         }
         write_manifest(self.output, self.seq_len, shards, facts)
 
+    def _tasks(self) -> range:
+        return range(self.facts["tasks"])
+
     def _bad_input(self) -> dict[str, int]:
         kinds = collections.Counter()
-        for task in range(self.tasks):
-            with open(self.report / f"{task:05}.jsonl", encoding="utf-8") as problems:
+        for task in self._tasks():
+            with open(self.work.bad_input / f"{task:05}.jsonl", encoding="utf-8") as problems:
                 kinds.update(json.loads(line)["kind"] for line in problems)
         return dict(sorted(kinds.items()))
 
     def _dropped(self) -> dict[str, int]:
-        """Documents that each filter took out, by its name."""
+        """The number of documents that each filter dropped, by its name."""
         dropped = collections.Counter()
-        for folder, task in itertools.product(self.statistics, range(self.tasks)):
-            for step in json.loads((folder / f"{task:05}.json").read_text(encoding="utf-8")):
+        for stage, task in itertools.product(self.stages, self._tasks()):
+            for step in read_json(self.work.logs(stage) / "stats" / f"{task:05}.json"):
                 count = step["stats"].get("dropped", 0)
                 if count:  # a number, or its distribution where it grew by more than one at a time
-                    # datatrove's names begin with the kind of step and a picture.
-                    name = regex.sub(r"^\W+", "", step["name"].split(": ", 1)[-1])
+                    # datatrove's names begin with the kind of step and an emoji.
+                    name = re.sub(r"^\W+", "", step["name"].split(": ", 1)[-1])
                     dropped[name] += count["total"] if isinstance(count, dict) else count
         return dict(sorted(dropped.items()))

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from transformers import EvalPrediction
 
 from data_collator_wwm import IGNORED, document_positions, split_row
-from pretraining.data.encoding import token_lengths
 from pretraining.data.rows import Rows
+from pretraining.data.tokens import token_lengths
 from pretraining.run.evaluation import (
     EvaluationRows,
     MaskedLanguageModellingMetrics,

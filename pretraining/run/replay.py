@@ -3,7 +3,7 @@
 import os
 import sys
 
-from pretraining.inspect_rows import show_as_masked
+from pretraining.data.display import show_as_masked
 from pretraining.run.configuration import RunConfigError
 from pretraining.run.settings import StageSettings
 from pretraining.run.stage_data import StageData
@@ -28,5 +28,5 @@ def show_step(settings: StageSettings, data: StageData, step: int) -> None:
         if row is None:  # left empty while the batch warms up
             continue
         print(f"\nposition {position}:")
-        feature = data.order[position]
+        feature = {"row": data.rows[row], "position": position, "step": step}
         print(show_as_masked(data.rows, row, feature, tokenizer, data.collator, True, color))

@@ -5,7 +5,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
 
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, choose_attention
-from pretraining.data.encoding import token_lengths
+from pretraining.data.tokens import token_lengths
 from pretraining.run.evaluation import (
     EvaluationRows,
     MaskedLanguageModellingMetrics,

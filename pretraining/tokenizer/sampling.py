@@ -1,14 +1,14 @@
-"""A sample of a corpus in which neither a domain nor a script drowns the others."""
+"""A sample of a corpus in which no domain and no script outweighs the others."""
 
 import collections
 import heapq
 from collections.abc import Iterable
 
 import numpy as np
-import regex
 import xxhash
 
 from pretraining.data.corpus import Document
+from pretraining.data.words import HAN
 from pretraining.tokenizer.vocabulary import CANTONESE
 from tokenization_chinese_modernbert import simplify
 
@@ -19,7 +19,6 @@ Stratum = tuple[str, str]
 _TRADITIONAL = 0.05
 _CANTONESE = 0.02
 _PARTICLES = frozenset("嘅咗喺哋啲嚟唔冇嘢乜咩佢嗰啱攞瞓睇諗咁噉喎㗎") & frozenset(CANTONESE)
-_HAN = regex.compile(r"\p{Han}+")
 
 
 def script_of(text: str) -> str:
@@ -27,7 +26,7 @@ def script_of(text: str) -> str:
 
     Text without Han characters counts as "hans".
     """
-    han = "".join(_HAN.findall(text[:2_000]))
+    han = "".join(HAN.findall(text[:2_000]))
     if sum(each in _PARTICLES for each in han) > _CANTONESE * len(han):
         return "yue"
     changed = sum(map(str.__ne__, han, simplify(han)))
@@ -35,7 +34,7 @@ def script_of(text: str) -> str:
 
 
 def stratum_of(document: Document) -> Stratum:
-    """Its domain and its script, told from the text where the corpus does not name it."""
+    """Its domain and its script, guessed from the text where the corpus does not name it."""
     known = document.script != "unknown"
     return document.domain, document.script if known else script_of(document.text)
 
@@ -44,7 +43,7 @@ class Sample:
     """Keeps documents by domain and script, each stratum up to a budget of characters.
 
     A document's hash decides whether it stays, so the sample depends on the texts and the seed, not
-    on their order or on the files they lie in. Memory is bounded by the budget times the strata.
+    on their order or on the files that hold them. Memory is bounded by the budget times the strata.
 
     Args:
         budget: characters for a stratum; the document that exceeds it is the last one kept.

@@ -1,13 +1,11 @@
-"""What a vocabulary holds before anything is learnt: its fixed entries and its characters."""
+"""What a vocabulary holds before anything is learned: its reserved entries and its characters."""
 
 from collections import Counter
 from collections.abc import Collection
 
-import regex
+from pretraining.data.words import HAN
 
-SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-RESERVED = [f"[unused{number}]" for number in range(64)]
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+RESERVED = tuple(f"[unused{number}]" for number in range(64))
 
 # Characters of written Cantonese that the national standards lack or count as rare.
 CANTONESE = (
@@ -27,20 +25,18 @@ SIGNS = (
     (0xFFE0, 0xFFE6),
 )
 
-# A character joins the alphabet from this share of the text on, and two occurrences. A rare Han
-# character spelt in bytes costs three tokens and its meaning; a rare sign only the tokens.
+# A character joins the alphabet from this share of the text and two occurrences on. A rare Han
+# character spelled in bytes costs three tokens and its meaning; a rare sign only the tokens.
 HAN_SHARE = 4e-8
 OTHER_SHARE = 1.6e-7
 
-_HAN = regex.compile(r"\p{Han}")
-
 
 def is_han(character: str) -> bool:
-    return _HAN.match(character) is not None
+    return HAN.match(character) is not None
 
 
 def guaranteed() -> set[str]:
-    """Characters that are tokens however rare: whoever writes them never meets byte tokens.
+    """Characters that are tokens however rare they are, so never spelled in bytes.
 
     The Han characters of GB 2312, those of Big5's frequent plane and of written Cantonese, and the
     common signs.
@@ -60,7 +56,7 @@ def guaranteed() -> set[str]:
 
 
 def alphabet(counts: Counter[str]) -> set[str]:
-    """The guaranteed characters and those that a text has often enough.
+    """The guaranteed characters and those that are frequent enough in a text.
 
     Args:
         counts: how often the text has each character.
@@ -72,9 +68,9 @@ def alphabet(counts: Counter[str]) -> set[str]:
 
 
 def shrink(content: dict, vocab_size: int, dropped: Collection[str] = ()) -> None:
-    """Leaves a tokenizer the first `vocab_size` entries beside the dropped ones, numbered anew.
+    """Cuts a tokenizer to the first `vocab_size` entries that are not dropped, and renumbers them.
 
-    Entries come in the order in which they were learnt, so this is the vocabulary that the same
+    Entries are in the order in which they were learned, so this is the vocabulary that the same
     training would have given at that size.
 
     Args:

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.data.preparation import Preparation
 from pretraining.model_report import table
-from pretraining.prepare_corpus import prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory) -> Path:
     """Rows of the example corpus, and an untrained model in a folder as training leaves it."""
     folder = tmp_path_factory.mktemp("report")
     corpus = [str(ROOT / "examples" / "corpus" / "valid.jsonl")]
-    prepare(corpus, ROOT / "tokenizer.json", 64, folder / "rows", 1, separate_domains=True)
+    Preparation(corpus, ROOT / "tokenizer.json", 64, folder / "rows", separate_domains=True).run()
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     config = ChineseModernBertConfig(num_attention_heads=2, **shape)

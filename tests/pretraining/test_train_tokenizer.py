@@ -1,4 +1,4 @@
-"""Training the tokenizer: the same bytes each time, merges within words, a size that is met."""
+"""The command that trains a tokenizer."""
 
 import json
 import sys
@@ -9,86 +9,15 @@ import pytest
 from tokenizers import Tokenizer
 
 from pretraining import train_tokenizer
-from pretraining.data.corpus import Document
-from pretraining.data.encoding import first_ordinary_id
-from pretraining.tokenizer.vocabulary import BYTES, RESERVED, SPECIAL_TOKENS, guaranteed, shrink
-from pretraining.train_tokenizer import SEPARATOR, across_borders, learn
+from pretraining.data.tokens import first_ordinary_id
+from pretraining.tokenizer.training import smallest_size
 
 SENTENCES = [
     "小明每天早上骑自行车去学校。",
     "學校附近有一家賣豆漿的小店。",
     "店主姓陈，待人和气，做事麻利。\n\n    他早起磨豆子。",
 ]
-DOCUMENTS = [Document(f"{text}\n\n    " * 20, "daily", "hans", "a.txt", 1) for text in SENTENCES]
-FIXED = len(SPECIAL_TOKENS + RESERVED + BYTES) + len(guaranteed())
-
-
-def train(documents=DOCUMENTS, size=FIXED + 16) -> dict:
-    return train_tokenizer.train(documents, size, budget=100_000, seed=0)
-
-
-def learnt(content: dict) -> set[str]:
-    """Entries that merges made."""
-    return {left + right for left, right in content["model"]["merges"]}
-
-
-def test_the_same_text_gives_the_same_tokenizer_in_whatever_order_it_comes():
-    assert json.dumps(train()) == json.dumps(train(DOCUMENTS[::-1]))
-
-
-def test_merges_stay_within_words_and_runs_of_blanks_become_tokens():
-    tokens = learnt(train(size=FIXED + 20))
-    words = {"小明", "每天", "早上", "自行车", "学校", "學校", "附近", "豆漿", "小店", "店主"}
-    assert words <= tokens
-    assert {"\n\n", "    "} <= tokens
-    assert not tokens & {"明每", "上骑", "车去", "去学", "近有", "的小", "主姓"}
-
-
-def test_a_rare_character_of_the_alphabet_is_a_token_and_another_is_spelt_in_bytes():
-    tokenizer = Tokenizer.from_str(json.dumps(train()))
-    assert tokenizer.encode("咗瓹", add_special_tokens=False).tokens == ["咗", "瓹"]
-    tokens = tokenizer.encode("𠀀", add_special_tokens=False).tokens
-    assert tokens == ["<0xF0>", "<0xA0>", "<0x80>", "<0x80>"]
-    assert tokenizer.decode(tokenizer.encode("𠀀咗").ids) == "𠀀咗"
-
-
-def test_special_tokens_alone_are_found_in_text():
-    content = train()
-    assert [token["content"] for token in content["added_tokens"]] == SPECIAL_TOKENS
-    tokens = Tokenizer.from_str(json.dumps(content)).encode("[unused1]<0x41>").tokens
-    assert not {"[unused1]", "<0x41>"} & set(tokens)
-
-
-def test_the_vocabulary_has_the_size_that_was_asked_for():
-    content = train(size=FIXED + 18)
-    assert sorted(content["model"]["vocab"].values()) == list(range(FIXED + 18))
-
-
-def test_a_vocabulary_cut_short_is_the_one_that_a_shorter_training_gives():
-    shown = [(SEPARATOR.join(["小明", "每天", "早上", "骑", "自行车", "去", "学校"]), 3)]
-    characters = set("小明每天早上骑自行车去学校")
-    cut = json.loads(learn(shown, characters, 325 + 13 + 6).to_str())
-    shrink(cut, 325 + 13 + 4)
-    shorter = json.loads(learn(shown, characters, 325 + 13 + 4).to_str())
-    assert cut["model"] == shorter["model"]
-    assert len(learnt(cut)) == 4
-
-
-def test_tokens_that_mostly_cross_borders_are_found_the_worst_first():
-    """更高 is learnt where the segmenter leaves it whole, and then used where it does not."""
-    whole, parted = SEPARATOR.join(["更高", "的", "树"]), SEPARATOR.join(["更", "高", "的", "树"])
-    other = SEPARATOR.join(["一", "人", "来"])
-    shown = [(whole, 3), ("一人", 3), *[(parted, 1)] * 4, *[(other, 1)] * 5]
-    content = json.loads(learn(shown, set("更高的树一人来"), 325 + 7 + 2).to_str())
-    content["model"]["byte_fallback"] = True
-    assert learnt(content) == {"更高", "一人"}
-    assert across_borders(content, shown) == ["一人", "更高"]
-
-
-def test_too_little_text_for_the_vocabulary_is_refused():
-    documents = [Document("太短。", "daily", "hans", "a.txt", 1)]
-    with pytest.raises(ValueError, match="entries could be trained; give more text"):
-        train(documents, 20_000)
+SMALLEST = smallest_size()
 
 
 def run(monkeypatch, *arguments: str) -> None:
@@ -97,14 +26,15 @@ def run(monkeypatch, *arguments: str) -> None:
 
 
 def test_the_command_reads_any_corpus_and_reports(tmp_path, monkeypatch, capsys):
-    texts = [document.text for document in DOCUMENTS]
+    texts = [f"{text}\n\n    " * 20 for text in SENTENCES]
     lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
     (tmp_path / "lines.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "marked.jsonl").write_text(f"\ufeff{lines}", encoding="utf-8")
     pq.write_table(pa.table({"text": texts[::-1]}), tmp_path / "table.parquet")
     bert = "".join(f"{each}\n" for each in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "小", "明", "。"))
     (tmp_path / "vocab.txt").write_text(bert, encoding="utf-8")
-    size = FIXED + 16
-    for corpus, output in (("lines.jsonl", "one"), ("table.parquet", "two")):
+    size = SMALLEST + 16
+    for corpus, output in (("marked.jsonl", "one"), ("table.parquet", "two")):
         run(
             monkeypatch,
             *("--corpus", tmp_path / corpus, "--output", tmp_path / output),
@@ -125,11 +55,11 @@ def test_the_command_reads_any_corpus_and_reports(tmp_path, monkeypatch, capsys)
     ]
 
 
-@pytest.mark.parametrize("size", [FIXED, 32_769])
+@pytest.mark.parametrize("size", [SMALLEST, 32_769])
 def test_a_size_that_cannot_be_is_refused_before_any_work(monkeypatch, capsys, size):
     with pytest.raises(SystemExit):
         run(monkeypatch, "--corpus", "nowhere", "--output", "nowhere", "--vocab_size", size)
-    assert f"must be more than {FIXED} and at most 32768" in capsys.readouterr().err
+    assert f"must be more than {SMALLEST} and at most 32768" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

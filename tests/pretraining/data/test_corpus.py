@@ -1,5 +1,6 @@
-"""Reading corpora: every kind of file, and complaints that name file, line and mend."""
+"""Reading corpora: every kind of file, and errors that name file, line and how to fix it."""
 
+import codecs
 import gzip
 import json
 import lzma
@@ -75,10 +76,10 @@ def test_only_the_wanted_lines_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("line", "kind", "message"),
     [
-        (b'{"text": "', "broken line", r"line 3: not a JSON object .*mend or drop"),
+        (b'{"text": "', "broken line", r"line 3: not a JSON object .*fix or drop"),
         (b'["text"]', "broken line", r"line 3: not a JSON object but a list"),
-        (b'{"id": ' + b"1" * 5000 + b"}", "broken line", r"line 3: not a JSON object .*mend"),
-        (b"[" * 100_000, "broken line", r"line 3: not a JSON object .*mend or drop"),
+        (b'{"id": ' + b"1" * 5000 + b"}", "broken line", r"line 3: not a JSON object .*fix"),
+        (b"[" * 100_000, "broken line", r"line 3: not a JSON object .*fix or drop"),
         ('{"text": "文"}'.encode("gb18030"), "not UTF-8", r"line 3: not UTF-8 .*convert"),
         (
             b'{"title": "x"}',
@@ -87,7 +88,7 @@ def test_only_the_wanted_lines_are_read(tmp_path):
         ),
         (b'{"text": ""}', "empty document", r"line 3: the field 'text' must be .* not empty"),
         (b'{"text": 5}', "empty document", r"line 3: the field 'text' must be a text"),
-        (rb'{"text": "\ud800"}', "half a surrogate pair", r"line 3: .* half a surrogate pair"),
+        (rb'{"text": "\ud800"}', "unpaired surrogate", r"line 3: .* an unpaired surrogate"),
     ],
 )
 def test_a_bad_line_is_named_or_passed_over(tmp_path, line, kind, message):
@@ -114,6 +115,72 @@ def test_a_parquet_file_without_the_field_is_named(tmp_path):
     parquet(tmp_path / "a.parquet", ["正文"], name="content")
     with pytest.raises(CorpusError, match=r"no field 'text' \(there: content, domain\)"):
         read(tmp_path / "a.parquet")
+
+
+# --- byte order marks -------------------------------------------------------------------------
+
+BOM = codecs.BOM_UTF8
+FIRST, SECOND = JSONL.splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(BOM + JSONL, FIRST + BOM + SECOND, BOM + FIRST + BOM + SECOND, BOM + BOM + JSONL),
+        *(BOM + b"\n" + JSONL, JSONL + BOM, BOM + FIRST[:-1] + b"\r\n" + BOM + SECOND),
+    ],
+)
+@pytest.mark.parametrize(("name", "pack"), [("a.jsonl", bytes), *PACKED])
+def test_a_byte_order_mark_is_no_part_of_a_line(tmp_path, name, pack, content):
+    (tmp_path / name).write_bytes(pack(content))
+    assert [document.text for document in read(tmp_path / name)] == ["第一篇", "第二篇"]
+
+
+def test_concatenated_compressed_files_with_byte_order_marks_are_read(tmp_path):
+    packed = gzip.compress(BOM + FIRST) + gzip.compress(BOM + SECOND)
+    (tmp_path / "a.jsonl.gz").write_bytes(packed)
+    assert [document.text for document in read(tmp_path / "a.jsonl.gz")] == ["第一篇", "第二篇"]
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.txt", bytes), ("a.txt.xz", lzma.compress)])
+def test_a_byte_order_mark_is_no_part_of_a_text_file(tmp_path, name, pack):
+    (tmp_path / name).write_bytes(pack("\ufeff第一\ufeff行\r\n\ufeff第二行\n".encode()))
+    (document,) = read(tmp_path / name)
+    assert document.text == "第一\ufeff行\r\n第二行\n"  # inside a line, U+FEFF is a character
+
+
+def test_a_text_file_of_nothing_but_a_byte_order_mark_is_empty(tmp_path):
+    (tmp_path / "a.txt").write_bytes(BOM)
+    with pytest.raises(CorpusError, match=r"a\.txt, line 1: .* not empty"):
+        read(tmp_path / "a.txt")
+
+
+def test_inside_a_string_u_feff_is_a_character_like_any_other(tmp_path):
+    text = "\ufeff第一\n\ufeff篇"
+    lines = [json.dumps({"text": text}, ensure_ascii=ascii) for ascii in (True, False)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    parquet(tmp_path / "b.parquet", [text])
+    assert [document.text for document in read(tmp_path)] == [text] * 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+@pytest.mark.parametrize(
+    ("name", "pack"), [("a.jsonl", bytes), ("a.txt", bytes), ("a.jsonl.gz", gzip.compress)]
+)
+def test_another_encoding_is_named_once_with_how_to_convert(tmp_path, name, pack, encoding):
+    (tmp_path / name).write_bytes(pack((JSONL * 3).decode().encode(encoding)))
+    errors = []
+    assert list(read_file(str(tmp_path / name), on_error=errors.append)) == []
+    assert [error.kind for error in errors] == ["not UTF-8"]
+    what = encoding.upper()
+    assert f"{name}: {what}, not UTF-8; convert" in str(errors[0])
+    assert f"iconv -f {what} -t UTF-8" in str(errors[0])
+    # Where tasks share a file by lines, the one with the first line says it.
+    others = list(read_file(str(tmp_path / name), wanted=lambda number: number == 2))
+    assert others == []
+
+
+# --- files ------------------------------------------------------------------------------------
 
 
 def test_an_empty_corpus_is_refused(tmp_path):
@@ -168,4 +235,4 @@ def test_a_file_that_vanishes_is_named_and_passed_over(tmp_path):
     errors = []
     assert list(read_file(str(tmp_path / "gone.jsonl"), on_error=errors.append)) == []
     assert [error.kind for error in errors] == ["vanished file"]
-    assert "gone.jsonl: has vanished" in str(errors[0])
+    assert "gone.jsonl: has been removed" in str(errors[0])

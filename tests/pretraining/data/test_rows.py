@@ -110,7 +110,7 @@ def test_a_folder_without_a_usable_manifest_is_refused(folder):
     with pytest.raises(RowsError, match="format_version 99, this code reads 2"):
         open_rows(folder)
     (folder / "manifest.json").unlink()
-    with pytest.raises(RowsError, match="is no row set"):
+    with pytest.raises(RowsError, match="is not a row set"):
         open_rows(folder)
 
 

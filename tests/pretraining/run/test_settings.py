@@ -23,7 +23,7 @@ def refused(workspace, tmp_path):
 
 
 def test_rows_that_are_missing_or_damaged_are_refused(refused, workspace, tmp_path):
-    assert "nowhere is no row set" in refused("stage1.train_rows=nowhere")
+    assert "nowhere is not a row set" in refused("stage1.train_rows=nowhere")
     damaged = tmp_path / "rows"
     damaged.mkdir()
     for file in (workspace / "rows-64").iterdir():

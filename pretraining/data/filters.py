@@ -1,0 +1,197 @@
+"""Filters of documents: those that look at one alone, and those that take out duplicates."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.dedup import minhash
+from datatrove.pipeline.dedup.exact_dedup import (
+    ExactDedupConfig,
+    ExactDedupFilter,
+    ExactDedupSignature,
+    ExactFindDedups,
+)
+from datatrove.pipeline.filters import GopherRepetitionFilter
+from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.utils.word_tokenizers import WordTokenizer
+
+from pretraining.data.executors import Stage
+from pretraining.data.words import HAN, Segmenter
+from pretraining.files import read_text
+
+
+class LengthFilter(BaseFilter):
+    """Keeps documents of `minimum` to `maximum` characters; None: no bound."""
+
+    name = "length"
+
+    def __init__(self, minimum: int | None = None, maximum: int | None = None):
+        super().__init__()
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def filter(self, document: Document) -> bool | tuple[bool, str]:
+        if self.minimum is not None and len(document.text) < self.minimum:
+            return False, "short"
+        if self.maximum is not None and len(document.text) > self.maximum:
+            return False, "long"
+        return True
+
+
+class HanFilter(BaseFilter):
+    """Keeps documents in which at least `minimum` of the characters but white space are Han."""
+
+    name = "share of Chinese"
+
+    def __init__(self, minimum: float):
+        super().__init__()
+        self.minimum = minimum
+
+    def filter(self, document: Document) -> bool | tuple[bool, str]:
+        characters = sum(map(len, document.text.split()))
+        han = len(HAN.findall(document.text))
+        return (True, "") if han >= self.minimum * characters else (False, "not_chinese")
+
+
+class ChineseWords(WordTokenizer):
+    """Gives datatrove's filters, which count words, the words of Chinese text."""
+
+    def __init__(self):
+        super().__init__("zh")
+        self._segmenter = None
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_segmenter": None}
+
+    def word_tokenize(self, text: str) -> list[str]:
+        self._segmenter = self._segmenter or Segmenter()
+        return [word for word in self._segmenter.segment(text) if not word.isspace()]
+
+    def sent_tokenize(self, text: str) -> list[str]:
+        raise NotImplementedError("no filter in use counts sentences")
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        raise NotImplementedError("no filter in use counts sentences")
+
+
+# What takes each filter's thresholds; None where there are none.
+_FILTERS = {
+    "length": LengthFilter,
+    "chinese": HanFilter,
+    "repetition": GopherRepetitionFilter,
+    "exact_deduplication": None,
+    "minhash": minhash.MinhashConfig,
+}
+# Parameters that are no thresholds: objects, which YAML cannot hold.
+_OBJECTS = ("exclusion_writer", "language", "hash_config", "norm_config")
+
+
+def read_filters(file: Path | None) -> dict[str, dict]:
+    """Filters and their thresholds, from a YAML file such as configs/filters.yaml.
+
+    Raises:
+        OSError, ValueError: if the file cannot be read, or names a filter or threshold that does
+            not exist.
+    """
+    if file is None:
+        return {}
+    text = read_text(file)
+    try:
+        filters = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not YAML: {error}") from error
+    if not isinstance(filters, dict):
+        raise ValueError(
+            f"{file}: must hold filters and their thresholds, like configs/filters.yaml."
+        )
+    try:
+        check_filters({name: thresholds or {} for name, thresholds in filters.items()})
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return {name: thresholds or {} for name, thresholds in filters.items()}
+
+
+def check_filters(filters: Mapping[str, dict]) -> None:
+    """Checks the names of filters and of their thresholds.
+
+    Raises:
+        ValueError: if there is no such filter or threshold.
+    """
+    for name, thresholds in filters.items():
+        if name not in _FILTERS:
+            raise ValueError(f"no filter {name!r}; there are {', '.join(_FILTERS)}.")
+        if not isinstance(thresholds, dict):
+            raise ValueError(f"{name}: must hold thresholds, like configs/filters.yaml.")
+        made = _FILTERS[name]
+        parameters = inspect.signature(made).parameters if made else ()
+        known = [each for each in parameters if each not in _OBJECTS]
+        if unknown := [each for each in thresholds if each not in known]:
+            there = ", ".join(known) or "none"
+            raise ValueError(f"{name}: no threshold {unknown[0]!r}; there are {there}.")
+
+
+def document_filters(filters: Mapping[str, dict]) -> list[PipelineStep]:
+    """The filters that look at one document at a time, in their fixed order."""
+    steps = []
+    if "length" in filters:
+        steps.append(LengthFilter(**filters["length"]))
+    if "chinese" in filters:
+        steps.append(HanFilter(**filters["chinese"]))
+    if "repetition" in filters:
+        steps.append(GopherRepetitionFilter(**filters["repetition"], language=ChineseWords()))
+    return steps
+
+
+def finds_duplicates(filters: Mapping[str, dict]) -> bool:
+    """Whether any filter compares documents with each other."""
+    return "exact_deduplication" in filters or "minhash" in filters
+
+
+def text_of(document: Document) -> str:
+    """What makes two documents the same, for exact deduplication."""
+    return document.text
+
+
+def exact_deduplication(
+    documents: list[PipelineStep], folder: Path, tasks: int
+) -> tuple[list[Stage], PipelineStep]:
+    """The stages that find documents of the same text, and the filter that keeps one of each.
+
+    Args:
+        documents: the steps that read the documents.
+        folder: for what the stages find.
+        tasks: parts of the work.
+    """
+    found = f"{folder}-found"
+    config = ExactDedupConfig(content_getter=text_of)
+    stages = [
+        Stage("exact-hashes", [*documents, ExactDedupSignature(str(folder), config)], tasks),
+        Stage("exact-find", [ExactFindDedups(str(folder), found, config)], 1),
+    ]
+    return stages, ExactDedupFilter(found, config)
+
+
+def minhash_deduplication(
+    documents: list[PipelineStep], folder: Path, tasks: int, thresholds: dict
+) -> tuple[list[Stage], PipelineStep]:
+    """The stages that find documents that are nearly the same, and the filter that keeps one.
+
+    Args:
+        documents, folder, tasks: as in `exact_deduplication`.
+        thresholds: of datatrove's `MinhashConfig`.
+    """
+    config = minhash.MinhashConfig(**thresholds)
+    signatures, buckets, removed = (
+        f"{folder}-{name}" for name in ("signatures", "buckets", "removed")
+    )
+    sign = minhash.MinhashDedupSignature(signatures, config, language=ChineseWords())
+    find = minhash.MinhashDedupBuckets(signatures, buckets, config=config)
+    stages = [
+        Stage("minhash-signatures", [*documents, sign], tasks),
+        Stage("minhash-buckets", [find], config.num_buckets),
+        Stage("minhash-cluster", [minhash.MinhashDedupCluster(buckets, removed, config)], 1),
+    ]
+    return stages, minhash.MinhashDedupFilter(removed)

@@ -1,0 +1,222 @@
+"""From text to rows: what a preparation is made of, and how it runs.
+
+Documents are read, filtered, cut into words, encoded and packed into rows. The work is divided into
+tasks, each of which writes shards of its own; the number of tasks decides which documents share
+rows, the number of workers changes nothing but the time. What is done is kept in a folder beside
+the rows, and a restart with the same settings does what is missing.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from datatrove.pipeline.writers import JsonlWriter
+
+from pretraining.data.corpus import find_files
+from pretraining.data.encoding import Encoder
+from pretraining.data.executors import Execution, Stage, WorkFolder
+from pretraining.data.filters import (
+    check_filters,
+    document_filters,
+    exact_deduplication,
+    finds_duplicates,
+    minhash_deduplication,
+)
+from pretraining.data.rows import MANIFEST, RowsError
+from pretraining.data.steps import ReadCleaned, ReadCorpus, WriteManifest, WriteRows
+from pretraining.data.tokens import first_ordinary_id, special_token_ids, tokenizer_sha256
+from pretraining.files import read_json, sha256_of, write_json
+
+_HERE = Execution()
+_PACKAGES = ("tokenizers", "rjieba", "opencc", "datatrove")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The settings of a row set. Building one checks them; it writes and contacts nothing.
+
+    Attributes:
+        corpus: files, folders and patterns, see `find_files`.
+        tokenizer_file: the tokenizer.json.
+        seq_len: tokens of a row.
+        output: folder for the row set.
+        tasks: parts of the work; None for one a file, and at least one a worker.
+        filters: the wanted ones with their thresholds, from `read_filters`.
+        dictionary: the user's words for the segmenter, see `Segmenter`; None for none.
+        text_field: the field of the corpus that holds the text.
+        refuse_bad_input: whether bad input stops the work; otherwise it is skipped and reported.
+        separate_domains: a row holds documents of one domain and script only, so that held-out
+            text can be evaluated by domain.
+        facts: what the manifest says of the tools.
+        unused_words: a message for each word of the dictionary that has no effect.
+
+    Raises:
+        ImportError: if rjieba is not installed.
+        OSError, ValueError: on settings that cannot be used; `RowsError`, a ValueError, if the row
+            set exists already.
+    """
+
+    corpus: Sequence[str]
+    tokenizer_file: Path
+    seq_len: int
+    output: Path
+    tasks: int | None = None
+    filters: Mapping[str, dict] = field(default_factory=dict)
+    dictionary: Path | None = None
+    text_field: str = "text"
+    refuse_bad_input: bool = False
+    separate_domains: bool = False
+    facts: dict = field(init=False, repr=False, compare=False)
+    unused_words: list[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        if (self.output / MANIFEST).exists():
+            raise RowsError(f"{self.output} exists already; remove it or choose another --output.")
+        if self.seq_len < 3:
+            raise ValueError(
+                f"seq_len {self.seq_len} has no room for a token between [CLS] and [SEP]."
+            )
+        if self.tasks is not None and self.tasks < 1:
+            raise ValueError(f"tasks {self.tasks}: give at least 1.")
+        check_filters(self.filters)
+        encoder = Encoder(self.tokenizer_file, self.dictionary)
+        object.__setattr__(self, "facts", self._facts(encoder))
+        object.__setattr__(self, "unused_words", encoder.segmenter.unused_words())
+
+    @property
+    def work(self) -> WorkFolder:
+        """Where the state of the work is kept: OUTPUT.work."""
+        output = self.output.resolve()
+        return WorkFolder(output.with_name(output.name + ".work"))
+
+    def run(self, execution: Execution = _HERE) -> dict | None:
+        """Writes the row set, or submits the Slurm jobs that will.
+
+        Returns:
+            The manifest, or None if the jobs have only been submitted.
+
+        Raises:
+            OSError, ValueError: on input that cannot be used, or if OUTPUT.work was begun with
+                other settings. No half-written file is left.
+        """
+        plan = self._plan(find_files(self.corpus), execution.workers)
+        stages = self._stages(plan)
+        if not self._begun(plan):
+            write_json(self.work.plan, plan)
+        execution.run(stages, self.work)
+        if execution.kind == "slurm":
+            return None
+        for folder in (self.work.cleaned, self.work.duplicates):
+            shutil.rmtree(folder, ignore_errors=True)
+        manifest = read_json(self.output / MANIFEST)
+        if not manifest["rows"]:
+            raise RowsError(
+                f"{self.output}: no document was left; bad input: {manifest['bad_input']} (listed "
+                f"in {self.work.bad_input}), dropped: {manifest['dropped']}."
+            )
+        return manifest
+
+    def scripts(self, execution: Execution) -> list[str]:
+        """The scripts that Slurm would be given. Writes and contacts nothing.
+
+        Raises:
+            ValueError: if the number of tasks depends on the files of a corpus elsewhere, or
+                OUTPUT.work was begun with other settings.
+        """
+        elsewhere = [path for path in self.corpus if "://" in path]
+        if elsewhere and self.tasks is None:
+            raise ValueError(
+                f"{elsewhere[0]}: the number of its files is not known without contacting it; give "
+                "--tasks."
+            )
+        files = [*elsewhere, *find_files([path for path in self.corpus if "://" not in path])]
+        plan = self._plan(files, execution.workers)
+        self._begun({key: plan[key] for key in plan if key != "files" or not elsewhere})
+        return execution.scripts(self._stages(plan), self.work)
+
+    def _facts(self, encoder: Encoder) -> dict:
+        tokenizer = encoder.tokenizer
+        try:
+            special, first = special_token_ids(tokenizer), first_ordinary_id(tokenizer)
+        except ValueError as error:
+            raise ValueError(f"{self.tokenizer_file}: {error}") from error
+        return {
+            "vocab_size": tokenizer.get_vocab_size(),
+            "first_ordinary_id": first,
+            "special_token_ids": special,
+            "tokenizer_sha256": tokenizer_sha256(self.tokenizer_file),
+            "dictionary_sha256": sha256_of(self.dictionary) if self.dictionary else None,
+            "filters": dict(self.filters),
+            "versions": {name: version(name) for name in _PACKAGES},
+        }
+
+    def _plan(self, files: list[str], workers: int) -> dict:
+        """What decides the rows, as a restart compares it."""
+        return {
+            "files": files,
+            "seq_len": self.seq_len,
+            "tasks": self.tasks or max(len(files), workers),
+            "text_field": self.text_field,
+            "separate_domains": self.separate_domains,
+            **self.facts,
+        }
+
+    def _begun(self, plan: dict) -> bool:
+        """Whether the work has been begun.
+
+        Raises:
+            RowsError: if it was with another plan.
+        """
+        if not self.work.plan.exists():
+            return False
+        begun = read_json(self.work.plan)
+        plan = json.loads(json.dumps(plan))
+        if different := [key for key in plan if begun.get(key) != plan[key]]:
+            raise RowsError(
+                f"{self.work.path} holds work begun with other {', '.join(different)}; repeat that "
+                "command, remove the folder or choose another --output."
+            )
+        return True
+
+    def _stages(self, plan: dict) -> list[Stage]:
+        """The stages of the work, in order."""
+        filters, tasks, work = self.filters, plan["tasks"], self.work
+        documents = [
+            ReadCorpus(plan["files"], self.text_field, self.refuse_bad_input, work.bad_input),
+            *document_filters(filters),
+        ]
+        stages, filtering = [], ["rows"]
+        if finds_duplicates(filters):
+            # Duplicates are counted by their place among the documents, so these are written down.
+            writer = JsonlWriter(str(work.cleaned), "${rank}.jsonl.zst", compression="zstd")
+            stages.append(Stage("clean", [*documents, writer], tasks))
+            filtering = ["clean", "rows"]
+            documents = [ReadCleaned(str(work.cleaned), compression="zstd")]
+        if "exact_deduplication" in filters:
+            found, keep = exact_deduplication(documents, work.duplicates / "exact", tasks)
+            stages, documents = stages + found, [*documents, keep]
+        if "minhash" in filters:
+            found, keep = minhash_deduplication(
+                documents, work.duplicates / "minhash", tasks, filters["minhash"]
+            )
+            stages, documents = stages + found, [*documents, keep]
+        dictionary = self.dictionary and self.dictionary.resolve()
+        output = self.output.resolve()
+        rows = WriteRows(
+            self.tokenizer_file.resolve(),
+            dictionary,
+            self.seq_len,
+            output,
+            work.counts,
+            self.separate_domains,
+        )
+        facts = {key: plan[key] for key in ("tasks", "separate_domains", *self.facts)}
+        manifest = WriteManifest(output, work, filtering, self.seq_len, facts)
+        return [
+            *stages,
+            Stage("rows", [*documents, rows], tasks),
+            Stage("manifest", [manifest], 1),
+        ]

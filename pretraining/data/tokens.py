@@ -1,0 +1,89 @@
+"""What a tokenizer's entries are: their names, the characters they stand for, a checksum of all."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from pretraining.files import read_json, read_text
+
+PAD, UNKNOWN, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# What spells a character outside the vocabulary, by the value of the byte.
+BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
+_BYTES = {token: byte for byte, token in enumerate(BYTE_TOKENS)}
+
+
+def open_tokenizer(tokenizer_file: Path) -> Tokenizer:
+    """Opens a tokenizer.json.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged.
+    """
+    if not tokenizer_file.exists():
+        raise FileNotFoundError(f"{tokenizer_file}: no such tokenizer; give its folder.")
+    content = read_text(tokenizer_file)
+    try:
+        return Tokenizer.from_str(content)
+    except Exception as error:  # the tokenizers library has no type for it
+        raise ValueError(f"{tokenizer_file}: not a tokenizer: {error}") from error
+
+
+def tokenizer_sha256(tokenizer_file: Path) -> str:
+    """Hexadecimal SHA-256 of what a tokenizer.json says of ids and words.
+
+    It is not that of the file's bytes: transformers saves the same tokenizer in another layout, and
+    with it how the last batch was truncated and padded.
+
+    Raises:
+        ValueError: if it is not a JSON file.
+    """
+    content = read_json(tokenizer_file) | {"truncation": None, "padding": None}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def token_lengths(tokenizer: Tokenizer) -> np.ndarray:
+    """(vocab_size,) int64: the number of characters that each id stands for.
+
+    A character outside the vocabulary becomes one token a byte: the first counts for the
+    character, the others count as nothing. Special tokens count as nothing.
+    """
+    lengths = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
+    special = tokenizer.get_added_tokens_decoder()
+    for token, index in tokenizer.get_vocab().items():
+        if index in special:
+            continue
+        byte = _BYTES.get(token)
+        continuation = byte is not None and 0x80 <= byte < 0xC0
+        lengths[index] = 0 if continuation else 1 if byte is not None else len(token)
+    return lengths
+
+
+def first_ordinary_id(tokenizer: Tokenizer) -> int:
+    """The first id that stands for text of its own: special, reserved and byte tokens lie below.
+
+    Raises:
+        ValueError: if the tokenizer has no byte tokens.
+    """
+    last = tokenizer.token_to_id(BYTE_TOKENS[-1])
+    if last is None:
+        raise ValueError(
+            f"the tokenizer has no token {BYTE_TOKENS[-1]}, so no byte fallback; train one with "
+            "python -m pretraining.train_tokenizer."
+        )
+    return last + 1
+
+
+def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """The ids of the special tokens that rows and masks are made of.
+
+    Raises:
+        ValueError: if one of the tokens is missing.
+    """
+    names = {"cls_id": CLS, "sep_id": SEP, "pad_id": PAD, "mask_id": MASK}
+    ids = {name: tokenizer.token_to_id(token) for name, token in names.items()}
+    if missing := [names[name] for name, index in ids.items() if index is None]:
+        raise ValueError(f"the special tokens {missing} are missing.")
+    return ids

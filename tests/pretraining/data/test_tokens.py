@@ -1,0 +1,68 @@
+"""A tokenizer's entries, and telling one tokenizer from another."""
+
+import codecs
+import json
+
+import pytest
+from tokenizers import Tokenizer, models
+
+from corpora import TOKENIZER
+from pretraining.data.tokens import (
+    first_ordinary_id,
+    open_tokenizer,
+    special_token_ids,
+    token_lengths,
+    tokenizer_sha256,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return open_tokenizer(TOKENIZER)
+
+
+def test_ordinary_ids_follow_special_reserved_and_byte_tokens(tokenizer):
+    assert first_ordinary_id(tokenizer) == 5 + 64 + 256
+
+
+def test_special_tokens_have_the_ids_of_the_vocabulary(tokenizer):
+    assert special_token_ids(tokenizer) == {"cls_id": 2, "sep_id": 3, "pad_id": 0, "mask_id": 4}
+
+
+def test_lengths_count_characters(tokenizer):
+    lengths = token_lengths(tokenizer)
+    assert (lengths[:5] == 0).all()
+    first_bytes = {token: lengths[tokenizer.token_to_id(token)] for token in ("<0x41>", "<0xE4>")}
+    assert first_bytes == {"<0x41>": 1, "<0xE4>": 1}
+    assert lengths[tokenizer.token_to_id("<0x80>")] == lengths[tokenizer.token_to_id("<0xBF>")] == 0
+    assert lengths[tokenizer.token_to_id("我们")] == 2
+
+
+def test_a_tokenizer_of_other_merges_is_another(tmp_path):
+    content = json.loads(TOKENIZER.read_text(encoding="utf-8"))
+    content["model"]["merges"].pop()
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    assert tokenizer_sha256(tmp_path / "tokenizer.json") != tokenizer_sha256(TOKENIZER)
+
+
+def test_a_byte_order_mark_makes_no_other_tokenizer(tmp_path, tokenizer):
+    (tmp_path / "tokenizer.json").write_bytes(codecs.BOM_UTF8 + TOKENIZER.read_bytes())
+    assert tokenizer_sha256(tmp_path / "tokenizer.json") == tokenizer_sha256(TOKENIZER)
+    marked = open_tokenizer(tmp_path / "tokenizer.json")
+    assert marked.encode("早市").ids == tokenizer.encode("早市").ids
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes(TOKENIZER.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not a JSON file"):
+        tokenizer_sha256(tmp_path / "tokenizer.json")
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer"):
+        open_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_without_byte_tokens_is_refused():
+    other = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    with pytest.raises(ValueError, match=r"no token <0xFF>, so no byte fallback; train one"):
+        first_ordinary_id(other)
+    with pytest.raises(ValueError, match=r"special tokens \['\[CLS\]', .* are missing"):
+        special_token_ids(other)

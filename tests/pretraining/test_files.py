@@ -1,0 +1,58 @@
+"""Files: complete or not at all, and UTF-8 with or without a byte order mark."""
+
+import codecs
+
+import pytest
+
+from pretraining.files import decode, read_json, read_text, replacing
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("\ufeff一\n二", "一\n二"),
+        ("一\n\ufeff二\n\ufeff", "一\n二\n"),
+        ("\ufeff\ufeff一", "一"),
+        ("一\ufeff二", "一\ufeff二"),
+        ("", ""),
+    ],
+)
+def test_byte_order_marks_are_dropped_where_files_began(content, text):
+    assert decode(content.encode()) == text
+
+
+def test_lines_end_with_one_character(tmp_path):
+    (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF8 + "一\r\n二\r三\n".encode())
+    assert read_text(tmp_path / "a.txt") == "一\n二\n三\n"
+
+
+def test_json_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.json").write_text('\ufeff{"key": "\ufeff"}', encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == {"key": "\ufeff"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("一".encode("utf-16"), r"a\.json: UTF-16, not UTF-8; convert .* iconv -f UTF-16"),
+        (codecs.BOM_UTF16_BE + "一".encode("utf-16-be"), r"a\.json: UTF-16, not UTF-8"),
+        ("一".encode("utf-32"), r"a\.json: UTF-32, not UTF-8"),
+        ("早市".encode("gb18030"), r"a\.json: not UTF-8"),
+        (b"{", r"a\.json: not a JSON file"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_file_is_replaced_only_by_a_complete_one(tmp_path):
+    file = tmp_path / "folder" / "a.txt"
+    with replacing(file) as temporary:
+        temporary.write_text("whole", encoding="utf-8")
+    with pytest.raises(RuntimeError), replacing(file) as temporary:
+        temporary.write_text("half", encoding="utf-8")
+        raise RuntimeError
+    assert file.read_text(encoding="utf-8") == "whole"
+    assert list(file.parent.iterdir()) == [file]

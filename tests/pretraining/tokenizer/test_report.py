@@ -1,0 +1,110 @@
+"""What the report says about a tokenizer."""
+
+import codecs
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models
+
+from pretraining.data.corpus import Document
+from pretraining.data.tokens import BYTE_TOKENS
+from pretraining.tokenizer.report import as_markdown, embedding_share, measure, open_peer
+
+
+@pytest.fixture
+def tokenizer():
+    """Knows 今天, 天下 and single characters, and spells 𠀀 in bytes."""
+    entries = ["[UNK]", *BYTE_TOKENS, "今", "天", "下", "雨", "。", "天下"]
+    model = models.BPE(
+        {entry: index for index, entry in enumerate(entries)},
+        [("天", "下")],
+        unk_token="[UNK]",
+        byte_fallback=True,
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoders.ByteFallback()
+    return tokenizer
+
+
+@pytest.fixture
+def peer(tmp_path):
+    file = tmp_path / "vocab.txt"
+    file.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n今\n天\n下\n雨\n。\n", encoding="utf-8")
+    return open_peer(str(file)).backend_tokenizer
+
+
+def documents(*texts: str) -> list[Document]:
+    return [Document(text, "weather", "hans", "a.jsonl", n) for n, text in enumerate(texts)]
+
+
+def test_what_is_counted(tokenizer):
+    """今天 下雨 𠀀 。 becomes 今, 天下, 雨, four bytes and 。: 天下 crosses a border."""
+    report = measure({"own": tokenizer}, documents("今天下雨𠀀。"))
+    assert report["weather, hans"]["own"] == {
+        "characters": 6,
+        "tokens": 8,
+        "bytes": 4,
+        "spelled": 1,
+        "unknown": 0,
+        "han": 3 + 4,
+        "crossing": 1,
+    }
+
+
+def test_a_tokenizer_that_cuts_and_pads_counts_whole_texts(tokenizer):
+    whole = measure({"own": tokenizer}, documents("今天下雨。", "雨。"))
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=9)
+    assert measure({"own": tokenizer}, documents("今天下雨。", "雨。")) == whole
+
+
+def test_others_lose_what_they_do_not_know(peer):
+    counts = measure({"BERT": peer}, documents("今天下雪。"))["all"]["BERT"]
+    assert (counts["tokens"], counts["unknown"], counts["bytes"]) == (5, 1, 0)
+
+
+def test_the_table_has_a_line_for_every_stratum_and_one_for_all(tokenizer, peer):
+    corpus = [*documents("今天下雨。", "雨。"), Document("下雨。", "diary", "hant", "b.txt", 1)]
+    lines = as_markdown(measure({"own": tokenizer, "BERT": peer}, corpus)).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert [line.split(" | ")[:3] for line in lines[2:]] == [
+        ["| diary, hant", "3", "1.000"],
+        ["| weather, hans", "7", "1.167"],
+        ["| all", "10", "1.111"],
+    ]
+
+
+def test_the_embedding_takes_the_share_that_its_parameters_have():
+    """28 layers of 1024 and 32,000 entries of 1,024: tied, so the decoder has none of its own."""
+    share = embedding_share(32_000)
+    assert share == pytest.approx(32_000 * 1024 / 377e6, rel=0.01)
+    assert embedding_share(21_128) < share
+
+
+@pytest.mark.parametrize("content", ["[PAD]\n[UNK]\n天\n", "[PAD]\r\n[UNK]\r\n天\r\n"])
+def test_a_byte_order_mark_is_no_part_of_the_first_entry(tmp_path, content):
+    (tmp_path / "vocab.txt").write_bytes(codecs.BOM_UTF8 + content.encode())
+    vocabulary = open_peer(str(tmp_path / "vocab.txt")).get_vocab()
+    assert [vocabulary.pop(token) for token in ("[PAD]", "[UNK]", "天")] == [0, 1, 2]
+    assert set(vocabulary) == {"[CLS]", "[SEP]", "[MASK]"}  # which transformers adds
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.txt", None, "missing.txt"),
+        ("other.txt", "a\nb\n", "other.txt: no entry \\[UNK\\]"),
+        ("utf16.txt", "[UNK]\na\n".encode("utf-16"), "utf16.txt: UTF-16, not UTF-8"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_compared_with_is_named(tmp_path, name, content, message):
+    if content:
+        content = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises((OSError, ValueError), match=message):
+        open_peer(str(tmp_path / name))
+
+
+def test_a_folder_is_opened_without_running_its_code():
+    peer = open_peer(str(Path(__file__).parents[3]))
+    assert peer("[MASK]")["input_ids"] == [2, 4, 3]

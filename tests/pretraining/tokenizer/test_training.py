@@ -1,0 +1,88 @@
+"""Training the tokenizer: the same bytes each time, merges within words, a size that is met."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer
+
+from pretraining.data.corpus import Document
+from pretraining.data.tokens import SPECIAL_TOKENS
+from pretraining.tokenizer import training
+from pretraining.tokenizer.training import SEPARATOR, across_borders, learn, smallest_size
+from pretraining.tokenizer.vocabulary import shrink
+
+SENTENCES = [
+    "小明每天早上骑自行车去学校。",
+    "學校附近有一家賣豆漿的小店。",
+    "店主姓陈，待人和气，做事麻利。\n\n    他早起磨豆子。",
+]
+DOCUMENTS = [Document(f"{text}\n\n    " * 20, "daily", "hans", "a.txt", 1) for text in SENTENCES]
+SMALLEST = smallest_size()
+
+
+def train(documents=DOCUMENTS, size=SMALLEST + 16) -> dict:
+    return training.train(documents, size, budget=100_000, seed=0)
+
+
+def learned(content: dict) -> set[str]:
+    """Entries that merges made."""
+    return {left + right for left, right in content["model"]["merges"]}
+
+
+def test_the_same_text_gives_the_same_tokenizer_in_whatever_order_it_comes():
+    assert json.dumps(train()) == json.dumps(train(DOCUMENTS[::-1]))
+
+
+def test_merges_stay_within_words_and_runs_of_blanks_become_tokens():
+    tokens = learned(train(size=SMALLEST + 20))
+    words = {"小明", "每天", "早上", "自行车", "学校", "學校", "附近", "豆漿", "小店", "店主"}
+    assert words <= tokens
+    assert {"\n\n", "    "} <= tokens
+    assert not tokens & {"明每", "上骑", "车去", "去学", "近有", "的小", "主姓"}
+
+
+def test_a_rare_character_of_the_alphabet_is_a_token_and_another_is_spelled_in_bytes():
+    tokenizer = Tokenizer.from_str(json.dumps(train()))
+    assert tokenizer.encode("咗瓹", add_special_tokens=False).tokens == ["咗", "瓹"]
+    tokens = tokenizer.encode("𠀀", add_special_tokens=False).tokens
+    assert tokens == ["<0xF0>", "<0xA0>", "<0x80>", "<0x80>"]
+    assert tokenizer.decode(tokenizer.encode("𠀀咗").ids) == "𠀀咗"
+
+
+def test_special_tokens_alone_are_found_in_text():
+    content = train()
+    assert [token["content"] for token in content["added_tokens"]] == [*SPECIAL_TOKENS]
+    tokens = Tokenizer.from_str(json.dumps(content)).encode("[unused1]<0x41>").tokens
+    assert not {"[unused1]", "<0x41>"} & set(tokens)
+
+
+def test_the_vocabulary_has_the_size_that_was_asked_for():
+    content = train(size=SMALLEST + 18)
+    assert sorted(content["model"]["vocab"].values()) == list(range(SMALLEST + 18))
+
+
+def test_a_vocabulary_cut_short_is_the_one_that_a_shorter_training_gives():
+    shown = [(SEPARATOR.join(["小明", "每天", "早上", "骑", "自行车", "去", "学校"]), 3)]
+    characters = set("小明每天早上骑自行车去学校")
+    cut = json.loads(learn(shown, characters, 325 + 13 + 6).to_str())
+    shrink(cut, 325 + 13 + 4)
+    shorter = json.loads(learn(shown, characters, 325 + 13 + 4).to_str())
+    assert cut["model"] == shorter["model"]
+    assert len(learned(cut)) == 4
+
+
+def test_tokens_that_mostly_cross_borders_are_found_the_worst_first():
+    """更高 is learned where the segmenter leaves it whole, and then used where it does not."""
+    whole, parted = SEPARATOR.join(["更高", "的", "树"]), SEPARATOR.join(["更", "高", "的", "树"])
+    other = SEPARATOR.join(["一", "人", "来"])
+    shown = [(whole, 3), ("一人", 3), *[(parted, 1)] * 4, *[(other, 1)] * 5]
+    content = json.loads(learn(shown, set("更高的树一人来"), 325 + 7 + 2).to_str())
+    content["model"]["byte_fallback"] = True
+    assert learned(content) == {"更高", "一人"}
+    assert across_borders(content, shown) == ["一人", "更高"]
+
+
+def test_too_little_text_for_the_vocabulary_is_refused():
+    documents = [Document("太短。", "daily", "hans", "a.txt", 1)]
+    with pytest.raises(ValueError, match="entries could be trained; give more text"):
+        train(documents, 20_000)
