@@ -87,5 +87,5 @@ def test_there_is_no_circle():
 def test_no_file_is_too_long_to_be_one_room():
     lengths = {file: len((ROOT / file).read_text(encoding="utf-8").splitlines()) for file in FILES}
     longest = {"modeling_chinese_modernbert.py": 1_000, "train_mlm.py": 150}
-    too_long = {file: n for file, n in lengths.items() if n > longest.get(file, 600)}
+    too_long = {file: n for file, n in lengths.items() if n > longest.get(file, 650)}
     assert too_long == {}

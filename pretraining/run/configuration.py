@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from transformers import TrainingArguments
 
+from pretraining.files import read_text
 from pretraining.run.plain_yaml import PlainLoader
 
 STAGES = (1, 2)
@@ -140,12 +141,12 @@ def load_run(path: str, overrides: typing.Sequence[str] = ()) -> Run:
     for argument in (path, *overrides):
         _check_locale(argument, "on the command line")
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=PlainLoader)
+        values = yaml.load(read_text(Path(path)), Loader=PlainLoader)
     except FileNotFoundError:
         raise RunConfigError(
             f"{path}: no such run file; configs/ has some to start from."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise RunConfigError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(values, dict):
         raise RunConfigError(f"{path}: expected keys such as model, tokenizer and stage1.")

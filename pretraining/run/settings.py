@@ -1,7 +1,6 @@
 """The settings of a stage, checked before anything is opened or written."""
 
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import (
 from transformers.integrations import get_available_reporting_integrations
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
+from pretraining.files import read_json
 from pretraining.run.configuration import Run, RunConfigError, Stage
 from pretraining.run.schedules import DampedCosine, mask_rate
 
@@ -180,10 +180,10 @@ def _source(run: Run, number: int, alone: bool) -> str | None:
 
 def _model_config(file: Path) -> ChineseModernBertConfig:
     try:
-        return ChineseModernBertConfig.from_json_file(str(file))
+        content = read_json(file)
     except FileNotFoundError:
         raise RunConfigError(f"model: {file} does not exist.") from None
-    except json.JSONDecodeError as error:
-        raise RunConfigError(f"{file}: not a JSON file: {error}") from error
+    try:
+        return ChineseModernBertConfig.from_dict(content)
     except (TypeError, ValueError) as error:
         raise RunConfigError(f"{file}: {error}") from error

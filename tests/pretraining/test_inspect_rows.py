@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 
 from data_collator_wwm import IGNORED, split_row
 from pretraining import inspect_rows
@@ -251,6 +252,6 @@ def test_a_folder_that_is_not_a_row_set_is_refused(folder, command, tmp_path):
 def test_another_tokenizer_is_refused_before_the_shards_are_read(folder, command, tmp_path):
     rows = shutil.copytree(folder, tmp_path / "rows")
     (rows / "rows-00000-00000.arrow").unlink()
-    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(SystemExit, match=r"made with another tokenizer than .*tokenizer\.json"):
         command(rows, "--tokenizer", tmp_path, "--row", 0)

@@ -148,26 +148,36 @@ def test_a_byte_order_mark_is_nothing(tmp_path):
     assert load_run(str(file)) == load_run(str(file), ["seed=3"])
 
 
-@pytest.mark.parametrize("where", ["file", "override", "name"])
-def test_a_locale_without_the_paths_characters_is_named(write, tmp_path, where):
-    """Under ASCII, which Python leaves only where it is told to."""
+def test_a_locale_without_the_paths_characters_is_named(write, tmp_path):
+    """In the file, in an override, and as its name; under ASCII, which Python has to be told."""
     rows = "数据/行"
-    values = RUN | {"output_dir": rows if where == "file" else "x"}
-    file = Path(write(values))
-    if where == "name":
-        file = file.rename(tmp_path / "运行.yaml")
-    overrides = [f"output_dir={rows}"] if where == "override" else []
-    environment = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    ended = subprocess.run(
-        [sys.executable, "train_mlm.py", str(file), *overrides],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        encoding="utf-8",
+    plain = Path(write(RUN))
+    named = plain.rename(tmp_path / "运行.yaml")
+    code = (
+        "import sys\n"
+        "from pretraining.run.configuration import RunConfigError, load_run\n"
+        "for path, *overrides in (sys.argv[1:2], sys.argv[2:4], sys.argv[4:5]):\n"
+        "    try:\n"
+        "        load_run(path, overrides)\n"
+        "    except RunConfigError as error:\n"
+        "        print(ascii(str(error)))\n"
     )
-    assert ended.returncode == 1
-    assert "cannot be used under the locale in force, whose file names are ascii" in ended.stderr
-    assert "Set PYTHONUTF8=1 or LC_ALL=C.UTF-8" in ended.stderr
+    plain.write_text(yaml.dump(RUN | {"output_dir": rows}), encoding="utf-8")
+    (tmp_path / "ascii.yaml").write_text(yaml.dump(RUN), encoding="utf-8")
+    arguments = [plain, tmp_path / "ascii.yaml", f"output_dir={rows}", named]
+    told = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert len(told) == 3
+    for message, where in zip(told, ("output_dir", "command line", "command line"), strict=True):
+        assert where in message
+        assert "under the locale in force, whose file names are ascii" in message
+        assert "Set PYTHONUTF8=1 or LC_ALL=C.UTF-8" in message
 
 
 def test_a_missing_key_is_named(write):
