@@ -441,7 +441,7 @@ def test_rows_that_go_away_are_named(workspace, tmp_path, monkeypatch, workers):
     with pytest.raises(ValueError) as raised:
         plan.train()
     told = plan.explain(raised.value)
-    assert "rows-00000-00000.arrow: can be read no more" in told
+    assert "rows-00000-00000.arrow: can no longer be read" in told
     assert "\n" not in told
     assert told.endswith("--resume goes on from the start.")
 

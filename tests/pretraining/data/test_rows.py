@@ -146,7 +146,7 @@ def test_a_folder_that_may_only_be_read_is_opened_all_the_same(folder, monkeypat
 def test_a_shard_that_goes_away_meanwhile_is_named(folder):
     rows = open_rows(folder)
     (folder / "rows-00000.arrow").write_bytes(b"")
-    with pytest.raises(RowsError, match=r"rows-00000.arrow: can be read no more"):
+    with pytest.raises(RowsError, match=r"rows-00000.arrow: can no longer be read"):
         rows[0]
 
 
