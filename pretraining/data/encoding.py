@@ -91,6 +91,5 @@ def open_with_tokenizer(folder: Path, tokenizer_file: Path) -> tuple[Rows, Token
             which take long, are checked last.
     """
     manifest = read_manifest(folder)
-    tokenizer = open_tokenizer(tokenizer_file)
     check_tokenizer(str(folder), manifest, tokenizer_file)
-    return open_rows(folder), tokenizer
+    return open_rows(folder), open_tokenizer(tokenizer_file)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,7 @@ def open_tokenizer(tokenizer_file: Path) -> Tokenizer:
         FileNotFoundError: if there is none.
         ValueError: if it is damaged.
     """
-    if not tokenizer_file.exists():
-        raise FileNotFoundError(f"{tokenizer_file}: no such tokenizer; give its folder.")
-    content = read_text(tokenizer_file)
+    content = _read(read_text, tokenizer_file)
     try:
         return Tokenizer.from_str(content)
     except Exception as error:  # the tokenizers library has no type for it
@@ -38,10 +37,20 @@ def tokenizer_sha256(tokenizer_file: Path) -> str:
     with it how the last batch was truncated and padded.
 
     Raises:
+        FileNotFoundError: if there is none.
         ValueError: if it is not a JSON file.
     """
-    content = read_json(tokenizer_file) | {"truncation": None, "padding": None}
+    content = _read(read_json, tokenizer_file) | {"truncation": None, "padding": None}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read(read: Callable, tokenizer_file: Path):
+    try:
+        return read(tokenizer_file)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{tokenizer_file}: no such tokenizer; give the folder that holds it."
+        ) from None
 
 
 def token_lengths(tokenizer: Tokenizer) -> np.ndarray:
