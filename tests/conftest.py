@@ -15,7 +15,7 @@ from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertModel
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config():
     """Returns `tiny_config(**overrides)`: three layers (global, local, local) of two heads."""
 
@@ -35,7 +35,7 @@ def tiny_config():
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(tiny_config):
     """Returns `make_model(backend, cls, seed, **config)`: a model in eval mode."""
 
