@@ -143,7 +143,7 @@ def make_plan(
         chunk = TOKEN_CHUNK
     window = max(windows - {None}, default=None)
     if backend == "sdpa" and window is not None and (compiled or stream.longest > window + 1):
-        # A graph specialised for one block could not take more, so a compiled one gets two.
+        # A graph specialized for one block could not take more, so a compiled one gets two.
         blocks = max(-(-len(stream.document) // LOCAL_BLOCK), 1 + compiled)
         local_mask = make_local_mask(stream, window, blocks, dtype)
     if backend == "flex_attention":
@@ -260,7 +260,7 @@ def make_block_mask(stream: TokenStream, window: int | None) -> BlockMask:
 def grid_of_documents(stream: TokenStream, smallest: int) -> Grid:
     """One row a document, and at least `smallest` rows and columns.
 
-    A graph specialised for a single row or column could not take more.
+    A graph specialized for a single row or column could not take more.
     """
     total, document = len(stream.document), stream.document
     starts, ends = stream.cu_seqlens[:-1, None].long(), stream.cu_seqlens[1:, None].long()
@@ -476,7 +476,7 @@ def _sdpa_of_blocks(
     stop, step = start + len(mask) * LOCAL_BLOCK, LOCAL_BLOCK
     real = min(stop, len(q)) - start
     q = _rows(q, start, stop).unflatten(0, (-1, step)).transpose(1, 2)
-    # Blocks share keys with their neighbours: these are views that overlap, (blocks, heads, block +
+    # Blocks share keys with their neighbors: these are views that overlap, (blocks, heads, block +
     # 2 * window, head size).
     k, v = (
         _rows(x, start - window, stop + window).unfold(0, step + 2 * window, step).transpose(2, 3)

@@ -209,9 +209,9 @@ class ChineseModernBertMLP(nn.Module):
 class ChineseModernBertLayer(GradientCheckpointingLayer):
     """Pre-norm attention and feed-forward, each with a residual connection.
 
-    A hook on a layer sees (total_tokens, hidden_size), the real tokens of all rows end to end. In
-    CPU inference the modules inside a layer are called with so many tokens at a time; `attn` itself
-    is never called as a module.
+    A hook on a layer sees (total_tokens, hidden_size), the real tokens of all rows end to end.
+    CPU inference calls the modules inside a layer with a chunk of the tokens at a time, and `attn`
+    itself is never called as a module, so hooks on it do not run.
     """
 
     def __init__(self, config: ChineseModernBertConfig, layer_idx: int):
@@ -725,7 +725,7 @@ class ChineseModernBertForMaskedLM(ChineseModernBertWithHead):
             **kwargs,
         )
         stream, compiled = inputs["plan"].stream, inputs["plan"].compiled
-        labels, labelled = stream_labels(labels, stream, compiled)
+        labels, labeled = stream_labels(labels, stream, compiled)
         outputs = self.model(**inputs, return_dict=True)
         x = outputs.last_hidden_state
         loss = logits = None
@@ -735,8 +735,8 @@ class ChineseModernBertForMaskedLM(ChineseModernBertWithHead):
                 loss = token_loss(logits, labels, num_items_in_batch)
             logits = stream.pad(logits)
         else:
-            predicted = self.decoder(self.head(x[labelled]))
-            loss = token_loss(predicted, labels[labelled], num_items_in_batch)
+            predicted = self.decoder(self.head(x[labeled]))
+            loss = token_loss(predicted, labels[labeled], num_items_in_batch)
         return MaskedLMOutput(loss=loss, logits=logits, **asked_for(outputs))
 
 

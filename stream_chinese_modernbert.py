@@ -177,7 +177,7 @@ def make_stream(
 def stream_labels(
     labels: Tensor | None, stream: TokenStream, compiled: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Labels (batch, sequence) -> (total_tokens,), and the (labelled,) places that are not ignored.
+    """Labels (batch, sequence) -> (total_tokens,), and the (labeled,) places that are not ignored.
 
     Without labels, both are None. `compiled` says whether what follows is a compiled graph.
 

@@ -40,7 +40,7 @@ def tiny_config():
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(tiny_config):
     """Returns `make_model(backend, cls, seed, **config)`: a model in eval mode."""
 

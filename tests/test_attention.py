@@ -164,17 +164,32 @@ def test_backend_agrees_with_eager_forward_and_backward(make_model, backend, sha
     assert_same_gradients(other_gradients, gradients, GRADIENT_TOLERANCE)
 
 
+ONE_LAYER = {"hidden_size": 16, "num_attention_heads": 1, "num_hidden_layers": 1}
+
+
 @pytest.mark.parametrize("backend", sorted(set(PORTABLE_BACKENDS) - {"eager"}))
-def test_backend_agrees_with_eager_on_a_document_of_8192_tokens(make_model, backend):
+def test_a_global_layer_agrees_with_eager_on_a_document_of_8192_tokens(make_model, backend):
     # One head: eager holds 8,192 squared scores, 256 MB in fp32, several times over.
-    shape = {"hidden_size": 16, "num_attention_heads": 1, "num_hidden_layers": 2}
-    model = make_model("eager", layer_types=[LOCAL, GLOBAL], **shape)
+    model = make_model("eager", layer_types=[GLOBAL], **ONE_LAYER)
     (doc,) = documents(8192)
     states, gradients = forward_and_gradients(model, {"input_ids": doc[None]})
     model.set_attn_implementation(backend)
     other_states, other_gradients = forward_and_gradients(model, {"input_ids": doc[None]})
     assert (other_states - states).abs().max() <= STATE_TOLERANCE
     assert_same_gradients(other_gradients, gradients, GRADIENT_TOLERANCE)
+
+
+@pytest.mark.parametrize("backend", sorted(set(PORTABLE_BACKENDS) - {"eager"}))
+def test_a_local_layer_agrees_with_eager_on_a_document_of_8192_tokens(make_model, backend):
+    model = make_model(backend, layer_types=[LOCAL], **ONE_LAYER)
+    (doc,) = documents(8192)
+    states = states_of(model, {"input_ids": doc[None]})
+    model.set_attn_implementation("eager")
+    for start in range(0, 8192, 1000):  # a piece and its neighborhood: nothing else is seen
+        first = max(0, start - 64)
+        piece = states_of(model, {"input_ids": doc[None, first : start + 1064]})
+        piece = piece[start - first :][:1000]
+        assert (states[start : start + 1000] - piece).abs().max() <= STATE_TOLERANCE
 
 
 # --- the window -------------------------------------------------------------------------------

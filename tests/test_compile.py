@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from batches import PORTABLE_BACKENDS, documents, flatten, pack_rows, pad_rows
+from batches import documents, flatten, pack_rows, pad_rows
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
 
 BATCHES = [
@@ -22,11 +22,19 @@ BATCHES = [
 ]
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("cls", [ChineseModernBertModel, ChineseModernBertForMaskedLM])
-@pytest.mark.parametrize("backend", PORTABLE_BACKENDS)
+# Each pair of backend, class and mode is there.
+@pytest.mark.parametrize(
+    ("backend", "cls", "training"),
+    [
+        ("eager", ChineseModernBertModel, False),
+        ("eager", ChineseModernBertForMaskedLM, True),
+        ("sdpa", ChineseModernBertModel, True),
+        ("sdpa", ChineseModernBertForMaskedLM, False),
+    ],
+)
 def test_ten_different_batches_share_one_graph(make_model, backend, cls, training):
-    model = make_model(backend, cls)
+    # A global layer and a local one: each takes seconds to trace.
+    model = make_model(backend, cls, num_hidden_layers=2)
     with_loss = training and cls is ChineseModernBertForMaskedLM
     model.train(training)
     graphs = []
@@ -51,7 +59,7 @@ def test_ten_different_batches_share_one_graph(make_model, backend, cls, trainin
 
 def test_gradients_of_a_compiled_model_are_the_same(make_model):
     torch._dynamo.reset()
-    model = make_model("sdpa", ChineseModernBertForMaskedLM).train()
+    model = make_model("sdpa", ChineseModernBertForMaskedLM, num_hidden_layers=2).train()
     compiled = torch.compile(model, backend="aot_eager")
     for batch in BATCHES[:3]:
         batch = {**batch, "labels": batch["input_ids"]}
@@ -64,15 +72,53 @@ def test_gradients_of_a_compiled_model_are_the_same(make_model):
             assert (one - other).abs().max() <= 1e-5 * max(1, other.abs().max())
 
 
-def test_attention_weights_are_still_to_be_had(make_model):
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_states_and_attention_weights_can_be_asked_for(make_model, backend):
     torch._dynamo.reset()
-    model = make_model("eager")
+    model = make_model(backend, num_hidden_layers=2)
     compiled = torch.compile(model, backend="eager")
+    options = {"output_attentions": True, "output_hidden_states": True}
     with torch.no_grad():
-        ours = compiled(**BATCHES[0], output_attentions=True).attentions
-        reference = model(**BATCHES[0], output_attentions=True).attentions
-    for one, other in zip(ours, reference, strict=True):
-        assert (one - other).abs().max() <= 1e-5
+        ours, reference = compiled(**BATCHES[0], **options), model(**BATCHES[0], **options)
+    for name in ("attentions", "hidden_states"):
+        for one, other in zip(ours[name], reference[name], strict=True):
+            assert (one - other).abs().max() <= 1e-5
+
+
+def test_hidden_states_leave_the_graphs_as_few_as_they_are(make_model):
+    torch._dynamo.reset()
+    graphs = []
+
+    def count(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model = make_model("sdpa", num_hidden_layers=2)
+    compiled = torch.compile(model, backend=count)
+    for batch in BATCHES[:4]:
+        with torch.no_grad():
+            ours = compiled(**batch, output_hidden_states=True).hidden_states
+            reference = model(**batch, output_hidden_states=True).hidden_states
+        for one, other in zip(ours, reference, strict=True):
+            assert (one - other).abs().max() <= 1e-5
+    assert len(graphs) == 1
+
+
+def test_noise_on_the_embeddings_works_in_a_compiled_model(make_model):
+    torch._dynamo.reset()
+    model = make_model("sdpa", num_hidden_layers=2)
+    seen = []
+
+    def double(_module, _inputs, output):
+        seen.append(output.shape)
+        return 2 * output
+
+    model.get_input_embeddings().register_forward_hook(double)
+    compiled = torch.compile(model, backend="eager")
+    for batch in BATCHES[:2]:
+        assert (compiled(**batch)[0] - model(**batch)[0]).abs().max() <= 1e-5
+        assert set(seen) == {(*batch["input_ids"].shape, 32)}
+        seen.clear()
 
 
 # --- model.compile(): the pieces that treat each token by itself ----------------------------------

@@ -402,8 +402,8 @@ def test_training_forms_no_logits_and_evaluation_all_of_them(make_model):
     assert trained.logits is None
     assert trained.loss.item() == pytest.approx(evaluated.loss.item(), rel=LOSS_TOLERANCE)
     assert_same_gradients(train_gradients, gradients, LOSS_TOLERANCE)
-    unlabelled = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    assert unlabelled.loss is None and unlabelled.logits.shape == (2, 75, VOCAB)
+    unlabeled = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    assert unlabeled.loss is None and unlabeled.logits.shape == (2, 75, VOCAB)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -436,7 +436,7 @@ def test_nothing_masked_is_a_loss_and_gradient_of_zero(make_model, training, num
     assert all((gradient == 0).all() for gradient in gradients.values())
 
 
-def test_trainer_is_told_that_the_loss_is_normalised():
+def test_trainer_is_told_that_the_loss_is_normalized():
     assert ChineseModernBertForMaskedLM.accepts_loss_kwargs is True
 
 

@@ -1,8 +1,10 @@
 """What a machine that has never seen this code does with a saved folder.
 
-Each test runs in a fresh process whose only source of the model is that folder: isolated mode, an
-empty working directory and an empty module cache, because files that were once imported are not
-read again, and because the checkout on `sys.path` would hide a file missing from the folder.
+It runs in a fresh process whose only source of the model is that folder: isolated mode, an empty
+working directory and an empty module cache, because files that were once imported are not read
+again, and because the checkout on `sys.path` would hide a file missing from the folder. One process
+does it all, because importing torch and transformers takes it seconds; what it found is checked in
+the tests.
 """
 
 import json
@@ -43,12 +45,12 @@ AUTO_MAP = {
 OPTIONAL = ("rjieba", "datasets", "opencc", "evaluate", "sklearn", "flash_attn")
 
 
-@pytest.fixture
-def saved(tiny_config, tmp_path):
+@pytest.fixture(scope="module")
+def saved(tiny_config, tmp_path_factory):
     """A folder with a masked-language model, what it was fed, and what it answered."""
     torch.manual_seed(0)
     model = ChineseModernBertForMaskedLM(tiny_config()).eval()
-    folder = tmp_path / "saved"
+    folder = tmp_path_factory.mktemp("remote") / "saved"
     model.save_pretrained(folder)
     ids = torch.randint(5, 50, (2, 150))
     mask = torch.ones_like(ids)
@@ -56,30 +58,93 @@ def saved(tiny_config, tmp_path):
     with torch.no_grad():
         states = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
         logits = model(input_ids=ids, attention_mask=mask).logits
-    torch.save({"ids": ids, "mask": mask, "states": states, "logits": logits}, tmp_path / "io.pt")
+    answers = {"ids": ids, "mask": mask, "states": states, "logits": logits}
+    torch.save(answers, folder.parent / "io.pt")
     return folder
 
 
-def in_fresh_process(script, folder, tmp_path):
-    """Runs the script with `folder` and `io` at hand; returns what it printed last, as JSON."""
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    prelude = f"""
-        import json, sys, torch
-        from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
-        folder, io = {str(folder)!r}, torch.load({str(tmp_path / "io.pt")!r})
-        batch = {{"input_ids": io["ids"], "attention_mask": io["mask"]}}
-        torch.set_grad_enabled(False)
-    """
+SCRIPT = """
+    import json, sys, torch
+    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+
+    folder, io = sys.argv[1], torch.load(sys.argv[2])
+    batch = {"input_ids": io["ids"], "attention_mask": io["mask"]}
+    torch.set_grad_enabled(False)
+    remote, told = {"trust_remote_code": True}, {}
+
+    # What training, preparation and evaluation use must not be needed, or cost seconds at each
+    # start where it is installed.
+    before = set(sys.modules)
+    config = AutoConfig.from_pretrained(folder, **remote)
+    base = AutoModel.from_pretrained(folder, **remote)
+    model = AutoModelForMaskedLM.from_pretrained(folder, **remote)
+    states, logits = base(**batch).last_hidden_state, model(**batch).logits
+    told["optional"] = sorted(set(OPTIONAL) & (set(sys.modules) - before))
+    package = type(model).__module__.rpartition(".")[0]
+    told["loaded"] = {
+        "config": type(config).__name__,
+        "base": type(base).__name__,
+        "model": type(model).__name__,
+        "training": base.training or model.training,
+        "states": torch.equal(states, io["states"]),
+        "logits": torch.equal(logits, io["logits"]),
+        "tied": model.decoder.weight is model.get_input_embeddings().weight,
+    }
+    told["files"] = {
+        name.rpartition(".")[2]: module.__file__
+        for name, module in sys.modules.items() if name.startswith(package + ".")
+    }
+
+    base.save_pretrained(folder + "_base")
+    model.save_pretrained(folder + "_model")
+    again = AutoModelForMaskedLM.from_pretrained(folder + "_model", **remote)
+    told["again"] = torch.equal(again(**batch).logits, io["logits"])
+
+    half = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.bfloat16, **remote)
+    told["half"] = {
+        "dtypes": sorted({str(parameter.dtype) for parameter in half.parameters()}),
+        "mean": (half.model(**batch).last_hidden_state.float() - io["states"]).abs().mean().item(),
+        "finite": half(**batch).logits.isfinite().all().item(),
+    }
+
+    # Wide enough that a standard deviation is known to 1 %.
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 128, 192, 4
+    config.layer_types = [*config.layer_types, "full_attention"]
+    config.initializer_range = 0.02
+    torch.manual_seed(0)
+    told["initialized"] = {
+        f"{auto.__name__} {name}": [weight.mean().item(), weight.std().item()]
+        for auto in (AutoModel, AutoModelForMaskedLM)
+        for name, weight in auto.from_config(config, **remote).named_parameters()
+    }
+
+    # None in sys.modules makes every import of the name fail, as if it were not installed.
+    for name in OPTIONAL:
+        sys.modules.setdefault(name, None)  # older transformers have imported some by now
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        del sys.modules[name]
+    bare = AutoModelForMaskedLM.from_pretrained(folder, **remote)
+    told["bare"] = torch.equal(bare(**batch).logits, io["logits"])
+    told["bare_is_new"] = type(bare) is not type(model)
+    print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def told(saved):
+    """What the fresh process printed."""
+    home = saved.parent
+    (home / "elsewhere").mkdir()
     environment = os.environ | {
-        "HF_HOME": str(tmp_path / "hf_home"),
-        "HF_MODULES_CACHE": str(tmp_path / "hf_modules"),
+        "HF_HOME": str(home / "hf_home"),
+        "HF_MODULES_CACHE": str(home / "hf_modules"),
         "HF_HUB_OFFLINE": "1",
     }
+    script = f"OPTIONAL = {OPTIONAL!r}\n" + textwrap.dedent(SCRIPT)
     # -I: neither the working directory nor PYTHONPATH reaches sys.path.
     finished = subprocess.run(
-        [sys.executable, "-I", "-c", textwrap.dedent(prelude) + textwrap.dedent(script)],
-        cwd=elsewhere,
+        [sys.executable, "-I", "-c", script, str(saved), str(home / "io.pt")],
+        cwd=home / "elsewhere",
         env=environment,
         capture_output=True,
         text=True,
@@ -88,26 +153,8 @@ def in_fresh_process(script, folder, tmp_path):
     return json.loads(finished.stdout.splitlines()[-1])
 
 
-def test_auto_classes_open_the_folder_and_give_the_same_numbers(saved, tmp_path):
-    script = """
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-        base = AutoModel.from_pretrained(folder, trust_remote_code=True)
-        model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)
-        print(json.dumps({
-            "config": type(config).__name__,
-            "base": type(base).__name__,
-            "model": type(model).__name__,
-            "training": base.training or model.training,
-            "states": torch.equal(base(**batch).last_hidden_state, io["states"]),
-            "logits": torch.equal(model(**batch).logits, io["logits"]),
-            "tied": model.decoder.weight is model.get_input_embeddings().weight,
-            "files": sorted({getattr(sys.modules[type(x).__module__], "__file__")
-                             for x in (config, base, model)}),
-        }))
-    """
-    told = in_fresh_process(script, saved, tmp_path)
-    files = told.pop("files")
-    assert told == {
+def test_auto_classes_open_the_folder_and_give_the_same_numbers(told):
+    assert told["loaded"] == {
         "config": "ChineseModernBertConfig",
         "base": "ChineseModernBertModel",
         "model": "ChineseModernBertForMaskedLM",
@@ -117,7 +164,14 @@ def test_auto_classes_open_the_folder_and_give_the_same_numbers(saved, tmp_path)
         "logits": True,
         "tied": True,
     }
-    assert files and all(file.startswith(str(tmp_path / "hf_modules")) for file in files)
+
+
+def test_every_file_of_the_code_comes_from_the_folder(told, saved):
+    cache = str(saved.parent / "hf_modules")
+    # The pipeline is fetched with the others, and imported when somebody asks for it.
+    wanted = {name.removesuffix(".py") for name in CODE} - {"question_answering_chinese_modernbert"}
+    assert wanted <= told["files"].keys()
+    assert all(file.startswith(cache) for file in told["files"].values())
 
 
 @pytest.mark.parametrize("cls", [ChineseModernBertModel, ChineseModernBertForMaskedLM])
@@ -129,19 +183,11 @@ def test_auto_map_is_complete_whichever_class_was_saved(tiny_config, tmp_path, c
     assert {path.name for path in tmp_path.glob("*.py")} == set(CODE)
 
 
-def test_saving_again_keeps_code_and_auto_map(saved, tmp_path):
-    script = """
-        base = AutoModel.from_pretrained(folder, trust_remote_code=True)
-        model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)
-        base.save_pretrained(folder + "_base")
-        model.save_pretrained(folder + "_model")
-        again = AutoModelForMaskedLM.from_pretrained(folder + "_model", trust_remote_code=True)
-        print(json.dumps(torch.equal(again(**batch).logits, io["logits"])))
-    """
-    assert in_fresh_process(script, saved, tmp_path) is True
+def test_saving_again_keeps_code_and_auto_map(told, saved):
+    assert told["again"] is True
     first = json.loads((saved / "config.json").read_text())
     assert first["auto_map"] == AUTO_MAP
-    for again in (tmp_path / "saved_base", tmp_path / "saved_model"):
+    for again in (saved.with_name("saved_base"), saved.with_name("saved_model")):
         config = json.loads((again / "config.json").read_text())
         assert config.pop("auto_map") == AUTO_MAP
         # Saved by the base class, the folder names it; nothing else may change.
@@ -151,46 +197,19 @@ def test_saving_again_keeps_code_and_auto_map(saved, tmp_path):
             assert (again / name).read_bytes() == (saved / name).read_bytes()
 
 
-def test_loading_in_bf16(saved, tmp_path):
-    script = """
-        model = AutoModelForMaskedLM.from_pretrained(
-            folder, trust_remote_code=True, dtype=torch.bfloat16
-        )
-        states = model.model(**batch).last_hidden_state
-        print(json.dumps({
-            "dtypes": sorted({str(parameter.dtype) for parameter in model.parameters()}),
-            "mean": (states.float() - io["states"]).abs().mean().item(),
-            "logits": model(**batch).logits.isfinite().all().item(),
-        }))
-    """
-    told = in_fresh_process(script, saved, tmp_path)
-    assert told["dtypes"] == ["torch.bfloat16"] and told["logits"] is True
+def test_loading_in_bf16(told):
+    assert told["half"]["dtypes"] == ["torch.bfloat16"] and told["half"]["finite"] is True
     # bf16 rounds to 0.4 %; three layers of states of size one come to about 0.5 % on average.
-    assert told["mean"] <= 0.01
+    assert told["half"]["mean"] <= 0.01
 
 
-def test_initialisation_reaches_every_layer_built_by_the_auto_classes(tmp_path, tiny_config):
+def test_initialization_reaches_every_layer_built_by_the_auto_classes(told):
     # transformers passes over containers of remote code, so a scale set in a block's own
-    # initialisation would be lost, and output projections would start at 0.02.
-    shape = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 4}
-    config = tiny_config(initializer_range=0.02, **shape)
-    ChineseModernBertForMaskedLM(config).save_pretrained(tmp_path / "wide")
-    torch.save({"ids": None, "mask": None}, tmp_path / "io.pt")
-    script = """
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-        torch.manual_seed(0)
-        stds = {}
-        for auto in (AutoModel, AutoModelForMaskedLM):
-            model = auto.from_config(config, trust_remote_code=True)
-            for name, weight in model.named_parameters():
-                stds[f"{auto.__name__} {name}"] = [weight.mean().item(), weight.std().item()]
-        print(json.dumps(stds))
-    """
-    stds = in_fresh_process(script, tmp_path / "wide", tmp_path)
+    # initialization would be lost, and output projections would start at 0.02.
     # Cut off at two standard deviations, a normal keeps 0.880 of its own.
     wide, narrow = 0.880 * 0.02, 0.880 * 0.02 / 8**0.5
     counted = {"narrow": 0, "wide": 0}
-    for name, (mean, std) in stds.items():
+    for name, (mean, std) in told["initialized"].items():
         if "norm" in name:
             assert (mean, std) == (1, 0), name
         elif name.endswith("bias"):
@@ -204,23 +223,6 @@ def test_initialisation_reaches_every_layer_built_by_the_auto_classes(tmp_path, 
     assert counted == {"narrow": 2 * 4 * 2, "wide": 2 * (4 * 2 + 1) + 1}
 
 
-def test_loading_needs_no_optional_package(saved, tmp_path):
-    # None in sys.modules makes every import of the name fail, as if it were not installed.
-    script = f"""
-        for name in {OPTIONAL!r}:
-            sys.modules.setdefault(name, None)  # older transformers have imported some by now
-        model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)
-        print(json.dumps(torch.equal(model(**batch).logits, io["logits"])))
-    """
-    assert in_fresh_process(script, saved, tmp_path) is True
-
-
-def test_loading_imports_no_optional_package(saved, tmp_path):
-    # Where they are installed, importing them would still cost seconds at every start.
-    script = f"""
-        before = set(sys.modules)
-        model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)
-        model(**batch)
-        print(json.dumps([name for name in {OPTIONAL!r} if name in set(sys.modules) - before]))
-    """
-    assert in_fresh_process(script, saved, tmp_path) == []
+def test_loading_needs_and_imports_no_optional_package(told):
+    assert told["bare"] is True and told["bare_is_new"] is True
+    assert told["optional"] == []

@@ -21,11 +21,30 @@ ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "model.safetensors"
 
 
-def in_a_fresh_process(code: str) -> list:
-    """Runs code at the root; returns what it prints as JSON."""
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+SCRIPT = """
+import json, sys
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, pipeline
+
+texts = ["今天下雨了。", "外面在下雨，出门要带伞。", "安装前请先更新软件包索引。"]
+told = {}
+fill_mask = pipeline("fill-mask", model=".", trust_remote_code=True)
+masked = ["本法自公布之日起[MASK]。", "今天天气很[MASK]，我们出去走走吧。"]
+told["fills"] = [fill_mask(text)[0]["token_str"] for text in masked]
+AutoModel.from_pretrained(".", trust_remote_code=True)
+model = SentenceTransformer(".", trust_remote_code=True)
+found = model.similarity(*[model.encode(texts, show_progress_bar=False)] * 2)
+told["similarity"] = found.tolist()
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def opened() -> tuple[dict, str]:
+    """What a fresh process at the root found, and what it wrote to stderr."""
+    run = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+    return json.loads(run.stdout.splitlines()[-1]), run.stderr
 
 
 def test_the_configuration_describes_the_weights():
@@ -39,26 +58,20 @@ def test_the_configuration_describes_the_weights():
     assert WEIGHTS.stat().st_size <= 64 << 20
 
 
-def test_it_fills_masks():
-    fills = in_a_fresh_process(
-        "import json; from transformers import pipeline\n"
-        "fill_mask = pipeline('fill-mask', model='.', trust_remote_code=True)\n"
-        "texts = ['本法自公布之日起[MASK]。', '今天天气很[MASK]，我们出去走走吧。']\n"
-        "print(json.dumps([fill_mask(text)[0]['token_str'] for text in texts]))"
-    )
-    assert fills == ["施行", "好"]
+def test_it_fills_masks(opened):
+    assert opened[0]["fills"] == ["施行", "好"]
 
 
-def test_sentence_transformers_opens_it():
-    shape, similar, different = in_a_fresh_process(
-        "import json; from sentence_transformers import SentenceTransformer\n"
-        "model = SentenceTransformer('.', trust_remote_code=True)\n"
-        "texts = ['今天下雨了。', '外面在下雨，出门要带伞。', '安装前请先更新软件包索引。']\n"
-        "found = model.similarity(*[model.encode(texts)] * 2)\n"
-        "print(json.dumps([list(found.shape), float(found[0, 1]), float(found[0, 2])]))"
-    )
-    assert shape == [3, 3]
-    assert similar > different
+def test_sentence_transformers_opens_it(opened):
+    similarity = opened[0]["similarity"]
+    assert len(similarity) == 3 and all(len(row) == 3 for row in similarity)
+    assert similarity[0][1] > similarity[0][2]
+
+
+def test_opening_it_reports_nothing_because_nothing_is_wrong(opened):
+    errors = opened[1]
+    for word in ("REPORT", "UNEXPECTED", "MISSING", "decoder", "head.", "newly initialized"):
+        assert word not in errors, errors
 
 
 @pytest.fixture(scope="module")

@@ -230,16 +230,19 @@ def reference_gradients(model, inputs):
 
 @every_model
 @every_form
-@pytest.mark.parametrize("training", [False, True])
-def test_returned_hidden_states_get_their_gradients(build, cls, form, training):
+@pytest.mark.parametrize("mode", ["evaluation", "training", "checkpointing"])
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
+def test_returned_hidden_states_get_their_gradients(build, cls, form, mode):
     if cls is CHOICES and form in ("packed", "flattened"):
         form = "padded left"  # a choice is a row
     batch = FORMS[form]()
     inputs = inputs_for(cls, batch) | labels_for(cls, batch)
-    model = build(cls).train(training)
+    model = build(cls).train(mode != "evaluation")
     expected = reference_gradients(model, inputs)
     weights = gradients_of(model)
     model.zero_grad()
+    if mode == "checkpointing":
+        model.gradient_checkpointing_enable()
     outputs = model(**inputs, output_hidden_states=True)
     for states in outputs.hidden_states:
         states.retain_grad()
@@ -272,6 +275,7 @@ def shifted_weights():
 @every_model
 @every_form
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
 def test_returned_attentions_get_their_gradients(build, cls, form, backend, shifted_weights):
     if cls is CHOICES and form in ("packed", "flattened"):
         form = "padded left"
@@ -280,6 +284,8 @@ def test_returned_attentions_get_their_gradients(build, cls, form, backend, shif
     model = build(cls, "shifted_weights")
     loss_of(model(**inputs)).backward()
     model.set_attn_implementation(backend)
+    if backend == "sdpa":
+        model.train().gradient_checkpointing_enable()
     outputs = model(**inputs, output_attentions=True, output_hidden_states=True)
     for weights in outputs.attentions:
         weights.retain_grad()
