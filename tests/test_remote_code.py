@@ -63,13 +63,35 @@ def saved(tiny_config, tmp_path_factory):
     return folder
 
 
-SCRIPT = """
-    import json, sys, torch
-    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+def in_fresh_process(script, folder, tmp_path):
+    """Runs the script with `folder` and `io` at hand; returns what it printed last, as JSON."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    prelude = f"""
+        import json, sys, torch
+        from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+        folder, io = {str(folder)!r}, torch.load({str(tmp_path / "io.pt")!r})
+        batch = {{"input_ids": io["ids"], "attention_mask": io["mask"]}}
+        torch.set_grad_enabled(False)
+    """
+    environment = os.environ | {
+        "HF_HOME": str(tmp_path / "hf_home"),
+        "HF_MODULES_CACHE": str(tmp_path / "hf_modules"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    # -I: neither the working directory nor PYTHONPATH reaches sys.path.
+    finished = subprocess.run(
+        [sys.executable, "-I", "-c", textwrap.dedent(prelude) + textwrap.dedent(script)],
+        cwd=elsewhere,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
 
-    folder, io = sys.argv[1], torch.load(sys.argv[2])
-    batch = {"input_ids": io["ids"], "attention_mask": io["mask"]}
-    torch.set_grad_enabled(False)
+
+SCRIPT = """
     remote, told = {"trust_remote_code": True}, {}
 
     # What training, preparation and evaluation use must not be needed, or cost seconds at each
@@ -132,25 +154,9 @@ SCRIPT = """
 
 @pytest.fixture(scope="module")
 def told(saved):
-    """What the fresh process printed."""
-    home = saved.parent
-    (home / "elsewhere").mkdir()
-    environment = os.environ | {
-        "HF_HOME": str(home / "hf_home"),
-        "HF_MODULES_CACHE": str(home / "hf_modules"),
-        "HF_HUB_OFFLINE": "1",
-    }
+    """What the fresh process found."""
     script = f"OPTIONAL = {OPTIONAL!r}\n" + textwrap.dedent(SCRIPT)
-    # -I: neither the working directory nor PYTHONPATH reaches sys.path.
-    finished = subprocess.run(
-        [sys.executable, "-I", "-c", script, str(saved), str(home / "io.pt")],
-        cwd=home / "elsewhere",
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout.splitlines()[-1])
+    return in_fresh_process(script, saved, saved.parent)
 
 
 def test_auto_classes_open_the_folder_and_give_the_same_numbers(told):
