@@ -116,13 +116,14 @@ def explain(error: Exception, settings: StageSettings) -> str:
         )
     elif shutil.disk_usage(folder).free < FULL_DISK or "File too large" in cause:
         cause = f"{folder} takes no more data ({cause}). Make room there"
-    elif "DataLoader worker" in cause:
+    elif "DataLoader worker" in cause or isinstance(error, ConnectionError | EOFError):
+        # The latter where it was lost while it handed over a batch.
         cause = (
             f"a data worker was lost ({cause}), perhaps for want of memory. Lower "
             "training.dataloader_num_workers"
         )
     else:
-        cause = f"{cause}. Fix the cause"
+        cause = f"{cause}. Fix that"
     checkpoint = last_complete_checkpoint(folder)
     there = f"the last complete checkpoint, {checkpoint}" if checkpoint else "the start"
     return f"stage {settings.number} stopped. {cause.rstrip('.')}; --resume goes on from {there}."

@@ -3,13 +3,13 @@
 import collections
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-from pretraining.data.order import TrainingOrder
 from pretraining.files import write_json
 
 STOPPED_FILE = "stopped.json"
@@ -32,12 +32,12 @@ class Guard(TrainerCallback):
 
     Args:
         folder: of the stage.
-        order: its training order.
+        positions: step -> the positions of its rows in the training order.
     """
 
-    def __init__(self, folder: Path, order: TrainingOrder):
+    def __init__(self, folder: Path, positions: Callable[[int], range]):
         self.folder = folder
-        self.order = order
+        self.positions = positions
         self.losses = collections.deque(maxlen=REMEMBERED)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -63,7 +63,7 @@ class Guard(TrainerCallback):
         self.losses.append(loss)
 
     def _stop(self, state, step: int, reason: str) -> None:
-        positions = self.order.positions(step)
+        positions = self.positions(step)
         positions = [positions[0], positions[-1]]
         if state.is_world_process_zero:
             write_json(

@@ -61,7 +61,7 @@ def make_trainer(
         processing_class=settings.tokenizer,
         callbacks=[
             SavedLikeAny(),
-            Guard(settings.folder, data.order),
+            Guard(settings.folder, data.order.positions),
             JsonLinesLog(settings.folder / LOG_FILE),
             *callbacks,
         ],

@@ -15,9 +15,7 @@ def state(step: int, log=()) -> SimpleNamespace:
 
 @pytest.fixture
 def guard(tmp_path):
-    return Guard(
-        tmp_path, order=SimpleNamespace(positions=lambda step: range(8 * step, 8 * step + 8))
-    )
+    return Guard(tmp_path, positions=lambda step: range(8 * step, 8 * step + 8))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
