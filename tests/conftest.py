@@ -52,6 +52,12 @@ def make_model(tiny_config):
     return build
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first: started last, they would keep one process busy after the others."""
+    slow = ("test_distributed.py", "test_train_mlm.py", "test_benchmarks.py")
+    items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory, worker_id):
     """Returns `made_once(name, make)`: a folder for all test processes, which `make` fills."""

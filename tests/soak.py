@@ -35,8 +35,12 @@ MODEL = {
 STEPS = {1: 60, 2: 24}
 
 
-def write_run(folder: Path) -> Path:
-    """Rows, model and run file of a small run with two stages; returns the run file."""
+def write_run(folder: Path, steps: dict[int, int] = STEPS) -> Path:
+    """Rows, model and run file of a small run with two stages; returns the run file.
+
+    Args:
+        steps: of each stage.
+    """
     run = {
         "model": str(folder / "model.json"),
         "tokenizer": str(ROOT),
@@ -61,7 +65,7 @@ def write_run(folder: Path) -> Path:
             "eval_rows": str(rows),
             "rows_per_step": 4,
             "learning_rate": {"peak": 2e-3, "minimum": 1e-4, "warmup_steps": 3},
-            "training": {"max_steps": STEPS[stage]},
+            "training": {"max_steps": steps[stage]},
         }
     file = folder / "run.yaml"
     file.write_text(yaml.dump(run), encoding="utf-8")

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,22 @@ import fsdp_on_cpu
 import sharded_step
 import soak
 
-
-@pytest.fixture(scope="module")
-def run_file(tmp_path_factory) -> Path:
-    return soak.write_run(tmp_path_factory.mktemp("distributed"))
+STEPS = {1: 32, 2: 8}
 
 
 @pytest.fixture(scope="module")
-def two_processes(run_file) -> Path:
+def run_file(made_once) -> Path:
+    return made_once("distributed", lambda folder: soak.write_run(folder, STEPS)) / "run.yaml"
+
+
+@pytest.fixture(scope="module")
+def two_processes(made_once, run_file) -> Path:
     """Both stages with two processes, undisturbed."""
-    subprocess.run(soak.launch(2, run_file), check=True)
-    return run_file.parent / "run"
+
+    def train(folder: Path) -> None:
+        subprocess.run(soak.launch(2, run_file, f"output_dir={folder}"), check=True)
+
+    return made_once("two-processes", train)
 
 
 def accelerate(launch_file: str, *arguments) -> list[str]:
@@ -38,6 +44,12 @@ def accelerate(launch_file: str, *arguments) -> list[str]:
 def with_tests_on_the_path() -> dict[str, str]:
     tests = Path(sharded_step.__file__).parent
     return os.environ | {"PYTHONPATH": f"{soak.ROOT}{os.pathsep}{tests}"}
+
+
+def wait_for(file: Path, process: subprocess.Popen) -> None:
+    while not file.exists():
+        assert process.poll() is None, "the run ended too early"
+        time.sleep(0.02)
 
 
 def losses(run: Path, stage: int = 1) -> list[float]:
@@ -58,8 +70,7 @@ def test_a_run_goes_on_with_another_number_of_processes(run_file, two_processes)
     output = run_file.parent / "moved"
     arguments = ["--stage", "1", f"output_dir={output}"]
     process = subprocess.Popen(soak.launch(2, run_file, *arguments))
-    while not (output / "stage1" / "checkpoint-12" / "trainer_state.json").exists():
-        assert process.poll() is None
+    wait_for(output / "stage1" / "checkpoint-12" / "trainer_state.json", process)
     soak.kill(process)
     subprocess.run(soak.launch(1, run_file, *arguments, "--resume"), check=True)
     assert losses(output) == pytest.approx(losses(two_processes), rel=2e-5)
@@ -93,8 +104,7 @@ def test_a_run_divided_by_fsdp2_equals_one_that_is_not(run_file, two_processes):
     arguments = [fsdp_on_cpu.__file__, run_file, "--stage", "1", f"output_dir={output}"]
     command = accelerate("fsdp2-node.yaml", *arguments)
     process = subprocess.Popen(command, env=with_tests_on_the_path())
-    while not (output / "stage1" / "checkpoint-12" / "trainer_state.json").exists():
-        assert process.poll() is None
+    wait_for(output / "stage1" / "checkpoint-12" / "trainer_state.json", process)
     soak.kill(process)
     subprocess.run([*command, "--resume"], check=True, env=with_tests_on_the_path())
     assert losses(output) == pytest.approx(losses(two_processes), rel=2e-5)
@@ -106,7 +116,7 @@ def test_a_run_divided_by_fsdp2_equals_one_that_is_not(run_file, two_processes):
     assert weights.keys() == divided.keys()
     for name in weights:
         torch.testing.assert_close(divided[name], weights[name], rtol=1e-3, atol=1e-4)
-    (checkpoint,) = output.glob("stage1/checkpoint-60")
+    (checkpoint,) = output.glob("stage1/checkpoint-32")
     assert names[0] - {"README.md", "training_log.json"} <= {f.name for f in checkpoint.iterdir()}
 
 
