@@ -27,7 +27,7 @@ def _simplified_characters() -> np.ndarray:
         for first, last in ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
         for code in range(first, last + 1)
     )
-    # A line each: a phrase of OpenCC's would otherwise match across neighbours.
+    # One on each line: a phrase of OpenCC's would otherwise match across neighbors.
     simplified = opencc.OpenCC("t2s").convert("\n".join(han)).split("\n")
     for character, other in zip(han, simplified, strict=True):
         if len(other) == 1:

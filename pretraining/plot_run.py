@@ -50,7 +50,7 @@ def read_log(run_dir: Path) -> list[tuple[int, list[dict]]]:
 
 
 def plot_runs(run_dirs: list[Path], picture: Path) -> None:
-    """Writes the picture: a colour for each run; stage II is dashed and follows stage I.
+    """Writes the picture: a color for each run; stage II is dashed and follows stage I.
 
     Raises:
         FileNotFoundError: if a run has not begun.
@@ -59,7 +59,7 @@ def plot_runs(run_dirs: list[Path], picture: Path) -> None:
     figure = Figure(figsize=(13, 15))
     axes = figure.subplots(4, 2)
     for number, (run_dir, stages) in enumerate(zip(run_dirs, logs, strict=True)):
-        before, colour = 0, f"C{number}"
+        before, color = 0, f"C{number}"
         for stage, entries in stages:
             for axis, (name, factor, _) in zip(axes.flat, PANELS, strict=False):
                 points = [
@@ -68,7 +68,7 @@ def plot_runs(run_dirs: list[Path], picture: Path) -> None:
                     if name in entry
                 ]
                 label = f"{run_dir}, stage {stage}"
-                style = {"color": colour, "linestyle": "-" if stage == 1 else "--", "label": label}
+                style = {"color": color, "linestyle": "-" if stage == 1 else "--", "label": label}
                 style["marker"] = "o" if name == HELD_OUT else ""
                 axis.plot(*zip(*points, strict=True) if points else ([], []), **style)
             before += max((entry["num_input_tokens_seen"] for entry in entries), default=0)

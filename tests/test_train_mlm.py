@@ -160,27 +160,46 @@ def test_the_finished_folder_is_ready_for_the_hub(run_dir):
     assert "| masked accuracy | 0." in card
 
 
-@pytest.mark.parametrize("folder", ["stage1/checkpoint-40", "stage2/final"])
-def test_a_checkpoint_opens_elsewhere_with_equal_logits(run_dir, tmp_path, folder):
+def test_checkpoints_open_elsewhere_with_equal_logits(run_dir, tmp_path):
+    """One from the middle of a run, and a finished folder."""
     code = (
         "import sys, torch\n"
         "from transformers import AutoModelForMaskedLM, AutoTokenizer\n"
-        "folder = sys.argv[1]\n"
-        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)\n"
-        "model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()\n"
-        "inputs = tokenizer(['今天[MASK]很好。', '短'], padding=True, return_tensors='pt')\n"
-        "torch.save([dict(inputs), model(**inputs).logits.detach()], 'logits.pt')\n"
+        "for number, folder in enumerate(sys.argv[1:]):\n"
+        "    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)\n"
+        "    model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()\n"
+        "    inputs = tokenizer(['今天[MASK]很好。', '短'], padding=True, return_tensors='pt')\n"
+        "    torch.save([dict(inputs), model(**inputs).logits.detach()], f'logits-{number}.pt')\n"
     )
+    folders = [run_dir / "stage1" / "checkpoint-40", run_dir / "stage2" / "final"]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run(
-        [sys.executable, "-c", code, str(run_dir / folder)],
+        [sys.executable, "-c", code, *map(str, folders)],
         cwd=tmp_path,
         env=environment | {"HF_MODULES_CACHE": str(tmp_path / "modules")},
         check=True,
     )
-    inputs, logits = torch.load(tmp_path / "logits.pt")
-    model = ChineseModernBertForMaskedLM.from_pretrained(run_dir / folder).eval()
-    assert torch.equal(model(**inputs).logits, logits)
+    for number, folder in enumerate(folders):
+        inputs, logits = torch.load(tmp_path / f"logits-{number}.pt")
+        model = ChineseModernBertForMaskedLM.from_pretrained(folder).eval()
+        assert torch.equal(model(**inputs).logits, logits)
+
+
+def test_a_run_resumes_from_the_newest_checkpoint_that_is_whole(workspace, run_dir, tmp_path):
+    """Two are cut off, in weights and in the optimizer's state; a third has lost its weights."""
+    stage = tmp_path / "stage1"
+    shutil.copytree(run_dir / "stage1", stage, ignore=shutil.ignore_patterns("final", "runs"))
+    for step, name in ((50, "model.safetensors"), (40, "optimizer.pt")):
+        file = stage / f"checkpoint-{step}" / name
+        file.write_bytes(file.read_bytes()[:-100])
+    (stage / "checkpoint-30" / "model.safetensors").unlink()
+    error = explain(OSError("gone"), stage_of(workspace, f"output_dir={tmp_path}")[0])
+    assert error.endswith(
+        f"--resume goes on from the last complete checkpoint, {stage}/checkpoint-20."
+    )
+    run_here(workspace, "--stage", "1", f"output_dir={tmp_path}", "--resume")
+    weights = Path("final", "model.safetensors")
+    assert (stage / weights).read_bytes() == (run_dir / "stage1" / weights).read_bytes()
 
 
 def test_a_killed_run_resumes_as_if_it_had_not_been(workspace, run_dir, tmp_path):
