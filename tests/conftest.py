@@ -53,7 +53,7 @@ def make_model(tiny_config):
 
 def pytest_collection_modifyitems(items):
     """The longest first: started last, they would keep one process busy after the others."""
-    slow = ("test_distributed.py", "test_train_mlm.py", "test_benchmarks.py")
+    slow = ("test_distributed.py", "test_executors.py", "test_train_mlm.py", "test_benchmarks.py")
     items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
 
 
