@@ -33,8 +33,8 @@ def check_sharding(trainer: Trainer) -> None:
 class SavedLikeAny(TrainerCallback):
     """Lets a model that FSDP2 divides be saved as if it were whole.
 
-    FSDP2 makes a subclass in a module of torch: a checkpoint would name that class, and bring that
-    module instead of ours. And the weights that embeddings and head share come out twice.
+    FSDP2 makes a subclass in a module of torch: a checkpoint would name that class, and contain its
+    module instead of ours.
     """
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -42,5 +42,3 @@ class SavedLikeAny(TrainerCallback):
             made = type(model)
             own = made.__mro__[made.__mro__.index(FSDPModule) + 1]
             made.__name__, made.__module__ = own.__name__, own.__module__
-            if model.config.tie_word_embeddings:
-                model._keys_to_ignore_on_save = list(model._tied_weights_keys)

@@ -24,8 +24,14 @@ from pretraining.run.stage_data import StageData
 def make_model(settings: StageSettings) -> ChineseModernBertForMaskedLM:
     """The model that a stage starts from; fresh weights follow torch's random state."""
     if settings.source is None:
-        return ChineseModernBertForMaskedLM(settings.config)
-    return ChineseModernBertForMaskedLM.from_pretrained(settings.source)
+        model = ChineseModernBertForMaskedLM(settings.config)
+    else:
+        model = ChineseModernBertForMaskedLM.from_pretrained(settings.source)
+    if model.config.tie_word_embeddings:
+        # FSDP2 would write the weights that embeddings and head share twice, and a run that resumes
+        # would warn that one of their names is missing.
+        model._keys_to_ignore_on_save = set(model._tied_weights_keys)
+    return model
 
 
 def make_trainer(
