@@ -61,7 +61,8 @@ def main() -> None:
     )
     for sentence in arguments.sentences:
         fills = best_fills(model, tokenizer, sentence, count=5)
-        print(sentence, " ", "  ".join(f"{text} {share:.0%}" for text, share in fills))
+        shown = "  ".join(f"{text} {share:.0%}" for text, share in fills).replace("\n", "⏎")
+        print(f"{sentence}   {shown}")
 
 
 if __name__ == "__main__":
