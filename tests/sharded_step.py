@@ -1,5 +1,6 @@
 """Three training steps on a gloo mesh, sharded by FSDP2: what each process of the test runs."""
 
+import os
 import sys
 from types import SimpleNamespace
 
@@ -68,7 +69,10 @@ def main() -> None:
     weights = {name: weight.full_tensor() for name, weight in model.state_dict().items()}
     if dist.get_rank() == 0:
         torch.save({"norms": norms, "weights": weights}, sys.argv[1])
+    dist.barrier()  # a process that leaves while the other still sends would abort
     dist.destroy_process_group()
+    # Without the interpreter's clean-up: gloo's threads now and then outlive it, which aborts.
+    os._exit(0)
 
 
 if __name__ == "__main__":
