@@ -2,6 +2,9 @@
 
 import torch
 
+import common  # noqa: F401 (puts the root on the path)
+from data_collator_wwm import IGNORED
+
 
 def mixed_lengths(count: int, longest: int) -> list[int]:
     """Lengths from 32 to the longest, all equally likely; the longest is among them."""
@@ -47,4 +50,4 @@ def with_labels(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Labels at every fourth real token, a mask rate between the ends of the curriculum."""
     ids = batch["input_ids"]
     chosen = (torch.arange(ids.shape[1], device=ids.device) % 4 == 1) & (ids != 0)
-    return {**batch, "labels": ids.masked_fill(~chosen, -100)}
+    return {**batch, "labels": ids.masked_fill(~chosen, IGNORED)}

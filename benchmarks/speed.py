@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from common import DTYPES, interleaved, median_ratio
+from data_collator_wwm import IGNORED
 from inputs import mixed_lengths, packed_batch, padded_batch, with_labels
 from pretraining.run.flops import encoder_flops, matrix_product, training_flops
 from sides import MODERNBERT, OURS, Comparison, Shape, build, encoder
@@ -165,7 +166,7 @@ def training(comparison: Comparison, count: int, row: int, dtypes: list[str]) ->
             runs[label] = step
         product, product_flops = matrix_product(shape.config(), DTYPES[dtype_name], device)
         times = interleaved(runs | {PRODUCTS: product}, comparison.rounds, device)
-        masked = int((packed["labels"] != -100).sum())
+        masked = int((packed["labels"] != IGNORED).sum())
         flops = training_flops(shape.config(), lengths, masked)
         workload = Workload(f"training, {count} × 32–{row}", dtype_name, sum(lengths), flops)
         results += report(workload, times, product_flops)

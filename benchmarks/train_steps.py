@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from common import ROOT, default_device
 from configuration_chinese_modernbert import ChineseModernBertConfig
+from data_collator_wwm import IGNORED
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.files import write_json
 
@@ -72,7 +73,7 @@ def main() -> None:
         chosen = (
             torch.rand(batch["input_ids"].shape, generator=generator, device=device) < 0.3
         ) & (batch["input_ids"] > config.mask_token_id)
-        labels = batch["input_ids"].masked_fill(~chosen, -100)
+        labels = batch["input_ids"].masked_fill(~chosen, IGNORED)
         batch["input_ids"] = batch["input_ids"].masked_fill(chosen, config.mask_token_id)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             loss = run(**batch, labels=labels).loss

@@ -5,7 +5,6 @@ python -m pretraining.inspect_rows rows/train-1024 --tokenizer . --statistics --
 """
 
 import argparse
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,7 +15,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from data_collator_wwm import MAX_UNIT_TOKENS, split_row
-from pretraining.data.display import MARKING, byte_values, collator_of, show_row
+from pretraining.data.display import MARKING, byte_values, collator_of, show_row, shows_color
 from pretraining.data.encoding import open_with_tokenizer
 from pretraining.data.rows import Rows
 from pretraining.run.pictures import save_picture
@@ -135,7 +134,7 @@ def main() -> None:
     if arguments.picture is not None and not arguments.statistics:
         parser.error("--picture requires --statistics")
     sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal without Chinese
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    color = shows_color()
     try:
         rows, tokenizer = open_with_tokenizer(
             arguments.rows, arguments.tokenizer / "tokenizer.json"

@@ -22,7 +22,7 @@ from pretraining.data.rows import Rows
 from pretraining.data.tokens import token_lengths
 from pretraining.run.evaluation import (
     EvaluationRows,
-    MaskedLanguageModellingMetrics,
+    MaskedLanguageModelingMetrics,
     evaluation_collator,
     reduce_logits,
 )
@@ -33,7 +33,7 @@ BATCH_TOKENS = 4096
 
 
 def evaluate_model(folder: str, held_out: Rows, tokenizer: Tokenizer) -> dict[str, float]:
-    """The figures of `MaskedLanguageModellingMetrics` for a model folder, computed in fp32."""
+    """The figures of `MaskedLanguageModelingMetrics` for a model folder, computed in fp32."""
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
             model=ChineseModernBertForMaskedLM.from_pretrained(folder, dtype=torch.float32),
@@ -45,7 +45,7 @@ def evaluate_model(folder: str, held_out: Rows, tokenizer: Tokenizer) -> dict[st
             ),
             data_collator=evaluation_collator(held_out),
             eval_dataset=EvaluationRows(held_out),
-            compute_metrics=MaskedLanguageModellingMetrics(token_lengths(tokenizer), held_out),
+            compute_metrics=MaskedLanguageModelingMetrics(token_lengths(tokenizer), held_out),
             preprocess_logits_for_metrics=reduce_logits,
         )
         metrics = trainer.evaluate()

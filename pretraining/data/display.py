@@ -1,6 +1,8 @@
 """Rows as text that a person can read: words, tokens, documents and masks."""
 
 import itertools
+import os
+import sys
 import unicodedata
 
 import numpy as np
@@ -26,6 +28,11 @@ MASKED_AS = {
     "random": (33, "{0}→{1}", "as a random token"),
     "kept": (32, "{0}=", "unchanged"),
 }
+
+
+def shows_color() -> bool:
+    """Whether standard output is a terminal whose user has not declined color."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 def collator_of(rows: Rows, mask_rate: float, seed: int = 0) -> DataCollatorForWholeWordMasking:

@@ -26,7 +26,7 @@ import pyarrow as pa
 from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 
-from pretraining.files import replacing, sha256_of, write_json
+from pretraining.files import read_json, replacing, sha256_of, write_json
 
 MAX_VOCAB_SIZE = 1 << 15  # ids have 15 bits, see data_collator_wwm.WORD_START
 
@@ -151,7 +151,7 @@ def open_rows(folder: str | Path, remember: bool = True) -> "Rows":
     folder = Path(folder)
     known = {}
     with contextlib.suppress(OSError, ValueError):
-        known = json.loads((folder / CHECKED).read_text(encoding="utf-8"))
+        known = read_json(folder / CHECKED)
 
     def check(shard: dict) -> list:
         file = folder / shard["file"]

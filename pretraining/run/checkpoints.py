@@ -1,6 +1,5 @@
 """The folder of a stage: what an earlier start left there, and how to go on from it."""
 
-import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from pretraining.data.rows import RowsError
-from pretraining.files import write_json
+from pretraining.files import read_json, write_json
 from pretraining.run.configuration import RunConfigError
 from pretraining.run.settings import StageSettings
 from pretraining.run.stage_data import StageData
@@ -42,7 +41,7 @@ def check_order(settings: StageSettings, data: StageData) -> None:
     file = folder / ORDER_FILE
     if not file.exists():
         return
-    begun, now = json.loads(file.read_text(encoding="utf-8")), _order_facts(settings, data)
+    begun, now = read_json(file), _order_facts(settings, data)
     if changed := [key for key in now if begun[key] != now[key]]:
         raise RunConfigError(
             f"{folder} was begun with another {' and '.join(changed)}, so its training order "
@@ -87,7 +86,7 @@ def _what_is_incomplete(checkpoint: Path) -> str | None:
     was full or a copy that broke off can have cut any of the others.
     """
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        read_json(checkpoint / "trainer_state.json")
     except (OSError, ValueError):
         return "trainer_state.json"
     weights = list(checkpoint.glob("*.safetensors"))
@@ -116,8 +115,10 @@ def explain(error: Exception, settings: StageSettings) -> str:
         )
     elif shutil.disk_usage(folder).free < FULL_DISK or "File too large" in cause:
         cause = f"{folder} takes no more data ({cause}). Make room there"
-    elif "DataLoader worker" in cause or isinstance(error, ConnectionError | EOFError):
-        # The latter where it was lost while it handed over a batch.
+    elif "DataLoader worker" in cause or (
+        # Where it was lost while it handed over a batch.
+        isinstance(error, ConnectionError | EOFError) and settings.arguments.dataloader_num_workers
+    ):
         cause = (
             f"a data worker was lost ({cause}), perhaps for want of memory. Lower "
             "training.dataloader_num_workers"

@@ -1,4 +1,4 @@
-"""Held-out evaluation of masked language modelling: masked accuracy and bits per character."""
+"""Held-out evaluation of masked language modeling: masked accuracy and bits per character."""
 
 import math
 
@@ -76,7 +76,7 @@ def reduce_logits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return reduced
 
 
-class MaskedLanguageModellingMetrics:
+class MaskedLanguageModelingMetrics:
     """Trainer's `compute_metrics`, from the output of `reduce_logits`.
 
     - `masked_accuracy`: share of masked tokens whose original id is predicted;

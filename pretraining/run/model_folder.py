@@ -1,11 +1,12 @@
 """The folder of a finished stage: a model repository, with its card and the log of its steps."""
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
+
+from pretraining.files import write_json
 
 _CARD_TEXT = """
 # Chinese ModernBERT: {name}
@@ -53,9 +54,7 @@ def save_model_folder(trainer, folder: Path, name: str, stage: int, rows) -> Non
     (temporary / "training_args.bin").unlink()
     model = trainer.accelerator.unwrap_model(trainer.model)
     history = trainer.state.log_history
-    (temporary / "training_log.json").write_text(
-        json.dumps(history, indent=1, ensure_ascii=False), encoding="utf-8"
-    )
+    write_json(temporary / "training_log.json", history)
     evaluation = next((entry for entry in reversed(history) if "eval_loss" in entry), {})
     measures = {
         "masked accuracy": evaluation.get("eval_masked_accuracy"),

@@ -21,7 +21,7 @@ from pretraining.data.rows import Rows
 from pretraining.data.tokens import token_lengths
 from pretraining.run.evaluation import (
     EvaluationRows,
-    MaskedLanguageModellingMetrics,
+    MaskedLanguageModelingMetrics,
     evaluation_collator,
 )
 
@@ -130,7 +130,7 @@ def predict(train: Rows, ids: np.ndarray, places: np.ndarray, order: int) -> np.
 
 
 def evaluate(train: Rows, held_out: Rows, tokenizer: Tokenizer, order: int) -> dict[str, float]:
-    """The figures of `MaskedLanguageModellingMetrics` for an n-gram."""
+    """The figures of `MaskedLanguageModelingMetrics` for an n-gram."""
     features = [EvaluationRows(held_out)[index] for index in range(len(held_out))]
     labels = evaluation_collator(held_out)(features)["labels"].numpy()
     ids, _ = split_row(np.stack([feature["row"] for feature in features]))
@@ -138,4 +138,4 @@ def evaluate(train: Rows, held_out: Rows, tokenizer: Tokenizer, order: int) -> d
     predictions = np.zeros((*labels.shape, 2))
     predictions.reshape(-1, 2)[masked] = predict(train, ids.ravel(), masked, order)
     prediction = EvalPrediction(predictions=predictions, label_ids=labels)
-    return MaskedLanguageModellingMetrics(token_lengths(tokenizer), held_out)(prediction)
+    return MaskedLanguageModelingMetrics(token_lengths(tokenizer), held_out)(prediction)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from transformers import Trainer, set_seed
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
+from data_collator_wwm import IGNORED
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.order import TrainingOrder
 from pretraining.run.configuration import RunConfigError
@@ -68,7 +69,7 @@ def _measure(trainer: Trainer) -> Measurement:
             break
     seconds, updates = [], []
     for number, batch in enumerate(batches):
-        masked = (batch["labels"] != -100).sum()
+        masked = (batch["labels"] != IGNORED).sum()
         start = synchronized(device)
         trainer.training_step(model, batch, masked)
         middle = synchronized(device)

@@ -1,9 +1,6 @@
 """Shows the rows of a step with the masks that the model saw, or would see."""
 
-import os
-import sys
-
-from pretraining.data.display import show_as_masked
+from pretraining.data.display import show_as_masked, shows_color
 from pretraining.run.configuration import RunConfigError
 from pretraining.run.settings import StageSettings
 from pretraining.run.stage_data import StageData
@@ -19,7 +16,7 @@ def show_step(settings: StageSettings, data: StageData, step: int) -> None:
         raise RunConfigError(
             f"--replay {step}: stage {settings.number} has the steps 0 to {settings.steps - 1}."
         )
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    color = shows_color()
     tokenizer = settings.tokenizer.backend_tokenizer
     rate = settings.mask_rate(step)
     print(f"stage {settings.number}, step {step}: mask rate {rate:.2%}")

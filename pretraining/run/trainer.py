@@ -8,7 +8,7 @@ from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, choose_att
 from pretraining.data.tokens import token_lengths
 from pretraining.run.evaluation import (
     EvaluationRows,
-    MaskedLanguageModellingMetrics,
+    MaskedLanguageModelingMetrics,
     TrainOrEvaluationCollator,
     evaluation_collator,
     reduce_logits,
@@ -53,7 +53,7 @@ def make_trainer(
         lengths = token_lengths(settings.tokenizer.backend_tokenizer)
         evaluation = {
             "eval_dataset": EvaluationRows(held_out),
-            "compute_metrics": MaskedLanguageModellingMetrics(lengths, held_out),
+            "compute_metrics": MaskedLanguageModelingMetrics(lengths, held_out),
             "preprocess_logits_for_metrics": reduce_logits,
         }
     trainer = Trainer(

@@ -27,7 +27,7 @@ from pretraining.data.tokens import (
     token_lengths,
 )
 from pretraining.data.words import HAN, Segmenter, crosses_border
-from pretraining.files import replacing
+from pretraining.files import replacing, write_json
 from pretraining.tokenizer.sampling import Sample, share
 from pretraining.tokenizer.vocabulary import RESERVED, alphabet, guaranteed, shrink
 from tokenization_chinese_modernbert import ChineseModernBertTokenizer
@@ -193,7 +193,7 @@ def train(documents: Iterable[Document], vocab_size: int, budget: int, seed: int
 def save(content: dict, folder: Path) -> None:
     """Writes tokenizer.json and tokenizer_config.json, each complete or not at all."""
     with replacing(folder / "tokenizer.json") as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        write_json(temporary, content)
         ChineseModernBertTokenizer(
             tokenizer_file=str(temporary),
             pad_token=PAD,

@@ -12,7 +12,7 @@ from pretraining.data.rows import open_rows, write_manifest, write_shards
 from pretraining.run import evaluation
 from pretraining.run.evaluation import (
     EvaluationRows,
-    MaskedLanguageModellingMetrics,
+    MaskedLanguageModelingMetrics,
     TrainOrEvaluationCollator,
     evaluation_collator,
     reduce_logits,
@@ -50,7 +50,7 @@ def metrics_of(rows, labels, predicted, bits) -> dict[str, float]:
     nats = math.log(2) * np.array(bits)
     prediction = np.stack([np.array(predicted), nats], axis=-1)
     given = SimpleNamespace(label_ids=np.array(labels), predictions=prediction)
-    return MaskedLanguageModellingMetrics(LENGTHS, rows)(given)
+    return MaskedLanguageModelingMetrics(LENGTHS, rows)(given)
 
 
 def test_metrics_count_masked_tokens_alone(rows):
@@ -100,7 +100,7 @@ def test_accuracy_is_given_by_domain_and_by_place_in_the_document(rows, monkeypa
 def test_rows_without_masked_tokens_are_refused(rows):
     nothing = SimpleNamespace(label_ids=np.full((2, 5), -100), predictions=np.zeros((2, 5, 2)))
     with pytest.raises(ValueError, match="no token of the held-out rows is masked"):
-        MaskedLanguageModellingMetrics(LENGTHS, rows)(nothing)
+        MaskedLanguageModelingMetrics(LENGTHS, rows)(nothing)
 
 
 def test_held_out_rows_go_to_the_evaluation_collator():
