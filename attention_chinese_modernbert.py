@@ -28,8 +28,10 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from transformers.utils.generic import is_flash_attention_requested
 
 try:
+    from .products_chinese_modernbert import local_attention, products, tiled_attention
     from .stream_chinese_modernbert import TokenStream
 except ImportError:  # imported from a checkout, where the files are not a package
+    from products_chinese_modernbert import local_attention, products, tiled_attention
     from stream_chinese_modernbert import TokenStream
 
 # ---------------------------------------------------------------------------------------------
@@ -57,13 +59,12 @@ class Grid:
     Attributes:
         token: (rows, width) number of the token at each place, `total_tokens` at empty places.
         document: (rows, width) number of its document, -1 at empty places.
-        row, column: (total_tokens,) place of each token.
+        place: (total_tokens,) place of each token in the flattened rows.
     """
 
     token: Tensor
     document: Tensor
-    row: Tensor
-    column: Tensor
+    place: Tensor
 
     def spread(self, x: Tensor) -> Tensor:
         """(total_tokens, heads, head size) -> (rows, heads, width, head size), zeros elsewhere."""
@@ -71,7 +72,7 @@ class Grid:
 
     def gather(self, x: Tensor) -> Tensor:
         """(rows, width, heads, head size) -> (total_tokens, heads, head size)."""
-        return x[self.row, self.column]
+        return x.flatten(0, 1)[self.place]
 
     def visible(self, window: int | None) -> Tensor:
         """(rows, 1, width, width), True where a query may see a key.
@@ -97,9 +98,10 @@ class AttentionPlan:
         chunk: tokens that a layer processes at a time, or None for all at once.
         local_mask: of blockwise local attention, (blocks, 1, block, block + 2 * window); None
             where no document is longer than the window.
+        global_mask: of training by plain matrix products, (rows, 1, width, width) of the grid.
         block_masks: of flex_attention, by window.
-        grid: for the backends that take rectangular batches: one row a document, or the batch's
-            own rows where attention weights are returned.
+        grid: for the backends that take rectangular batches: one row a document, several whole
+            documents in a row, or the batch's own rows where attention weights are returned.
         extent: (longest document, 0): carries a size into a compiled graph.
     """
 
@@ -109,6 +111,7 @@ class AttentionPlan:
     compiled: bool = False
     chunk: int | None = None
     local_mask: Tensor | None = None
+    global_mask: Tensor | None = None
     block_masks: Mapping[int | None, BlockMask] = field(default_factory=dict)
     grid: Grid | None = None
     extent: Tensor | None = None
@@ -137,9 +140,9 @@ def make_plan(
         output_attentions: whether attention weights are returned.
         compiled: whether the layers run in a compiled graph.
     """
-    chunk = extent = local_mask = grid = None
-    block_masks = {}
-    if stream.positions.device.type == "cpu" and not compiled and not torch.is_grad_enabled():
+    chunk = extent = local_mask = global_mask = grid = None
+    block_masks, training = {}, torch.is_grad_enabled()
+    if stream.positions.device.type == "cpu" and not compiled and not training:
         chunk = TOKEN_CHUNK
     window = max(windows - {None}, default=None)
     if backend == "sdpa" and window is not None and (compiled or stream.longest > window + 1):
@@ -150,15 +153,21 @@ def make_plan(
         block_masks = {window: make_block_mask(stream, window) for window in windows}
     if output_attentions:
         grid = grid_of_batch(stream)
-    elif not is_built_in(backend) or (compiled and (backend == "eager" or torch.is_grad_enabled())):
+    elif backend == "sdpa" and training and (compiled or by_products(stream.positions, dtype)):
+        grid = grid_of_tiles(stream, smallest=1 + compiled)
+        if by_products(stream.positions, dtype):
+            global_mask = additive(grid.visible(None), dtype)
+    elif not is_built_in(backend) or (compiled and (backend == "eager" or training)):
         grid = grid_of_documents(stream, smallest=1 + compiled)
     if compiled:
         extent = torch.empty(stream.longest, 0)
         tensors = [stream.cu_seqlens, stream.document, stream.positions, local_mask, extent]
         if grid is not None:
-            tensors += [grid.token, grid.document, grid.row, grid.column]
+            tensors += [grid.token, grid.document, grid.place, global_mask]
             for x in (grid.token, grid.document):
                 torch._dynamo.maybe_mark_dynamic(x, 1)
+        if global_mask is not None:
+            torch._dynamo.maybe_mark_dynamic(global_mask, (2, 3))
         for x in tensors:
             if x is not None:
                 torch._dynamo.maybe_mark_dynamic(x, 0)
@@ -169,6 +178,7 @@ def make_plan(
         compiled=compiled,
         chunk=chunk,
         local_mask=local_mask,
+        global_mask=global_mask,
         block_masks=block_masks,
         grid=grid,
         extent=extent,
@@ -216,9 +226,13 @@ def make_local_mask(stream: TokenStream, window: int, blocks: int, dtype: torch.
     distance = (offset - torch.arange(block + 2 * window, device=device)).abs()
     # The filler behind the last token shares the document -1, so each of its rows has a key to
     # attend to: a row that is masked throughout would send NaN back through the keys.
-    allowed = (of_query == of_key) & (distance <= window)
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
-    return mask.masked_fill_(~allowed, -math.inf).unsqueeze(1)
+    return additive((of_query == of_key) & (distance <= window), dtype).unsqueeze(1)
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a key may be seen, -inf elsewhere."""
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill_(~allowed, -math.inf)
 
 
 def make_block_mask(stream: TokenStream, window: int | None) -> BlockMask:
@@ -262,13 +276,40 @@ def grid_of_documents(stream: TokenStream, smallest: int) -> Grid:
 
     A graph specialized for a single row or column could not take more.
     """
+    width = max(stream.longest, smallest)
+    begins = range(0, (len(stream.bounds) - 1) * width, width)
+    return _grid(stream, begins, width, smallest)
+
+
+# Widths of tiles are multiples of this, so that the products' shapes come again.
+TILE_WIDTH = 64
+
+
+def grid_of_tiles(stream: TokenStream, smallest: int) -> Grid:
+    """Rows as wide as the longest document, each filled with as many whole documents as fit.
+
+    One row a document would be mostly empty where a long document stands beside short ones.
+    """
+    width = -(-stream.longest // TILE_WIDTH) * TILE_WIDTH
+    begins, end = [], 0
+    for length in (end - start for start, end in itertools.pairwise(stream.bounds)):
+        if end % width + length > width:
+            end = -(-end // width) * width
+        begins.append(end)
+        end += length
+    return _grid(stream, begins, width, smallest)
+
+
+def _grid(stream: TokenStream, begins: Sequence[int], width: int, smallest: int) -> Grid:
+    """A grid in which each document begins at a place, with at least `smallest` rows."""
     total, document = len(stream.document), stream.document
-    starts, ends = stream.cu_seqlens[:-1, None].long(), stream.cu_seqlens[1:, None].long()
-    token = starts + torch.arange(max(stream.longest, smallest), device=document.device)
-    token = token.where(token < ends, total)
-    token = F.pad(token, (0, 0, 0, max(0, smallest - len(token))), value=total)
-    column = torch.arange(total, device=document.device) - stream.cu_seqlens.long()[document]
-    return Grid(token, F.pad(document, (0, 1), value=-1)[token], document, column)
+    token = torch.arange(total, device=document.device)
+    shift = torch.tensor(begins, device=document.device) - stream.cu_seqlens[:-1]
+    place = token + shift[document]
+    rows = max(smallest, begins[-1] // width + 1)
+    whole = torch.full((rows * width,), total, device=document.device)
+    whole = whole.index_copy_(0, place, token).view(rows, width)
+    return Grid(whole, F.pad(document, (0, 1), value=-1)[whole], place)
 
 
 def grid_of_batch(stream: TokenStream) -> Grid:
@@ -278,8 +319,7 @@ def grid_of_batch(stream: TokenStream) -> Grid:
     token = stream.pad(place, len(place))
     if stream.indices is not None:
         place = stream.indices
-    row, column = place // stream.batch_shape[1], place % stream.batch_shape[1]
-    return Grid(token, F.pad(document, (0, 1), value=-1)[token], row, column)
+    return Grid(token, F.pad(document, (0, 1), value=-1)[token], place)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -416,7 +456,12 @@ def sdpa_attention(
     """torch's scaled_dot_product_attention: local layers in blocks, global ones per document."""
     # Under autocast q and k come out of RoPE and v out of a projection: make them one type.
     k, v = k.to(q.dtype), v.to(q.dtype)
-    if window is not None and plan.local_mask is not None:
+    local = window is not None and plan.local_mask is not None
+    if plan.global_mask is not None:
+        if local:
+            return local_attention(q, k, v, plan.local_mask)
+        return tiled_attention(q, k, v, plan.global_mask, plan.grid.token, plan.grid.place)
+    if local:
         return _sdpa_blockwise(q, k, v, plan, window)
     if not torch.compiler.is_compiling():
         return _sdpa_per_document(q, k, v, plan.stream.bounds)
@@ -503,8 +548,9 @@ def products_beat_sdpa() -> bool:
     return has.get("avx512_bf16", False) and not has.get("amx_tile", False)
 
 
-# Scores that attention by plain products forms at a time: 8 MiB in bf16, which fit in the cache.
-SCORES = 2**22
+def by_products(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether plain matrix products are the fastest attention on the device of x, in a type."""
+    return (x.device.type, dtype) == ("cpu", torch.bfloat16) and products_beat_sdpa()
 
 
 def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -515,28 +561,9 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
         k, v: (batch, heads, keys, head size).
         mask: additive, (batch, 1, queries, keys).
     """
-    by_products = (
-        (q.device.type, q.dtype) == ("cpu", torch.bfloat16)
-        and runs_eagerly_without_gradients()
-        and products_beat_sdpa()
-    )
-    if not by_products:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    (batch, heads, queries, size), keys = q.shape, max(1, k.shape[2])
-    rows = max(1, min(queries, SCORES // keys))
-    heads_at_once = max(1, min(heads, SCORES // (keys * rows)))
-    entries = max(1, SCORES // (keys * rows * heads))
-    out = torch.empty_like(q)
-    for entry, head, row in itertools.product(
-        range(0, batch, entries), range(0, heads, heads_at_once), range(0, queries, rows)
-    ):
-        matrices = slice(entry, entry + entries), slice(head, head + heads_at_once)
-        block = *matrices, slice(row, row + rows)
-        scores = (q[block] * size**-0.5) @ k[matrices].transpose(-1, -2)
-        if mask is not None:
-            scores += mask[entry : entry + entries, :, row : row + rows]
-        out[block] = scores.softmax(-1) @ v[matrices]
-    return out
+    if by_products(q, q.dtype) and runs_eagerly_without_gradients():
+        return products(q * q.shape[-1] ** -0.5, k, v, mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def varlen_attention(

@@ -51,8 +51,14 @@ try:
         runs_eagerly_without_gradients,
     )
     from .configuration_chinese_modernbert import ChineseModernBertConfig
+    from .losses_chinese_modernbert import (
+        answers_inside,
+        document_loss,
+        infer_problem_type,
+        masked_loss,
+        token_loss,
+    )
     from .stream_chinese_modernbert import (
-        IGNORED,
         TokenStream,
         check_inputs,
         make_stream,
@@ -74,8 +80,14 @@ except ImportError:  # imported from a checkout, where the files are not a packa
         runs_eagerly_without_gradients,
     )
     from configuration_chinese_modernbert import ChineseModernBertConfig
+    from losses_chinese_modernbert import (
+        answers_inside,
+        document_loss,
+        infer_problem_type,
+        masked_loss,
+        token_loss,
+    )
     from stream_chinese_modernbert import (
-        IGNORED,
         TokenStream,
         check_inputs,
         make_stream,
@@ -228,12 +240,21 @@ class ChineseModernBertLayer(GradientCheckpointingLayer):
         self.mlp = ChineseModernBertMLP(config)
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], plan: AttentionPlan
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        plan: AttentionPlan,
+        places: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """(total_tokens, hidden_size) -> the same, and the attention weights or None."""
+        """(total_tokens, hidden_size) -> the same, and the attention weights or None.
+
+        With `places` (n,) only the states of those tokens come out, (n, hidden_size).
+        """
         q, k, v = in_chunks(self.before_attention, plan.chunk, x, *angles)
         attended, weights = attend(q, k, v, plan, self.attn.window, self.attn)
         attended = attended.flatten(1).contiguous()  # else a compiled piece is made for each layout
+        if places is not None:
+            x, attended = x[places], attended[places]
         return in_chunks(self.after_attention, plan.chunk, x, attended), weights
 
     def __getstate__(self) -> dict:
@@ -466,6 +487,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         token_type_ids: Tensor | None = None,
         head_mask: Tensor | None = None,
         plan: AttentionPlan | None = None,
+        places: Tensor | None = None,
     ) -> BaseModelOutput:
         """Encodes a batch.
 
@@ -487,6 +509,8 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             plan: from `unpad_inputs`, for callers that work on the stream: then input_ids are
                 (total_tokens,) or inputs_embeds (total_tokens, hidden_size), `last_hidden_state`
                 is (total_tokens, hidden_size), and mask, positions and lengths are not read.
+            places: with `plan`, (n,) numbers of the tokens whose states are wanted;
+                `last_hidden_state` is (n, hidden_size), and the last layer does no more.
 
         Returns:
             `last_hidden_state` (batch, sequence, hidden_size), zeros at padding. It is computed
@@ -528,16 +552,21 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             for layer_type in self.config.rope_parameters
         }
         hidden_states, attentions = [], []
+        # What is returned, or seen by a hook, has to be whole.
+        early = None if output_hidden_states or is_hooked(self.layers[-1]) else places
         for layer in self.layers:
             if output_hidden_states:
                 x = keep_state(x, hidden_states, plan.stream)
-            x, weights = layer(x, angles[layer.layer_type], plan)
+            last = layer is self.layers[-1]
+            x, weights = layer(x, angles[layer.layer_type], plan, early if last else None)
             attentions.append(weights)
         x = in_chunks(self.final_norm, plan.chunk, x)
         if output_hidden_states:
             x = keep_state(x, hidden_states, plan.stream)
             if torch.compiler.is_compiling():
                 hidden_states = [plan.stream.pad(state) for state in hidden_states]
+        if places is not None and early is None:
+            x = x[places]
         return BaseModelOutput(
             last_hidden_state=x,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
@@ -568,59 +597,6 @@ def keep_state(x: Tensor, kept: list[Tensor], stream: TokenStream) -> Tensor:
 # ---------------------------------------------------------------------------------------------
 # Heads
 # ---------------------------------------------------------------------------------------------
-
-
-def _per_item(total: Tensor, items: Tensor | int, num_items_in_batch: Tensor | int | None):
-    """A summed loss divided by the items of the whole optimizer step, or else of this batch.
-
-    Sums that are divided by the step's items add up to the loss of one large batch, however the
-    step is split into accumulated batches and processes. Without any item it is 0, not NaN.
-    """
-    count = items if num_items_in_batch is None else num_items_in_batch
-    return total / torch.as_tensor(count, device=total.device).clamp(min=1)
-
-
-def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-    """Cross-entropy in fp32 of (..., classes) logits over the labels (...) that are not ignored."""
-    logits, labels = logits.flatten(0, -2).float(), labels.flatten()
-    total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
-    return _per_item(total, (labels != IGNORED).sum(), num_items_in_batch)
-
-
-def infer_problem_type(num_labels: int, labels: Tensor) -> str:
-    """What transformers takes the task for when the configuration does not say."""
-    if num_labels == 1:
-        return "regression"
-    several = labels.is_floating_point()
-    return "multi_label_classification" if several else "single_label_classification"
-
-
-def document_loss(
-    logits: Tensor, labels: Tensor, problem_type: str, num_items_in_batch: Tensor | int | None
-) -> Tensor:
-    """The loss of (documents, num_labels) logits for one of transformers' three problem types.
-
-    Raises:
-        ValueError: on labels whose number does not fit.
-    """
-    single = problem_type == "single_label_classification"
-    if labels.numel() != (len(logits) if single else logits.numel()):
-        raise ValueError(
-            f"labels has shape {tuple(labels.shape)}, but there are {len(logits)} documents and "
-            f"{logits.shape[1]} labels for {problem_type}. Change the labels, or set "
-            "config.problem_type."
-        )
-    if single:
-        return token_loss(logits, labels.view(-1), num_items_in_batch)
-    loss = F.mse_loss if problem_type == "regression" else F.binary_cross_entropy_with_logits
-    total = loss(logits.float(), labels.view_as(logits).float(), reduction="sum")
-    return _per_item(total, logits.numel(), num_items_in_batch)
-
-
-def answers_inside(positions: Tensor, logits: Tensor) -> Tensor:
-    """(batch,) positions, IGNORED where they lie outside the (batch, sequence) logits."""
-    positions = positions.view(-1)
-    return positions.where((positions >= 0) & (positions < logits.shape[1]), IGNORED)
 
 
 def pool_documents(x: Tensor, stream: TokenStream, pooling: str) -> Tensor:
@@ -726,17 +702,17 @@ class ChineseModernBertForMaskedLM(ChineseModernBertWithHead):
         )
         stream, compiled = inputs["plan"].stream, inputs["plan"].compiled
         labels, labeled = stream_labels(labels, stream, compiled)
-        outputs = self.model(**inputs, return_dict=True)
-        x = outputs.last_hidden_state
+        whole = labels is None or not self.training
+        outputs = self.model(**inputs, places=None if whole else labeled, return_dict=True)
+        x = self.head(outputs.last_hidden_state)
         loss = logits = None
-        if labels is None or not self.training:
-            logits = self.decoder(self.head(x))
+        if whole:
+            logits = self.decoder(x)
             if labels is not None:
                 loss = token_loss(logits, labels, num_items_in_batch)
             logits = stream.pad(logits)
         else:
-            predicted = self.decoder(self.head(x[labeled]))
-            loss = token_loss(predicted, labels[labeled], num_items_in_batch)
+            loss = masked_loss(self.decoder, x, labels[labeled], num_items_in_batch)
         return MaskedLMOutput(loss=loss, logits=logits, **asked_for(outputs))
 
 

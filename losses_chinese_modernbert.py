@@ -1,0 +1,83 @@
+"""The losses of the heads, summed and then divided by the items of the whole optimizer step."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+try:
+    from .products_chinese_modernbert import linear_cross_entropy
+    from .stream_chinese_modernbert import IGNORED
+except ImportError:  # imported from a checkout, where the files are not a package
+    from products_chinese_modernbert import linear_cross_entropy
+    from stream_chinese_modernbert import IGNORED
+
+
+def _per_item(total: Tensor, items: Tensor | int, num_items_in_batch: Tensor | int | None):
+    """A summed loss divided by the items of the whole optimizer step, or else of this batch.
+
+    Sums that are divided by the step's items add up to the loss of one large batch, however the
+    step is split into accumulated batches and processes. Without any item it is 0, not NaN.
+    """
+    count = items if num_items_in_batch is None else num_items_in_batch
+    return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+
+
+def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+    """Cross-entropy in fp32 of (..., classes) logits over the labels (...) that are not ignored."""
+    logits, labels = logits.flatten(0, -2).float(), labels.flatten()
+    total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    return _per_item(total, (labels != IGNORED).sum(), num_items_in_batch)
+
+
+def masked_loss(
+    decoder: nn.Module, x: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None
+) -> Tensor:
+    """Cross-entropy of the decoder's logits for the states x (tokens, hidden_size) in training.
+
+    On a CPU no logits are kept, unless something is wrapped around the decoder.
+
+    Args:
+        labels: (tokens,), none of them ignored.
+    """
+    if x.device.type != "cpu" or type(decoder) is not nn.Linear or decoder.bias is None:
+        return token_loss(decoder(x), labels, num_items_in_batch)
+    autocast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if autocast else decoder.weight.dtype
+    total = linear_cross_entropy(x, decoder.weight, decoder.bias, labels, dtype)
+    return _per_item(total, (labels != IGNORED).sum(), num_items_in_batch)
+
+
+def infer_problem_type(num_labels: int, labels: Tensor) -> str:
+    """What transformers takes the task for when the configuration does not say."""
+    if num_labels == 1:
+        return "regression"
+    several = labels.is_floating_point()
+    return "multi_label_classification" if several else "single_label_classification"
+
+
+def document_loss(
+    logits: Tensor, labels: Tensor, problem_type: str, num_items_in_batch: Tensor | int | None
+) -> Tensor:
+    """The loss of (documents, num_labels) logits for one of transformers' three problem types.
+
+    Raises:
+        ValueError: on labels whose number does not fit.
+    """
+    single = problem_type == "single_label_classification"
+    if labels.numel() != (len(logits) if single else logits.numel()):
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)}, but there are {len(logits)} documents and "
+            f"{logits.shape[1]} labels for {problem_type}. Change the labels, or set "
+            "config.problem_type."
+        )
+    if single:
+        return token_loss(logits, labels.view(-1), num_items_in_batch)
+    loss = F.mse_loss if problem_type == "regression" else F.binary_cross_entropy_with_logits
+    total = loss(logits.float(), labels.view_as(logits).float(), reduction="sum")
+    return _per_item(total, logits.numel(), num_items_in_batch)
+
+
+def answers_inside(positions: Tensor, logits: Tensor) -> Tensor:
+    """(batch,) positions, IGNORED where they lie outside the (batch, sequence) logits."""
+    positions = positions.view(-1)
+    return positions.where((positions >= 0) & (positions < logits.shape[1]), IGNORED)

@@ -1,0 +1,343 @@
+"""Training on a CPU by plain matrix products: attention and the loss over the vocabulary.
+
+torch's attention for CPUs does not use bf16 units other than AMX in its products, and its
+backward is slower still; a loss over 32,000 classes writes and reads fp32 logits several times.
+Here both are matrix products and a softmax between them, in pieces that stay in the cache, with a
+backward of their own.
+
+They are operators of torch, so that a compiled graph calls them as they are.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Scores that are formed at a time: 8 MiB in bf16, which fit in the cache.
+SCORES = 2**22
+
+# Probabilities of attention that the forward of a layer keeps for the backward, 64 MiB in bf16.
+# Where there are more, as in long documents, the backward computes them again.
+KEPT_SCORES = 2**25
+
+# Logits of the loss at a time: 32 MiB in bf16. Larger tensors are mapped anew each time by the C
+# library, and a third of the time goes into page faults.
+LOGITS = 2**24
+
+# Operators are named after the module, because remote code and a checkout may both be imported.
+_NAMESPACE = re.sub(r"[^0-9a-zA-Z]", "_", __name__)
+
+
+# ---------------------------------------------------------------------------------------------
+# Attention of rectangular batches
+# ---------------------------------------------------------------------------------------------
+
+
+def pieces(batch: int, heads: int, queries: int, keys: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Slices of (batch, heads, queries) that have about `SCORES` scores each."""
+    keys = max(1, keys)
+    rows = max(1, min(queries, SCORES // keys))
+    heads_at_once = max(1, min(heads, SCORES // (keys * rows)))
+    entries = max(1, SCORES // (keys * rows * heads))
+    for entry, head, row in itertools.product(
+        range(0, batch, entries), range(0, heads, heads_at_once), range(0, queries, rows)
+    ):
+        yield (
+            slice(entry, entry + entries),
+            slice(head, head + heads_at_once),
+            slice(row, row + rows),
+        )
+
+
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, piece: tuple) -> Tensor:
+    entry, head, row = piece
+    scores = q[piece] @ k[entry, head].mT
+    if mask is not None:
+        scores += mask[entry, :, row]
+    return torch.softmax(scores, -1, out=scores)
+
+
+def products(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kept: Tensor | None = None
+) -> Tensor:
+    """Attention of rectangular batches, without a backward.
+
+    Args:
+        q: (batch, heads, queries, head size), scaled.
+        k, v: (batch, heads, keys, head size).
+        mask: additive, (batch, 1, queries, keys).
+        kept: (batch, heads, queries, keys), is filled with the probabilities.
+
+    Returns:
+        The output, of q's shape.
+    """
+    out = torch.empty_like(q)
+    for piece in pieces(*q.shape[:3], k.shape[2]):
+        weights = _probabilities(q, k, mask, piece)
+        out[piece] = weights @ v[piece[:2]]
+        if kept is not None:
+            kept[piece] = weights
+    return out
+
+
+def products_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, kept: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v, from that of the output of `products`."""
+    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    for piece in pieces(*q.shape[:3], k.shape[2]):
+        matrices = piece[:2]
+        weights = _probabilities(q, k, mask, piece) if kept is None else kept[piece]
+        dv[matrices] += weights.mT @ grad[piece]
+        weights = torch.ops.aten._softmax_backward_data(
+            grad[piece] @ v[matrices].mT, weights, -1, weights.dtype
+        )
+        dq[piece] = weights @ k[matrices]
+        dk[matrices] += weights.mT @ q[piece]
+    return dq, dk, dv
+
+
+# ---------------------------------------------------------------------------------------------
+# Streams as rectangular batches, and their inverses
+# ---------------------------------------------------------------------------------------------
+
+
+def _spread(x: Tensor, token: Tensor) -> Tensor:
+    """(tokens, heads, size) -> (tiles, heads, width, size), zeros at the places that are empty."""
+    return F.pad(x, (0, 0, 0, 0, 0, 1))[token].transpose(1, 2).contiguous()
+
+
+def _gather(x: Tensor, place: Tensor) -> Tensor:
+    """(tiles, heads, width, size) -> (tokens, heads, size)."""
+    return x.transpose(1, 2).flatten(0, 1)[place]
+
+
+def _blocks(x: Tensor, block: int, blocks: int) -> Tensor:
+    """(tokens, heads, size) -> (blocks, heads, block, size), zeros behind the last token."""
+    x = F.pad(x, (0, 0, 0, 0, 0, blocks * block - len(x)))
+    return x.unflatten(0, (blocks, block)).transpose(1, 2).contiguous()
+
+
+def _neighborhoods(x: Tensor, block: int, blocks: int, window: int) -> Tensor:
+    """(tokens, heads, size) -> (blocks, heads, block + 2 * window, size): what a block can see."""
+    x = F.pad(x, (0, 0, 0, 0, window, blocks * block + window - len(x)))
+    return x.unfold(0, block + 2 * window, block).transpose(2, 3).contiguous()
+
+
+def _from_blocks(x: Tensor, total: int) -> Tensor:
+    """The inverse of `_blocks`."""
+    return x.transpose(1, 2).flatten(0, 1)[:total]
+
+
+def _sum_neighborhoods(x: Tensor, block: int, window: int, total: int) -> Tensor:
+    """The transpose of `_neighborhoods`: each token's sum over the blocks that see it."""
+    blocks, heads, keys, size = x.shape
+    whole = x.new_zeros(blocks * block + 2 * window, heads, size)
+    for start in range(0, keys, block):  # places that far apart in a neighborhood do not overlap
+        part = x[:, :, start : start + block]
+        whole[start:].unfold(0, part.shape[2], block)[:blocks] += part.mT
+    return whole[window : window + total]
+
+
+# ---------------------------------------------------------------------------------------------
+# Attention of a stream
+# ---------------------------------------------------------------------------------------------
+
+
+def local_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention within a window, in blocks of queries, with a backward.
+
+    Args:
+        q, k, v: (total_tokens, heads, head size).
+        mask: additive, (blocks, 1, block, block + 2 * window).
+    """
+    return _local(q, k, v, mask)[0]
+
+
+def tiled_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, token: Tensor, place: Tensor
+) -> Tensor:
+    """Attention within documents that lie whole in the rows of a grid, with a backward.
+
+    Args:
+        q, k, v: (total_tokens, heads, head size).
+        mask: additive, (tiles, 1, width, width).
+        token: (tiles, width) number of the token at each place, `total_tokens` at empty places.
+        place: (total_tokens,) place of each token in the flattened tiles.
+    """
+    return _tiled(q, k, v, mask, token, place)[0]
+
+
+def _kept(q: Tensor, mask: Tensor) -> Tensor:
+    """Room for the probabilities that the forward keeps; none if they are too many."""
+    batch, _, queries, keys = mask.shape
+    heads = q.shape[1]
+    fits = batch * heads * queries * keys <= KEPT_SCORES
+    return q.new_empty(batch if fits else 0, heads, queries, keys)
+
+
+def _or_none(kept: Tensor) -> Tensor | None:
+    return kept if len(kept) else None
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::local_attention", mutates_args=())
+def _local(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The output of local attention, and the probabilities if they are kept."""
+    kept = _kept(q, mask)
+    out = products(*_local_batch(q, k, v, mask), mask, _or_none(kept))
+    return _from_blocks(out, len(q)), kept
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::local_attention_backward", mutates_args=())
+def _local_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    blocks, _, block, keys = mask.shape
+    window, total = (keys - block) // 2, len(q)
+    batch = _local_batch(q, k, v, mask)
+    dq, dk, dv = products_backward(_blocks(grad, block, blocks), *batch, mask, _or_none(kept))
+    dk, dv = (_sum_neighborhoods(x, block, window, total) for x in (dk, dv))
+    return (_from_blocks(dq, total) * _scale(q)), dk, dv
+
+
+def _local_batch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    blocks, _, block, keys = mask.shape
+    window = (keys - block) // 2
+    q = _blocks(q * _scale(q), block, blocks)
+    return q, *(_neighborhoods(x, block, blocks, window) for x in (k, v))
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::tiled_attention", mutates_args=())
+def _tiled(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, token: Tensor, place: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The output of attention within documents, and the probabilities if they are kept."""
+    kept = _kept(q, mask)
+    out = products(*_tiled_batch(q, k, v, token), mask, _or_none(kept))
+    return _gather(out, place), kept
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::tiled_attention_backward", mutates_args=())
+def _tiled_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    token: Tensor,
+    place: Tensor,
+    kept: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch = _tiled_batch(q, k, v, token)
+    gradients = products_backward(_spread(grad, token), *batch, mask, _or_none(kept))
+    dq, dk, dv = (_gather(x, place) for x in gradients)
+    return dq * _scale(q), dk, dv
+
+
+def _tiled_batch(q: Tensor, k: Tensor, v: Tensor, token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(_spread(x, token) for x in (q * _scale(q), k, v))
+
+
+def _scale(q: Tensor) -> float:
+    return q.shape[-1] ** -0.5
+
+
+@_local.register_fake
+def _(q, k, v, mask):
+    return torch.empty_like(q, memory_format=torch.contiguous_format), _kept(q, mask)
+
+
+@_tiled.register_fake
+def _(q, k, v, mask, token, place):
+    return torch.empty_like(q, memory_format=torch.contiguous_format), _kept(q, mask)
+
+
+@_local_backward.register_fake
+def _(grad, q, k, v, mask, kept):
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+
+
+@_tiled_backward.register_fake
+def _(grad, q, k, v, mask, token, place, kept):
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+
+
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs, output[1])
+
+
+_local.register_autograd(
+    lambda ctx, grad, _: (*_local_backward(grad, *ctx.saved_tensors), None), setup_context=_save
+)
+_tiled.register_autograd(
+    lambda ctx, grad, _: (*_tiled_backward(grad, *ctx.saved_tensors), None, None, None),
+    setup_context=_save,
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# The loss
+# ---------------------------------------------------------------------------------------------
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Cross-entropy of a linear layer's logits, summed over the tokens.
+
+    The gradients are computed with it, a piece of the tokens at a time, so that logits are neither
+    kept nor written in fp32.
+
+    Args:
+        x: (tokens, hidden_size).
+        weight: (classes, hidden_size).
+        bias: (classes,).
+        labels: (tokens,).
+        dtype: of the products.
+    """
+    return _loss(x, weight, bias, labels, dtype)[0]
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::linear_cross_entropy", mutates_args=())
+def _loss(
+    x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The loss, and its gradients by x, weight and bias."""
+    narrow, matrix, offset = x.to(dtype), weight.to(dtype), bias.to(dtype)
+    loss = x.new_zeros((), dtype=torch.float32)
+    dx = torch.empty_like(narrow)
+    dweight = torch.zeros(weight.shape, dtype=torch.float32)
+    dbias = torch.zeros(bias.shape, dtype=torch.float32)
+    size = max(1, LOGITS // len(weight))
+    for start in range(0, len(x), size):
+        part, truth = narrow[start : start + size], labels[start : start + size]
+        probabilities = torch.addmm(offset, part, matrix.T)
+        torch.softmax(probabilities, -1, out=probabilities)
+        right = torch.arange(len(part)), truth
+        likelihood = probabilities[right]
+        loss -= likelihood.float().clamp(min=torch.finfo(dtype).tiny).log().sum()
+        probabilities[right] = likelihood - 1
+        dx[start : start + size] = probabilities @ matrix
+        dweight += probabilities.T @ part
+        dbias += (probabilities.new_ones(1, len(part)) @ probabilities)[0]
+    return loss, dx.to(x.dtype), dweight.to(weight.dtype), dbias.to(bias.dtype)
+
+
+@_loss.register_fake
+def _(x, weight, bias, labels, dtype):
+    loss = x.new_empty((), dtype=torch.float32)
+    return loss, torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+
+
+def _save_gradients(ctx, inputs, output):
+    ctx.save_for_backward(*output[1:])
+
+
+def _scaled_gradients(ctx, grad, *_):
+    return (*(x * grad for x in ctx.saved_tensors), None, None)
+
+
+_loss.register_autograd(_scaled_gradients, setup_context=_save_gradients)
