@@ -92,6 +92,7 @@ class AttentionPlan:
     Attributes:
         backend: name of the attention function.
         stream: the tokens that it is for.
+        angles: cos and sin of RoPE by layer type, from `rotary_angles`.
         output_attentions: whether attention weights are returned.
         compiled: whether the layers run in a compiled graph. It has to hold for every batch, so
             it takes the most general path and reads all sizes from tensors.
@@ -107,6 +108,7 @@ class AttentionPlan:
 
     backend: str
     stream: TokenStream
+    angles: Mapping[str, tuple[Tensor, Tensor]]
     output_attentions: bool = False
     compiled: bool = False
     chunk: int | None = None
@@ -124,6 +126,7 @@ class AttentionPlan:
 
 def make_plan(
     stream: TokenStream,
+    angles: Mapping[str, tuple[Tensor, Tensor]],
     backend: str,
     windows: set[int | None],
     dtype: torch.dtype,
@@ -134,6 +137,7 @@ def make_plan(
 
     Args:
         stream: the tokens.
+        angles: cos and sin of RoPE by layer type.
         backend: name of the attention function.
         windows: tokens that layers see to each side; None for layers that see the whole document.
         dtype: of queries and keys.
@@ -162,6 +166,7 @@ def make_plan(
     if compiled:
         extent = torch.empty(stream.longest, 0)
         tensors = [stream.cu_seqlens, stream.document, stream.positions, local_mask, extent]
+        tensors += itertools.chain.from_iterable(angles.values())
         if grid is not None:
             tensors += [grid.token, grid.document, grid.place, global_mask]
             for x in (grid.token, grid.document):
@@ -174,6 +179,7 @@ def make_plan(
     return AttentionPlan(
         backend=backend,
         stream=stream,
+        angles=angles,
         output_attentions=output_attentions,
         compiled=compiled,
         chunk=chunk,

@@ -242,7 +242,6 @@ class ChineseModernBertLayer(GradientCheckpointingLayer):
     def forward(
         self,
         x: Tensor,
-        angles: tuple[Tensor, Tensor],
         plan: AttentionPlan,
         places: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
@@ -250,7 +249,7 @@ class ChineseModernBertLayer(GradientCheckpointingLayer):
 
         With `places` (n,) only the states of those tokens come out, (n, hidden_size).
         """
-        q, k, v = in_chunks(self.before_attention, plan.chunk, x, *angles)
+        q, k, v = in_chunks(self.before_attention, plan.chunk, x, *plan.angles[self.layer_type])
         attended, weights = attend(q, k, v, plan, self.attn.window, self.attn)
         attended = attended.flatten(1).contiguous()  # else a compiled piece is made for each layout
         if places is not None:
@@ -437,6 +436,10 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         )
         plan = make_plan(
             stream,
+            angles={
+                kind: rotary_angles(self.config, kind, stream)
+                for kind in self.config.rope_parameters
+            },
             backend=backend,
             windows={layer.attn.window for layer in self.layers},
             dtype=self.attention_dtype(),
@@ -547,10 +550,6 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         x = self.embed(input_ids if inputs_embeds is None else inputs_embeds, plan)
-        angles = {
-            layer_type: rotary_angles(self.config, layer_type, plan.stream)
-            for layer_type in self.config.rope_parameters
-        }
         hidden_states, attentions = [], []
         # What is returned, or seen by a hook, has to be whole.
         early = None if output_hidden_states or is_hooked(self.layers[-1]) else places
@@ -558,7 +557,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             if output_hidden_states:
                 x = keep_state(x, hidden_states, plan.stream)
             last = layer is self.layers[-1]
-            x, weights = layer(x, angles[layer.layer_type], plan, early if last else None)
+            x, weights = layer(x, plan, early if last else None)
             attentions.append(weights)
         x = in_chunks(self.final_norm, plan.chunk, x)
         if output_hidden_states:

@@ -25,7 +25,7 @@ KEPT_SCORES = 2**25
 
 # Logits of the loss at a time: 32 MiB in bf16. Larger tensors are mapped anew each time by the C
 # library, and a third of the time goes into page faults.
-LOGITS = 2**24
+LOGITS = 2**23
 
 # Operators are named after the module, because remote code and a checkout may both be imported.
 _NAMESPACE = re.sub(r"[^0-9a-zA-Z]", "_", __name__)
@@ -314,7 +314,8 @@ def _loss(
     size = max(1, LOGITS // len(weight))
     for start in range(0, len(x), size):
         part, truth = narrow[start : start + size], labels[start : start + size]
-        probabilities = torch.addmm(offset, part, matrix.T)
+        probabilities = part @ matrix.T
+        probabilities += offset
         torch.softmax(probabilities, -1, out=probabilities)
         right = torch.arange(len(part)), truth
         likelihood = probabilities[right]
