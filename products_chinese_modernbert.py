@@ -25,7 +25,7 @@ KEPT_SCORES = 2**25
 
 # Logits of the loss at a time: 32 MiB in bf16. Larger tensors are mapped anew each time by the C
 # library, and a third of the time goes into page faults.
-LOGITS = 2**23
+LOGITS = 2**24
 
 # Operators are named after the module, because remote code and a checkout may both be imported.
 _NAMESPACE = re.sub(r"[^0-9a-zA-Z]", "_", __name__)
@@ -309,8 +309,7 @@ def _loss(
     narrow, matrix, offset = x.to(dtype), weight.to(dtype), bias.to(dtype)
     loss = x.new_zeros((), dtype=torch.float32)
     dx = torch.empty_like(narrow)
-    dweight = torch.zeros(weight.shape, dtype=torch.float32)
-    dbias = torch.zeros(bias.shape, dtype=torch.float32)
+    dweight = dbias = None
     size = max(1, LOGITS // len(weight))
     for start in range(0, len(x), size):
         part, truth = narrow[start : start + size], labels[start : start + size]
@@ -322,8 +321,15 @@ def _loss(
         loss -= likelihood.float().clamp(min=torch.finfo(dtype).tiny).log().sum()
         probabilities[right] = likelihood - 1
         dx[start : start + size] = probabilities @ matrix
-        dweight += probabilities.T @ part
-        dbias += (probabilities.new_ones(1, len(part)) @ probabilities)[0]
+        by_weight = probabilities.T @ part
+        by_bias = (probabilities.new_ones(1, len(part)) @ probabilities)[0]
+        if dweight is None:
+            dweight, dbias = by_weight.float(), by_bias.float()
+        else:
+            dweight += by_weight
+            dbias += by_bias
+    if dweight is None:
+        dweight, dbias = torch.zeros_like(weight), torch.zeros_like(bias)
     return loss, dx.to(x.dtype), dweight.to(weight.dtype), dbias.to(bias.dtype)
 
 

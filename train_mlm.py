@@ -20,6 +20,7 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from pretraining.run.allocator import keep_freed_memory
 from pretraining.run.checkpoints import (
     check_order,
     check_unused,
@@ -108,6 +109,8 @@ def train(settings: StageSettings, data: StageData, hub: HubPush | None, resume:
             hub.upload(settings.final, finished)
         return
     checkpoint = last_complete_checkpoint(settings.folder) if resume else None
+    if settings.arguments.device.type == "cpu":
+        keep_freed_memory()
     set_seed(settings.run.seed)
     model = make_model(settings)
     trainer = make_trainer(settings, data, model, callbacks=[] if hub is None else [hub])
