@@ -24,14 +24,26 @@ from torch.nn.attention.flex_attention import flex_attention as torch_flex_atten
 from torch.nn.attention.varlen import varlen_attn
 from transformers.modeling_flash_attention_utils import lazy_import_flash_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
-from transformers.utils.generic import is_flash_attention_requested
 
 try:
-    from .products_chinese_modernbert import local_attention, products, tiled_attention
+    from .backends_chinese_modernbert import *  # noqa: F403
+    from .backends_chinese_modernbert import is_built_in, is_flash
+    from .products_chinese_modernbert import (
+        by_products,
+        local_attention,
+        products,
+        tiled_attention,
+    )
     from .stream_chinese_modernbert import TokenStream
 except ImportError:  # imported from a checkout, where the files are not a package
-    from products_chinese_modernbert import local_attention, products, tiled_attention
+    from backends_chinese_modernbert import *  # noqa: F403
+    from backends_chinese_modernbert import is_built_in, is_flash
+    from products_chinese_modernbert import (
+        by_products,
+        local_attention,
+        products,
+        tiled_attention,
+    )
     from stream_chinese_modernbert import TokenStream
 
 # ---------------------------------------------------------------------------------------------
@@ -45,8 +57,8 @@ except ImportError:  # imported from a checkout, where the files are not a packa
 TOKEN_CHUNK = 1024
 
 # Queries of one block of local attention on `sdpa`; their keys are the block and a window to each
-# side.
-LOCAL_BLOCK = 128
+# side. Plain matrix products are as fast in smaller blocks, which have fewer keys for nothing.
+LOCAL_BLOCK, TRAINING_BLOCK = 128, 64
 
 # flex_attention works in blocks of this many queries and keys.
 FLEX_BLOCK = 128
@@ -149,17 +161,19 @@ def make_plan(
     if stream.positions.device.type == "cpu" and not compiled and not training:
         chunk = TOKEN_CHUNK
     window = max(windows - {None}, default=None)
+    trains_by_products = backend == "sdpa" and training and by_products(stream.positions, dtype)
     if backend == "sdpa" and window is not None and (compiled or stream.longest > window + 1):
+        block = TRAINING_BLOCK if trains_by_products else LOCAL_BLOCK
         # A graph specialized for one block could not take more, so a compiled one gets two.
-        blocks = max(-(-len(stream.document) // LOCAL_BLOCK), 1 + compiled)
-        local_mask = make_local_mask(stream, window, blocks, dtype)
+        blocks = max(-(-len(stream.document) // block), 1 + compiled)
+        local_mask = make_local_mask(stream, window, block, blocks, dtype)
     if backend == "flex_attention":
         block_masks = {window: make_block_mask(stream, window) for window in windows}
     if output_attentions:
         grid = grid_of_batch(stream)
-    elif backend == "sdpa" and training and (compiled or by_products(stream.positions, dtype)):
+    elif backend == "sdpa" and training and (compiled or trains_by_products):
         grid = grid_of_tiles(stream, smallest=1 + compiled)
-        if by_products(stream.positions, dtype):
+        if trains_by_products:
             global_mask = additive(grid.visible(None), dtype)
     elif not is_built_in(backend) or (compiled and (backend == "eager" or training)):
         grid = grid_of_documents(stream, smallest=1 + compiled)
@@ -216,13 +230,15 @@ def in_chunks(
     return wholes[0] if alone else wholes
 
 
-def make_local_mask(stream: TokenStream, window: int, blocks: int, dtype: torch.dtype) -> Tensor:
-    """Additive mask of blockwise local attention.
+def make_local_mask(
+    stream: TokenStream, window: int, block: int, blocks: int, dtype: torch.dtype
+) -> Tensor:
+    """Additive mask of blockwise local attention, for blocks of `block` queries.
 
     Returns (blocks, 1, block, block + 2 * window): 0 where a query of the block may see the key,
     -inf elsewhere.
     """
-    device, block = stream.positions.device, LOCAL_BLOCK
+    device = stream.positions.device
     padded = blocks * block
     filler = padded - len(stream.document)
     document = F.pad(stream.document, (window, filler + window), value=-1)
@@ -329,7 +345,7 @@ def grid_of_batch(stream: TokenStream) -> Grid:
 
 
 # ---------------------------------------------------------------------------------------------
-# One function, and the choice of the backend behind it
+# One function for all backends
 # ---------------------------------------------------------------------------------------------
 
 
@@ -357,62 +373,6 @@ def attend(
     if plan.backend in ATTENTION_BACKENDS:
         return ATTENTION_BACKENDS[plan.backend](q, k, v, plan, window), None
     return registered_attention(q, k, v, plan, window, module)
-
-
-def is_flash(name: str) -> bool:
-    """Whether it is one of transformers' names for FlashAttention kernels."""
-    return is_flash_attention_requested(requested_attention_implementation=name)
-
-
-def is_built_in(name: str) -> bool:
-    """Whether the backend is one of this file's, not a function that somebody registered."""
-    return name in ATTENTION_BACKENDS or is_flash(name)
-
-
-# The default: the fastest backend for the device and type at hand.
-AUTOMATIC = "auto"
-
-
-def choose_attention(requested: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-    """The backend for a device and the type of queries and keys, and why it is this one.
-
-    Raises:
-        ValueError: if the backend that was asked for cannot work there.
-    """
-    half = dtype in (torch.bfloat16, torch.float16)
-    if requested == AUTOMATIC:
-        if device.type != "cuda":
-            return "sdpa", f"the fastest on {device.type}"
-        if torch.cuda.get_device_capability(device) < (8, 0):
-            return "sdpa", "the FlashAttention kernels need an Ampere card or a newer one"
-        if not half:
-            return "sdpa", (
-                f"the FlashAttention kernels do not take {dtype}; they would be several times "
-                "faster with dtype=torch.bfloat16, or under autocast"
-            )
-        if is_flash_attn_3_available():
-            return "flash_attention_3", "flash-attn 3 is installed"
-        if is_flash_attn_2_available():
-            return "flash_attention_2", "flash-attn is installed"
-        return "varlen_attention", "torch's own FlashAttention; flash-attn is not installed"
-    if requested == "varlen_attention" or is_flash(requested):
-        if device.type != "cuda":
-            raise ValueError(
-                f"{requested!r} needs a CUDA device, but the model is on {device.type}. Move "
-                "it, or call model.set_attn_implementation('sdpa')."
-            )
-        if not half:
-            raise ValueError(
-                f"{requested!r} takes bf16 or fp16, not {dtype}. Load the model with "
-                "dtype=torch.bfloat16, run it under autocast, or call "
-                "model.set_attn_implementation('sdpa')."
-            )
-    if requested == "flex_attention" and device.type == "cpu":
-        raise ValueError(
-            "'flex_attention' has no backward on the CPU, and is compiled anew for every length "
-            "there. Move the model, or call model.set_attn_implementation('sdpa')."
-        )
-    return requested, "as asked for"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -542,21 +502,6 @@ def _rows(x: Tensor, start: int, stop: int) -> Tensor:
     if not torch.compiler.is_compiling() and start >= 0 and stop <= len(x):
         return x[start:stop]  # F.pad would copy it
     return F.pad(x, (0, 0, 0, 0, -start, stop - len(x)))  # a negative amount cuts rows off
-
-
-@functools.cache
-def products_beat_sdpa() -> bool:
-    """Whether this CPU multiplies in bf16, but torch's fused kernel does not use it.
-
-    The kernel knows AMX. With AVX512-BF16 alone it works at a fifth of the rate of matrix products.
-    """
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch's latest versions
-    return has.get("avx512_bf16", False) and not has.get("amx_tile", False)
-
-
-def by_products(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether plain matrix products are the fastest attention on the device of x, in a type."""
-    return (x.device.type, dtype) == ("cpu", torch.bfloat16) and products_beat_sdpa()
 
 
 def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

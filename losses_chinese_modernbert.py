@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 try:
-    from .products_chinese_modernbert import linear_cross_entropy
+    from .products_chinese_modernbert import is_plain_linear, linear_cross_entropy
     from .stream_chinese_modernbert import IGNORED
 except ImportError:  # imported from a checkout, where the files are not a package
-    from products_chinese_modernbert import linear_cross_entropy
+    from products_chinese_modernbert import is_plain_linear, linear_cross_entropy
     from stream_chinese_modernbert import IGNORED
 
 
@@ -39,7 +39,7 @@ def masked_loss(
     Args:
         labels: (tokens,), none of them ignored.
     """
-    if x.device.type != "cpu" or type(decoder) is not nn.Linear or decoder.bias is None:
+    if x.device.type != "cpu" or not is_plain_linear(decoder) or decoder.bias is None:
         return token_loss(decoder(x), labels, num_items_in_batch)
     autocast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if autocast else decoder.weight.dtype

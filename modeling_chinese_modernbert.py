@@ -40,15 +40,17 @@ from transformers.utils.generic import can_return_tuple
 try:
     from .attention_chinese_modernbert import *  # noqa: F403
     from .attention_chinese_modernbert import (
-        ATTENTION_BACKENDS,
-        AUTOMATIC,
         AttentionPlan,
         attend,
-        choose_attention,
         in_chunks,
-        is_built_in,
         make_plan,
         runs_eagerly_without_gradients,
+    )
+    from .backends_chinese_modernbert import (
+        AUTOMATIC,
+        BUILT_IN,
+        choose_attention,
+        is_built_in,
     )
     from .configuration_chinese_modernbert import ChineseModernBertConfig
     from .losses_chinese_modernbert import (
@@ -58,6 +60,7 @@ try:
         masked_loss,
         token_loss,
     )
+    from .products_chinese_modernbert import is_hooked, is_plain_linear
     from .stream_chinese_modernbert import (
         TokenStream,
         check_inputs,
@@ -69,15 +72,17 @@ try:
 except ImportError:  # imported from a checkout, where the files are not a package
     from attention_chinese_modernbert import *  # noqa: F403
     from attention_chinese_modernbert import (
-        ATTENTION_BACKENDS,
-        AUTOMATIC,
         AttentionPlan,
         attend,
-        choose_attention,
         in_chunks,
-        is_built_in,
         make_plan,
         runs_eagerly_without_gradients,
+    )
+    from backends_chinese_modernbert import (
+        AUTOMATIC,
+        BUILT_IN,
+        choose_attention,
+        is_built_in,
     )
     from configuration_chinese_modernbert import ChineseModernBertConfig
     from losses_chinese_modernbert import (
@@ -87,6 +92,7 @@ except ImportError:  # imported from a checkout, where the files are not a packa
         masked_loss,
         token_loss,
     )
+    from products_chinese_modernbert import is_hooked, is_plain_linear
     from stream_chinese_modernbert import (
         TokenStream,
         check_inputs,
@@ -123,12 +129,6 @@ def _linear(in_features: int, out_features: int, std: float, bias: bool = False)
     layer = nn.Linear(in_features, out_features, bias=bias)
     layer.init_std = std
     return layer
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody registered a hook on the module."""
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in names)
 
 
 def _output_std(config: ChineseModernBertConfig) -> float:
@@ -183,17 +183,6 @@ class ChineseModernBertAttention(nn.Module):
         return self.drop(self.Wo(attended))
 
 
-def is_plain_linear(module: nn.Module) -> bool:
-    """Whether it is torch's layer without adapter, quantizer, offloading or hook around it."""
-    return (
-        type(module) is nn.Linear
-        and type(module.weight) is nn.Parameter
-        and module.bias is None
-        and "forward" not in vars(module)
-        and not is_hooked(module)
-    )
-
-
 class ChineseModernBertMLP(nn.Module):
     """GeGLU: a gated feed-forward block."""
 
@@ -207,7 +196,8 @@ class ChineseModernBertMLP(nn.Module):
         self.Wo = _linear(config.intermediate_size, config.hidden_size, _output_std(config))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and not torch.is_grad_enabled() and is_plain_linear(self.Wi):
+        plain = is_plain_linear(self.Wi) and self.Wi.bias is None
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and plain:
             # Two narrow products take less time there than one wide product.
             hidden, gate = (F.linear(x, half) for half in self.Wi.weight.chunk(2))
         else:
@@ -302,11 +292,11 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
             return AUTOMATIC
         if requested_attention in (AUTOMATIC, "varlen_attention"):
             return requested_attention
-        known = [AUTOMATIC, *ATTENTION_BACKENDS, *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+        known = [AUTOMATIC, *BUILT_IN, *ALL_ATTENTION_FUNCTIONS.valid_keys()]
         if requested_attention not in known or requested_attention.startswith("paged|"):
             raise ValueError(
                 f"attn_implementation {requested_attention!r} is not known; choose one of "
-                f"{', '.join([AUTOMATIC, *ATTENTION_BACKENDS])}, or register a function of your "
+                f"{', '.join([AUTOMATIC, *BUILT_IN])}, or register a function of your "
                 "own with transformers.AttentionInterface."
             )
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
@@ -552,7 +542,8 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         x = self.embed(input_ids if inputs_embeds is None else inputs_embeds, plan)
         hidden_states, attentions = [], []
         # What is returned, or seen by a hook, has to be whole.
-        early = None if output_hidden_states or is_hooked(self.layers[-1]) else places
+        seen = output_hidden_states or is_hooked(self.layers[-1]) or is_hooked(self.final_norm)
+        early = None if seen else places
         for layer in self.layers:
             if output_hidden_states:
                 x = keep_state(x, hidden_states, plan.stream)

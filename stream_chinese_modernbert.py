@@ -231,5 +231,8 @@ def rotary_angles(
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates the pairs of (total_tokens, ..., head_size) by the angles, in fp32."""
     exact = x.float()
-    swapped = exact.roll(x.shape[-1] // 2, dims=-1)
+    if torch.compiler.is_compiling():  # a compiled roll reads its input one number at a time
+        swapped = torch.cat(exact.chunk(2, dim=-1)[::-1], dim=-1)
+    else:
+        swapped = exact.roll(x.shape[-1] // 2, dims=-1)
     return (exact * cos).addcmul_(swapped, sin).to(x.dtype)

@@ -14,8 +14,10 @@ from torch.nn.attention.flex_attention import flex_attention as torch_flex_atten
 from transformers import AttentionInterface
 
 import attention_chinese_modernbert as attention
+import backends_chinese_modernbert as backends_module
 import modeling_chinese_modernbert as modeling
-from attention_chinese_modernbert import ATTENTION_BACKENDS, choose_attention, make_plan
+from attention_chinese_modernbert import ATTENTION_BACKENDS, make_plan
+from backends_chinese_modernbert import BUILT_IN, choose_attention
 from batches import (
     PORTABLE_BACKENDS,
     SHAPES,
@@ -59,8 +61,8 @@ def card(monkeypatch):
 
     def install(capability=(9, 0), flash_2=False, flash_3=False):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: flash_2)
-        monkeypatch.setattr(attention, "is_flash_attn_3_available", lambda: flash_3)
+        monkeypatch.setattr(backends_module, "is_flash_attn_2_available", lambda: flash_2)
+        monkeypatch.setattr(backends_module, "is_flash_attn_3_available", lambda: flash_3)
 
     return install
 
@@ -375,7 +377,7 @@ def test_block_masks_say_exactly_who_sees_whom(shape, window):
     expected = document[:, None] == document[None, :]
     if window is not None:
         expected &= (token[:, None] - token[None, :]).abs() <= window
-    mask = make_plan(stream, "flex_attention", {window}, torch.float32).block_masks[window]
+    mask = make_plan(stream, {}, "flex_attention", {window}, torch.float32).block_masks[window]
     visited = mask.to_dense()[0, 0].bool()
     visited = visited.repeat_interleave(128, 0).repeat_interleave(128, 1)[:total, :total]
     seen = visited & mask.mask_mod(0, 0, token[:, None], token[None, :])
@@ -490,75 +492,7 @@ def test_weights_are_right_where_padding_lies_between_tokens(make_model):
         assert (one[:, :, ::2] == 0).all() and (one[..., ::2] == 0).all()
 
 
-def test_every_backend_is_documented():
+def test_every_backend_has_a_function_and_is_documented():
+    assert set(BUILT_IN) == set(ATTENTION_BACKENDS)
     page = Path("docs/usage.md").read_text(encoding="utf-8")
-    assert [name for name in ATTENTION_BACKENDS if f"`{name}`" not in page] == []
-
-
-# --- plain products on a CPU ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scores", [1, 300, 2**12, attention.SCORES])
-@pytest.mark.parametrize("masked", [False, True])
-def test_plain_products_give_what_torch_s_kernel_gives(monkeypatch, scores, masked):
-    """However the scores are cut: queries of one head, heads of one entry, or several entries."""
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(3, 4, n, 16, generator=generator) for n in (20, 30, 30))
-    mask = None
-    if masked:
-        mask = torch.zeros(3, 1, 20, 30)
-        mask[torch.rand(mask.shape, generator=generator) < 0.5] = -math.inf
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    monkeypatch.setattr(attention, "SCORES", scores)
-    monkeypatch.setattr(attention, "products_beat_sdpa", lambda: True)
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)
-    q, k, v = (x.bfloat16() for x in (q, k, v))
-    with torch.no_grad():
-        out = attention.dot_product_attention(q, k, v, None if mask is None else mask.bfloat16())
-    # bf16 keeps 8 bits, of scores up to 4 and of values up to 4.
-    assert (out.float() - expected).abs().mean() <= 2**-8
-    assert (out.float() - expected).abs().max() <= 2**-5
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_inference_in_bf16_agrees_whether_torch_s_kernel_or_plain_products_attend(
-    make_model, shape, monkeypatch
-):
-    model, batch = make_model("sdpa").to(torch.bfloat16), SHAPES[shape]()
-    states = {}
-    for by_products in (False, True):
-        monkeypatch.setattr(attention, "products_beat_sdpa", lambda answer=by_products: answer)
-        with torch.no_grad():
-            states[by_products] = model(**batch).last_hidden_state.float()
-    # bf16 keeps 8 bits, and states are of size one; seldom does a rounding add to another.
-    difference = (states[True] - states[False]).abs()
-    assert difference.mean() <= 2**-8
-    assert difference.max() <= 2**-4
-
-
-@pytest.mark.parametrize("dtype, grad", [(torch.float32, False), (torch.bfloat16, True)])
-def test_plain_products_are_for_inference_in_bf16(monkeypatch, dtype, grad):
-    called = []
-    monkeypatch.setattr(attention, "products_beat_sdpa", lambda: True)
-    monkeypatch.setattr(
-        torch.nn.functional, "scaled_dot_product_attention", lambda *_, **__: called.append(1)
-    )
-    q = torch.zeros(1, 2, 4, 8, dtype=dtype)
-    with torch.set_grad_enabled(grad):
-        attention.dot_product_attention(q, q, q)
-    assert called
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "answer"),
-    [
-        ({"avx512_bf16": True, "amx_tile": False}, True),
-        ({"avx512_bf16": True, "amx_tile": True}, False),
-        ({"avx2": True}, False),
-    ],
-)
-def test_plain_products_are_for_cpus_whose_bf16_torch_s_kernel_leaves_unused(
-    monkeypatch, capabilities, answer
-):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert attention.products_beat_sdpa.__wrapped__() is answer
+    assert [name for name in BUILT_IN if f"`{name}`" not in page] == []

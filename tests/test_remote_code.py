@@ -21,8 +21,11 @@ from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseMod
 
 CODE = (
     "attention_chinese_modernbert.py",
+    "backends_chinese_modernbert.py",
     "configuration_chinese_modernbert.py",
+    "losses_chinese_modernbert.py",
     "modeling_chinese_modernbert.py",
+    "products_chinese_modernbert.py",
     "question_answering_chinese_modernbert.py",
     "spans_chinese_modernbert.py",
     "stream_chinese_modernbert.py",

@@ -53,7 +53,7 @@ def test_the_stream_is_the_real_tokens_end_to_end(shape):
 
 def test_stream_and_plan_cannot_be_changed():
     stream = stream_of(SHAPES["packed"]())
-    plan = make_plan(stream, "sdpa", {None, 64}, torch.float32)
+    plan = make_plan(stream, {}, "sdpa", {None, 64}, torch.float32)
     for one, name in ((stream, "document"), (stream, "bounds"), (plan, "backend"), (plan, "grid")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(one, name, None)

@@ -143,10 +143,13 @@ def test_the_finished_folder_is_ready_for_the_hub(run_dir):
     assert {file.name for file in final.iterdir()} == {
         "README.md",
         "attention_chinese_modernbert.py",
+        "backends_chinese_modernbert.py",
         "config.json",
         "configuration_chinese_modernbert.py",
         "model.safetensors",
+        "losses_chinese_modernbert.py",
         "modeling_chinese_modernbert.py",
+        "products_chinese_modernbert.py",
         "question_answering_chinese_modernbert.py",
         "spans_chinese_modernbert.py",
         "stream_chinese_modernbert.py",
