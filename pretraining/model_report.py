@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import math
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from tqdm import tqdm
 
 from data_collator_wwm import IGNORED
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
@@ -33,6 +32,7 @@ from pretraining.run import ngram_baseline
 from pretraining.run.evaluation import (
     EvaluationRows,
     evaluation_collator,
+    evaluation_labels,
     masked_tokens,
     reduce_logits,
 )
@@ -49,23 +49,28 @@ EVERYDAY = (
 )
 
 
-def predict(folder: str, held_out: Rows, collator: Callable) -> EvalPrediction:
-    """The labels of a model folder's masked tokens and the output of `reduce_logits`, in fp32."""
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(
-            model=ChineseModernBertForMaskedLM.from_pretrained(folder, dtype=torch.float32),
-            args=TrainingArguments(
-                output_dir=scratch,
-                per_device_eval_batch_size=max(1, BATCH_TOKENS // held_out.seq_len),
-                dataloader_pin_memory=torch.accelerator.is_available(),
-                remove_unused_columns=False,
-                report_to="none",
-            ),
-            data_collator=collator,
-            preprocess_logits_for_metrics=reduce_logits,
-        )
-        output = trainer.predict(EvaluationRows(held_out))
-    return EvalPrediction(predictions=output.predictions, label_ids=output.label_ids)
+@torch.inference_mode()
+def predict(folder: str, held_out: Rows, collator: Callable) -> np.ndarray:
+    """What a model folder predicts for the masked tokens of a row set, in fp32.
+
+    Returns:
+        (masked tokens, 2), of these as from `reduce_logits`.
+    """
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    model = ChineseModernBertForMaskedLM.from_pretrained(folder, dtype=torch.float32)
+    model.eval().to(device)
+    features, at_once = EvaluationRows(held_out), max(1, BATCH_TOKENS // held_out.seq_len)
+    reduced = []
+    for first in tqdm(range(0, len(features), at_once), desc="model", unit=" batches"):
+        some = range(first, min(first + at_once, len(features)))
+        batch = collator([features[index] for index in some])
+        labels = batch.pop("labels").to(device)
+        hidden = model.model(**{name: value.to(device) for name, value in batch.items()})[0]
+        # Logits of the other tokens would be most of the work.
+        masked = labels != IGNORED
+        logits = model.decoder(model.head(hidden[masked]))
+        reduced.append(reduce_logits(logits, labels[masked]).cpu().numpy())
+    return np.concatenate(reduced)
 
 
 @dataclass(frozen=True)
@@ -127,45 +132,45 @@ def everyday_first(domains: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def report(
-    title: str, held_out: Rows, tokenizer: Tokenizer, predictions: dict[str, EvalPrediction]
+    title: str, held_out: Rows, tokenizer: Tokenizer, predictions: dict[str, np.ndarray]
 ) -> Report:
     """What one or more models achieve on a row set, by domain, length and position.
 
     Raises:
         ValueError: if no token is masked.
     """
-    every, lengths, sides = token_places(held_out), token_lengths(tokenizer), {}
-    for side, prediction in predictions.items():
-        sides[side], places = masked_tokens(prediction, every, lengths)
+    labels, every = evaluation_labels(held_out), token_places(held_out)
+    lengths, sides = token_lengths(tokenizer), {}
+    for side, reduced in predictions.items():
+        sides[side], places = masked_tokens(labels, reduced, every, lengths)
     groups = everyday_first(places.by_domain()) | places.by_length() | places.by_position()
     return Report(title, sides, groups)
 
 
 def report_on_sentences(
-    title: str, held_out: Rows, tokenizer: Tokenizer, among: EvalPrediction, model: str
+    title: str, held_out: Rows, tokenizer: Tokenizer, among: np.ndarray, model: str
 ) -> Report:
     """What a model achieves on sentences alone and among others, by domain and length.
 
     Args:
-        among: its predictions on the rows as they are.
+        among: its predictions on the rows as they are, (masked tokens, 2).
         model: its folder.
 
     Raises:
         ValueError: if no document has two sentences with masked tokens.
     """
     ends, special = SentenceEnds.of(tokenizer), held_out.manifest["special_token_ids"]
-    alone = predict(model, held_out, SentencesAlone(evaluation_collator(held_out), ends, special))
     # The same tokens are masked, in the same order.
-    predictions = among.predictions.copy()
-    predictions[among.label_ids != IGNORED] = alone.predictions[alone.label_ids != IGNORED]
-    every = token_places(held_out)
+    alone = predict(model, held_out, SentencesAlone(evaluation_collator(held_out), ends, special))
+    labels, every = evaluation_labels(held_out), token_places(held_out)
     compared, lengths = sentence_places(held_out, every, ends)
     every = dataclasses.replace(every, lengths=lengths)
-    labels = np.where(compared, among.label_ids, IGNORED)
-    sides = {}
-    for side, each in (("alone", predictions), ("among others", among.predictions)):
-        prediction = EvalPrediction(predictions=each, label_ids=labels)
-        sides[side], places = masked_tokens(prediction, every, token_lengths(tokenizer))
+    chosen, sides = compared[labels != IGNORED], {}
+    labels = np.where(compared, labels, IGNORED)
+    for side, reduced in (("alone", alone), ("among others", among)):
+        sides[side], places = masked_tokens(
+            labels, reduced[chosen], every, token_lengths(tokenizer)
+        )
     return Report(title, sides, everyday_first(places.by_domain()) | places.by_length(SENTENCES))
 
 
@@ -173,7 +178,9 @@ def alone_to_among(sentences: Report) -> str:
     """A line: the accuracy alone as a share of that among others, on the same tokens."""
     alone, among = sentences.sides.values()
     share = ratio(alone.right, among.right, alone.documents)
-    return f"Alone, a sentence has {percent(share)} of the accuracy that it has among others."
+    return (
+        f"Alone, a sentence has {percent(share)} of the accuracy that its words have among others."
+    )
 
 
 def main() -> None:

@@ -70,24 +70,32 @@ def reduce_logits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return reduced
 
 
+def evaluation_labels(rows: Rows) -> np.ndarray:
+    """(rows, seq_len) int64: the labels of all held-out rows, -100 where not masked."""
+    features = EvaluationRows(rows)
+    batch = evaluation_collator(rows)([features[index] for index in range(len(features))])
+    return batch["labels"].numpy()
+
+
 def masked_tokens(
-    prediction: EvalPrediction, places: TokenPlaces, token_lengths: np.ndarray
+    labels: np.ndarray, reduced: np.ndarray, places: TokenPlaces, token_lengths: np.ndarray
 ) -> tuple[MaskedTokens, TokenPlaces]:
     """What was predicted for the masked tokens, and where these stand.
 
     Args:
-        prediction: labels (rows, seq_len), and as predictions the output of `reduce_logits`.
+        labels: (rows, seq_len), -100 where not masked.
+        reduced: (masked tokens, 2), of these as from `reduce_logits`.
         places: those of all tokens, (rows, seq_len).
         token_lengths: (vocab_size,) number of characters of each id.
 
     Raises:
         ValueError: if no token is masked.
     """
-    masked = prediction.label_ids != IGNORED
+    masked = labels != IGNORED
     if not masked.any():
         raise ValueError("no token of the held-out rows is masked; check that the rows hold text.")
-    labels, places = prediction.label_ids[masked], places[masked]
-    predicted, nats = prediction.predictions[masked].T
+    labels, places = labels[masked], places[masked]
+    predicted, nats = reduced.T
     characters = token_lengths[labels]
     tokens = MaskedTokens(labels, predicted.astype(np.int64), nats, characters, places.documents)
     return tokens, places
@@ -116,7 +124,9 @@ class MaskedLanguageModelingMetrics:
         self._places = token_places(rows)
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        tokens, places = masked_tokens(prediction, self._places, self.token_lengths)
+        labels = prediction.label_ids
+        reduced = prediction.predictions[labels != IGNORED]
+        tokens, places = masked_tokens(labels, reduced, self._places, self.token_lengths)
         metrics = {
             "most_frequent_rate": float(np.bincount(tokens.labels).max() / len(places.words))
         }

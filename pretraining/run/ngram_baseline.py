@@ -11,7 +11,7 @@ where λ(h) is the share that the discounts D leave. For the longest contexts an
 with [CLS], c(h w) is how often w follows h; for the others, how many different tokens precede h w.
 Below the contexts of no token lies the uniform distribution over the vocabulary. D has a value for
 counts of 1, of 2, and of 3 and more, estimated for each length of context from the contexts that
-the held-out rows ask for.
+the held-out rows ask for, which are the only ones counted.
 """
 
 import math
@@ -19,11 +19,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from tqdm import tqdm
-from transformers import EvalPrediction
 
 from data_collator_wwm import IGNORED, document_positions, split_row
 from pretraining.data.rows import Rows
-from pretraining.run.evaluation import EvaluationRows, evaluation_collator
+from pretraining.run.evaluation import evaluation_labels
 from pretraining.run.held_out_groups import stored_ids
 
 BITS = 15  # of an id, so four tokens of context fit into one number of 64 bits
@@ -122,12 +121,15 @@ def _summed(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def discounts(counts: np.ndarray) -> np.ndarray:
     """D for counts of 0, 1, 2, and 3 and more, from how many counts are 1, 2, 3 and 4.
 
-    One is added to these numbers, and a discount is at least 0.1, so that the smallest corpus
-    leaves something for what it has not seen.
+    Where these numbers are too small for that, it is KenLM's fallback of 0.5, 1 and 1.5.
     """
-    n = np.bincount(np.minimum(counts, 5), minlength=6) + 1
-    y = n[1] / (n[1] + 2 * n[2])
-    return np.array([0, *(np.clip(k - (k + 1) * y * n[k + 1] / n[k], 0.1, k) for k in (1, 2, 3))])
+    n = np.bincount(np.minimum(counts, 5), minlength=6)
+    if (n[1:5] > 0).all():
+        y = n[1] / (n[1] + 2 * n[2])
+        estimated = np.array([k - (k + 1) * y * n[k + 1] / n[k] for k in (1, 2, 3)])
+        if (estimated > 0).all() and (np.diff(estimated) <= 1).all():
+            return np.array([0, *estimated])
+    return np.array([0, 0.5, 1, 1.5])
 
 
 def counted_rows(train: Rows) -> Iterator[np.ndarray]:
@@ -182,22 +184,10 @@ def predict(train: Rows, ids: np.ndarray, places: np.ndarray, order: int) -> np.
     return predictions
 
 
-def evaluate(train: Rows, held_out: Sequence[Rows], order: int) -> list[EvalPrediction]:
-    """An n-gram's labels and predictions for each set of held-out rows, like `reduce_logits`."""
-    labels = [_labels(rows) for rows in held_out]
+def evaluate(train: Rows, held_out: Sequence[Rows], order: int) -> list[np.ndarray]:
+    """What an n-gram predicts for the masked tokens of each row set, (tokens, 2) as `predict`."""
+    masked = [evaluation_labels(rows) != IGNORED for rows in held_out]
     ids = np.concatenate([stored_ids(rows)[0].ravel() for rows in held_out])
-    masked = np.flatnonzero(np.concatenate([each.ravel() for each in labels]) != IGNORED)
-    flat = np.zeros((len(ids), 2))
-    flat[masked] = predict(train, ids, masked, order)
-    parts = np.split(flat, np.cumsum([each.size for each in labels])[:-1])
-    return [
-        EvalPrediction(predictions=part.reshape(*each.shape, 2), label_ids=each)
-        for part, each in zip(parts, labels, strict=True)
-    ]
-
-
-def _labels(rows: Rows) -> np.ndarray:
-    """(rows, seq_len), as in the model's evaluation."""
-    features = EvaluationRows(rows)
-    batch = evaluation_collator(rows)([features[index] for index in range(len(features))])
-    return batch["labels"].numpy()
+    places = np.flatnonzero(np.concatenate([each.ravel() for each in masked]))
+    ends = np.cumsum([each.sum() for each in masked])
+    return np.split(predict(train, ids, places, order), ends[:-1])
