@@ -11,9 +11,12 @@ import torch
 from transformers import AutoTokenizer
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
+from data_collator_wwm import IGNORED
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.preparation import Preparation
-from pretraining.model_report import Report, everyday_first, main
+from pretraining.data.rows import open_rows
+from pretraining.model_report import Report, everyday_first, main, predict
+from pretraining.run.evaluation import EvaluationRows, evaluation_collator, reduce_logits
 from pretraining.run.figures import MaskedTokens
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +59,20 @@ def test_the_report_sets_a_model_beside_counting(folder, report):
     assert right[0] < right[2] < right[1]  # model, unigram, 5-gram
     assert bits[0] > bits[2] > bits[1]
     assert "| tokens 0-127 |" in shown and "| documents of 33-64 tokens |" in shown
+
+
+def test_predictions_are_those_of_the_whole_logits(folder):
+    rows = open_rows(folder / "rows")
+    collator = evaluation_collator(rows)
+    features = EvaluationRows(rows)
+    batch = collator([features[index] for index in range(len(rows))])
+    model = ChineseModernBertForMaskedLM.from_pretrained(folder / "model").eval()
+    with torch.inference_mode():
+        logits = model(**batch).logits
+    masked = batch["labels"] != IGNORED
+    wanted = reduce_logits(logits, batch["labels"])[masked].numpy()
+    # Batches of another size round differently.
+    assert predict(folder / "model", rows, collator) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_each_row_set_gets_a_table(folder, report):
