@@ -6,8 +6,8 @@ Techniques, 1977, section 6.3), also known as the sandwich estimate:
 
     SE(R)² = D / (D − 1) · Σ_d (a_d − R b_d)² / (Σ_d b_d)²
 
-A document that preparation has cut at the end of a row counts as several, which makes the error of
-long documents somewhat too small.
+A document that preparation has cut into several counts once where the rows separate domains, for
+which it notes where each one is from. In other rows each part counts, which makes errors too small.
 """
 
 import math

@@ -24,9 +24,10 @@ class TokenPlaces:
     """Places of tokens, each an array of the same shape; `places[mask]` chooses some of them.
 
     Attributes:
-        documents: number of the document, counted over all rows.
+        documents: number of the document, counted over all rows. Where the rows separate domains,
+            documents that are from one line of the corpus have the same.
         positions: in the document, from 0 for [CLS].
-        lengths: tokens of the document, [CLS] and [SEP] aside.
+        lengths: tokens of the document in its row, [CLS] and [SEP] aside.
         words: number of the word, counted over all rows.
         domains: name of the domain and script; None if the rows do not separate them.
     """
@@ -85,14 +86,18 @@ def token_places(rows: Rows) -> TokenPlaces:
     ids, starts = stored_ids(rows)
     special = rows.manifest["special_token_ids"]
     positions = document_positions(ids, special["cls_id"])
-    documents = numbers(positions == 0)
+    documents = parts = numbers(positions == 0)
     domains, shards = None, rows.manifest["shards"]
     if all("domain" in shard for shard in shards):
         names = [shard["domain"] for shard in shards]
         domains = np.repeat(names, [shard["rows"] for shard in shards])
         domains = np.broadcast_to(domains[:, None], ids.shape)
+    if all("documents" in shard for shard in shards):
+        lines = np.concatenate([shard["documents"] for shard in shards])
+        _, of_parts = np.unique(lines, return_inverse=True)
+        documents = of_parts[parts - 1]
     text = ~np.isin(ids, [special[name] for name in ("cls_id", "sep_id", "pad_id")])
-    return TokenPlaces(documents, positions, lengths_of(documents, text), numbers(starts), domains)
+    return TokenPlaces(documents, positions, lengths_of(parts, text), numbers(starts), domains)
 
 
 def numbers(begins: np.ndarray) -> np.ndarray:

@@ -125,5 +125,6 @@ def sentence_places(
     begins = places.positions == 0
     begins[:, 1:] |= after[:, :-1]
     text = ~np.isin(ids, [cls_id, sep_id, pad_id])
-    among_others = np.bincount(places.documents.ravel(), after.ravel())[places.documents] > 0
+    documents = numbers(places.positions == 0)
+    among_others = np.bincount(documents.ravel(), after.ravel())[documents] > 0
     return among_others & text & ~ends.marks(ids), lengths_of(numbers(begins), text)
