@@ -157,7 +157,7 @@ def report_on_sentences(
         model: its folder.
 
     Raises:
-        ValueError: if no document has two sentences with masked tokens.
+        ValueError: if there is nothing to compare.
     """
     ends, special = SentenceEnds.of(tokenizer), held_out.manifest["special_token_ids"]
     # The same tokens are masked, in the same order.
@@ -172,6 +172,20 @@ def report_on_sentences(
             labels, reduced[chosen], every, token_lengths(tokenizer)
         )
     return Report(title, sides, everyday_first(places.by_domain()) | places.by_length(SENTENCES))
+
+
+def check_sentences(folder: Path, held_out: Rows, tokenizer: Tokenizer) -> None:
+    """Checks that the sentences of a row set can be compared.
+
+    Raises:
+        ValueError: if no document has two sentences.
+    """
+    compared, _ = sentence_places(held_out, token_places(held_out), SentenceEnds.of(tokenizer))
+    if not (compared & (evaluation_labels(held_out) != IGNORED)).any():
+        raise ValueError(
+            f"{folder}: no masked token stands in a document of two sentences or more, so there is "
+            "nothing to compare; leave --sentences out."
+        )
 
 
 def alone_to_among(sentences: Report) -> str:
@@ -198,6 +212,9 @@ def main() -> None:
         tokenizer_file = Path(arguments.model, "tokenizer.json")
         opened = [open_with_tokenizer(folder, tokenizer_file) for folder in arguments.eval]
         sets, tokenizer = [rows for rows, _ in opened], opened[0][1]
+        if arguments.sentences:
+            for folder, rows in zip(arguments.eval, sets, strict=True):
+                check_sentences(folder, rows, tokenizer)
         if arguments.train:
             train, _ = open_with_tokenizer(arguments.train, tokenizer_file)
         sides = {

@@ -31,7 +31,7 @@ CHUNK_ROWS = 8192
 MAX_ORDER = 5
 
 # More are not counted but sampled, rows at equal distances: time and memory grow with them.
-COUNTED_TOKENS = 1 << 27
+COUNTED_TOKENS = 1 << 26
 
 
 def contexts_of(ids: np.ndarray, cls_id: int, length: int) -> tuple[np.ndarray, np.ndarray]:

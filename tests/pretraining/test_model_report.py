@@ -95,6 +95,14 @@ def test_sentences_alone_are_compared_on_the_same_tokens(report):
     assert "of the accuracy that its words have among others" in shown
 
 
+def test_rows_without_sentences_among_others_are_refused(report, tmp_path):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"text": "今天没有课，我们去河边走走。"}\n', encoding="utf-8")
+    Preparation([str(corpus)], ROOT / "tokenizer.json", 64, tmp_path / "alone").run()
+    with pytest.raises(SystemExit, match=r"alone: no masked token.*leave --sentences out"):
+        report("--eval", str(tmp_path / "alone"), "--sentences")
+
+
 def test_rows_of_another_tokenizer_are_refused(folder, report):
     other = folder / "model" / "tokenizer.json"
     before = other.read_bytes()
