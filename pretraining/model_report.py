@@ -2,75 +2,199 @@
 
     python -m pretraining.model_report --model . --eval rows/valid-512 --train rows/train-512
 
-Prints masked accuracy and bits per character as Markdown: over all, by domain where the rows keep
-domains apart, and by place in the document. 15 % of the tokens are masked, whole words, always the
-same. With `--train`, a unigram and a 5-gram that counted those rows name the same tokens.
+Prints a Markdown table for each row set: masked tokens, masked accuracy and bits per character over
+all, by domain where the rows keep domains apart, by length of the document and by position in it,
+each with its standard error over documents. 15 % of the tokens are masked, whole words, always the
+same. With `--train`, a unigram and a 5-gram that counted those rows name the same tokens. With
+`--sentences`, a further table compares the model on sentences that each stand alone with the same
+masked tokens among the other sentences of their documents.
 """
 
 import argparse
+import dataclasses
+import math
 import sys
-import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers import Trainer, TrainingArguments
+from tqdm import tqdm
 
+from data_collator_wwm import IGNORED
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.encoding import open_with_tokenizer
 from pretraining.data.rows import Rows
-from pretraining.data.tokens import token_lengths
+from pretraining.data.tokens import token_lengths, token_spellings
+from pretraining.run import ngram_baseline
 from pretraining.run.evaluation import (
     EvaluationRows,
-    MaskedLanguageModelingMetrics,
     evaluation_collator,
+    evaluation_labels,
+    masked_tokens,
     reduce_logits,
 )
-from pretraining.run.ngram_baseline import MAX_ORDER, evaluate
+from pretraining.run.figures import Estimate, MaskedTokens, ratio
+from pretraining.run.held_out_groups import token_places
+from pretraining.run.sentences import SENTENCES, SentenceEnds, SentencesAlone, sentence_places
 
-BITS, ACCURACY = "bits_per_character", "masked_accuracy"
 BATCH_TOKENS = 4096
 
+# Domains of everyday text, which are printed first.
+EVERYDAY = (
+    *("dialogue", "education", "encyclopedia", "essay", "fiction", "instruction", "lifestyle"),
+    *("news", "poetry", "qa", "review", "sentences", "social", "web"),
+)
 
-def evaluate_model(folder: str, held_out: Rows, tokenizer: Tokenizer) -> dict[str, float]:
-    """The figures of `MaskedLanguageModelingMetrics` for a model folder, computed in fp32."""
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(
-            model=ChineseModernBertForMaskedLM.from_pretrained(folder, dtype=torch.float32),
-            args=TrainingArguments(
-                output_dir=scratch,
-                per_device_eval_batch_size=max(1, BATCH_TOKENS // held_out.seq_len),
-                remove_unused_columns=False,
-                report_to="none",
-            ),
-            data_collator=evaluation_collator(held_out),
-            eval_dataset=EvaluationRows(held_out),
-            compute_metrics=MaskedLanguageModelingMetrics(token_lengths(tokenizer), held_out),
-            preprocess_logits_for_metrics=reduce_logits,
+
+@torch.inference_mode()
+def predict(folder: str, held_out: Rows, collator: Callable) -> np.ndarray:
+    """What a model folder predicts for the masked tokens of a row set, in fp32.
+
+    Returns:
+        (masked tokens, 2), of these as from `reduce_logits`.
+    """
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    model = ChineseModernBertForMaskedLM.from_pretrained(folder, dtype=torch.float32)
+    model.eval().to(device)
+    features, at_once = EvaluationRows(held_out), max(1, BATCH_TOKENS // held_out.seq_len)
+    reduced = []
+    for first in tqdm(range(0, len(features), at_once), desc="model", unit=" batches"):
+        some = range(first, min(first + at_once, len(features)))
+        batch = collator([features[index] for index in some])
+        labels = batch.pop("labels").to(device)
+        hidden = model.model(**{name: value.to(device) for name, value in batch.items()})[0]
+        # Logits of the other tokens would be most of the work.
+        masked = labels != IGNORED
+        logits = model.decoder(model.head(hidden[masked]))
+        reduced.append(reduce_logits(logits, labels[masked]).cpu().numpy())
+    return np.concatenate(reduced)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What models achieve on the same masked tokens.
+
+    Attributes:
+        title: what the tokens are from.
+        sides: {column: what was predicted}.
+        groups: {suffix of `held_out_groups`: (tokens,) bool}, in the order of the lines.
+    """
+
+    title: str
+    sides: dict[str, MaskedTokens]
+    groups: dict[str, np.ndarray]
+
+    def table(self) -> str:
+        """Markdown: a line for all tokens and for each group."""
+        heads = [
+            "masked tokens",
+            *(f"masked accuracy, {side}" for side in self.sides),
+            *(f"bits per character, {side}" for side in self.sides),
+        ]
+        lines = [f"| {self.title} | {' | '.join(heads)} |", f"|---|{'--:|' * len(heads)}"]
+        for suffix, chosen in {"": None, **self.groups}.items():
+            scores = [tokens.score(chosen) for tokens in self.sides.values()]
+            cells = [f"{scores[0].tokens:,}", *(percent(score.accuracy) for score in scores)]
+            cells += [plain(score.bits_per_character) for score in scores]
+            lines.append(f"| {suffix.removeprefix('/') or 'all'} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def by_character(self, tokenizer: Tokenizer) -> str:
+        """A line: masked accuracy by character, to compare with other vocabularies."""
+        spellings = token_spellings(tokenizer)
+        figures = (
+            f"{side} {percent(tokens.character_accuracy(spellings))}"
+            for side, tokens in self.sides.items()
         )
-        metrics = trainer.evaluate()
-    return {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        return f"Characters spelled right: {', '.join(figures)}."
 
 
-def table(sides: dict[str, dict[str, float]]) -> str:
-    """Markdown: a line for all rows, for each domain, and for each band of places.
+def percent(figure: Estimate) -> str:
+    error = "–" if math.isnan(figure.error) else f"{100 * figure.error:.1f}"
+    return f"{100 * figure.value:.1f} ± {error} %"
+
+
+def plain(figure: Estimate) -> str:
+    error = "–" if math.isnan(figure.error) else f"{figure.error:.2f}"
+    return f"{figure.value:.2f} ± {error}"
+
+
+def everyday_first(domains: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Groups by domain in the order of the report."""
+
+    def place(suffix: str) -> tuple[bool, str]:
+        return suffix.removeprefix("/").split(" (")[0] not in EVERYDAY, suffix
+
+    return {suffix: domains[suffix] for suffix in sorted(domains, key=place)}
+
+
+def report(
+    title: str, held_out: Rows, tokenizer: Tokenizer, predictions: dict[str, np.ndarray]
+) -> Report:
+    """What one or more models achieve on a row set, by domain, length and position.
+
+    Raises:
+        ValueError: if no token is masked.
+    """
+    labels, every = evaluation_labels(held_out), token_places(held_out)
+    lengths, sides = token_lengths(tokenizer), {}
+    for side, reduced in predictions.items():
+        sides[side], places = masked_tokens(labels, reduced, every, lengths)
+    groups = everyday_first(places.by_domain()) | places.by_length() | places.by_position()
+    return Report(title, sides, groups)
+
+
+def report_on_sentences(
+    title: str, held_out: Rows, tokenizer: Tokenizer, among: np.ndarray, model: str
+) -> Report:
+    """What a model achieves on sentences alone and among others, by domain and length.
 
     Args:
-        sides: {column: figures}; all have the same keys.
+        among: its predictions on the rows as they are, (masked tokens, 2).
+        model: its folder.
+
+    Raises:
+        ValueError: if there is nothing to compare.
     """
-    keys = [key.removeprefix(BITS) for key in next(iter(sides.values())) if key.startswith(BITS)]
-    domains = sorted(key for key in keys if key and not key.startswith("/tokens "))
-    places = [key for key in keys if key.startswith("/tokens ")]
-    heads = [
-        *(f"masked accuracy, {side}" for side in sides),
-        *(f"bits per character, {side}" for side in sides),
-    ]
-    lines = [f"| held-out text | {' | '.join(heads)} |", f"|---|{'--:|' * len(heads)}"]
-    for key in ("", *domains, *places):
-        cells = [f"{100 * figures[ACCURACY + key]:.1f} %" for figures in sides.values()]
-        cells += [f"{figures[BITS + key]:.2f}" for figures in sides.values()]
-        lines.append(f"| {key.removeprefix('/') or 'all'} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    ends, special = SentenceEnds.of(tokenizer), held_out.manifest["special_token_ids"]
+    # The same tokens are masked, in the same order.
+    alone = predict(model, held_out, SentencesAlone(evaluation_collator(held_out), ends, special))
+    labels, every = evaluation_labels(held_out), token_places(held_out)
+    compared, lengths = sentence_places(held_out, every, ends)
+    every = dataclasses.replace(every, lengths=lengths)
+    chosen, sides = compared[labels != IGNORED], {}
+    labels = np.where(compared, labels, IGNORED)
+    for side, reduced in (("alone", alone), ("among others", among)):
+        sides[side], places = masked_tokens(
+            labels, reduced[chosen], every, token_lengths(tokenizer)
+        )
+    return Report(title, sides, everyday_first(places.by_domain()) | places.by_length(SENTENCES))
+
+
+def check_sentences(folder: Path, held_out: Rows, tokenizer: Tokenizer) -> None:
+    """Checks that the sentences of a row set can be compared.
+
+    Raises:
+        ValueError: if no document has two sentences.
+    """
+    compared, _ = sentence_places(held_out, token_places(held_out), SentenceEnds.of(tokenizer))
+    if not (compared & (evaluation_labels(held_out) != IGNORED)).any():
+        raise ValueError(
+            f"{folder}: no masked token stands in a document of two sentences or more, so there is "
+            "nothing to compare; leave --sentences out."
+        )
+
+
+def alone_to_among(sentences: Report) -> str:
+    """A line: the accuracy alone as a share of that among others, on the same tokens."""
+    alone, among = sentences.sides.values()
+    share = ratio(alone.right, among.right, alone.documents)
+    return (
+        f"Alone, a sentence has {percent(share)} of the accuracy that its words have among others."
+    )
 
 
 def main() -> None:
@@ -78,21 +202,39 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default=".", help="its folder, with the rows' tokenizer")
-    parser.add_argument("--eval", type=Path, required=True, help="held-out rows")
+    parser.add_argument("--eval", type=Path, nargs="+", required=True, help="held-out row sets")
     parser.add_argument("--train", type=Path, help="rows for the n-grams to count")
+    parser.add_argument(
+        "--sentences", action="store_true", help="compare sentences alone and among others"
+    )
     arguments = parser.parse_args()
     try:
         tokenizer_file = Path(arguments.model, "tokenizer.json")
-        held_out, tokenizer = open_with_tokenizer(arguments.eval, tokenizer_file)
+        opened = [open_with_tokenizer(folder, tokenizer_file) for folder in arguments.eval]
+        sets, tokenizer = [rows for rows, _ in opened], opened[0][1]
+        if arguments.sentences:
+            for folder, rows in zip(arguments.eval, sets, strict=True):
+                check_sentences(folder, rows, tokenizer)
         if arguments.train:
             train, _ = open_with_tokenizer(arguments.train, tokenizer_file)
-        sides = {"model": evaluate_model(arguments.model, held_out, tokenizer)}
+        sides = {
+            "model": [predict(arguments.model, rows, evaluation_collator(rows)) for rows in sets]
+        }
+        if arguments.train:
+            sides["5-gram"] = ngram_baseline.evaluate(train, sets, ngram_baseline.MAX_ORDER)
+            sides["unigram"] = ngram_baseline.evaluate(train, sets, 1)
+        for number, (folder, rows) in enumerate(zip(arguments.eval, sets, strict=True)):
+            predictions = {side: each[number] for side, each in sides.items()}
+            on_rows = report(folder.name, rows, tokenizer, predictions)
+            print(f"{on_rows.table()}\n\n{on_rows.by_character(tokenizer)}\n")
+            if arguments.sentences:
+                title = f"{folder.name}, sentences"
+                among = sides["model"][number]
+                on_sentences = report_on_sentences(title, rows, tokenizer, among, arguments.model)
+                print(f"{on_sentences.table()}\n\n{alone_to_among(on_sentences)}\n")
     except (OSError, ValueError) as error:
         sys.exit(f"model_report: {error}")
-    if arguments.train:
-        sides["5-gram"] = evaluate(train, held_out, tokenizer, MAX_ORDER)
-        sides["unigram"] = evaluate(train, held_out, tokenizer, 1)
-    print(table(sides))
+    print("± is one standard error; documents are taken as independent.")
 
 
 if __name__ == "__main__":

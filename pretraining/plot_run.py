@@ -14,11 +14,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from pretraining.run.held_out_groups import DOCUMENTS, POSITIONS
 from pretraining.run.log import LOG_FILE
 from pretraining.run.pictures import save_picture
 
 HELD_OUT = "eval_bits_per_character"
-BY_PLACE = f"{HELD_OUT}/tokens "
+BY_PLACE, BY_LENGTH = f"{HELD_OUT}{POSITIONS}", f"{HELD_OUT}{DOCUMENTS}"
 
 # (what the log calls it, factor, what the axis says), one panel each.
 PANELS = (
@@ -95,7 +96,9 @@ def draw_evaluation(axes, entry: dict, number: int, runs: int, label: str) -> No
     names = [key.removeprefix(BY_PLACE) for key in places]
     axes[0].plot(names, list(places.values()), "o-", color=f"C{number}", label=label)
     domains = {
-        key.removeprefix(f"{HELD_OUT}/"): value for key, value in bits.items() if key not in places
+        key.removeprefix(f"{HELD_OUT}/"): value
+        for key, value in bits.items()
+        if not key.startswith((BY_PLACE, BY_LENGTH))
     }
     height = 0.8 / runs
     at = [place + number * height for place in range(len(domains))]

@@ -58,6 +58,32 @@ def pack(
         yield close(0)
 
 
+def documents_in(
+    rows: Iterable[np.ndarray],
+    documents: Iterable[np.ndarray],
+    seq_len: int,
+    cls_id: int,
+    sep_id: int,
+) -> Iterator[list[int]]:
+    """For each row that `pack` made of some documents, the indices of those it holds, in order.
+
+    Of documents with the same text, the last one's index stands for all.
+
+    Args:
+        rows: (seq_len,) each.
+        documents: (tokens,) each, the same as were packed.
+    """
+    index_of = {
+        piece.tobytes(): index
+        for index, document in enumerate(documents)
+        for piece in _cut(document, seq_len - 2)
+    }
+    for row in rows:
+        begins, ends = np.flatnonzero(row == cls_id) + 1, np.flatnonzero(row == sep_id)
+        pieces = (row[begin:end] for begin, end in zip(begins, ends, strict=True))
+        yield [index_of[piece.tobytes()] for piece in pieces]
+
+
 def _cut(document: np.ndarray, length: int) -> Iterator[np.ndarray]:
     """Pieces of at most `length` tokens; a word shorter than 1/16 of that is not cut."""
     start = 0

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from pretraining.data.corpus import CorpusError, read_file
 from pretraining.data.encoding import Encoder
 from pretraining.data.executors import WorkFolder
-from pretraining.data.packing import pack
+from pretraining.data.packing import documents_in, pack
 from pretraining.data.rows import write_manifest, write_shards
 from pretraining.data.tokens import special_token_ids
 from pretraining.files import read_json, replacing, write_json
@@ -101,7 +102,8 @@ class WriteRows(PipelineStep):
         output: folder for the shards.
         counts: folder in which each task writes a JSON file of what it counted.
         separate_domains: no row holds documents of two domains or scripts, and each shard names
-            its own. A task then keeps all of its tokens in memory: for held-out text.
+            its own and, for each of its documents, the line of the corpus, see `line_number_of`.
+            A task then keeps all of its tokens in memory: for held-out text.
     """
 
     type = "WRITER"
@@ -133,7 +135,7 @@ class WriteRows(PipelineStep):
         domains = collections.defaultdict(collections.Counter)
         padding = 0
 
-        def encoded() -> Iterator[tuple[str, np.ndarray]]:
+        def encoded() -> Iterator[tuple[str, int, np.ndarray]]:
             title = f"task {rank + 1} of {world_size}"
             progress = tqdm(desc=title, unit=" tokens", unit_scale=True, disable=None, leave=False)
             with progress:
@@ -144,7 +146,7 @@ class WriteRows(PipelineStep):
                         domains[name].update(
                             documents=1, characters=len(document.text), tokens=len(array)
                         )
-                        yield name, array
+                        yield name, line_number_of(document.id), array
                     progress.update(sum(map(len, arrays)))
 
         def rows(documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -156,18 +158,33 @@ class WriteRows(PipelineStep):
         prefix = f"rows-{rank:05}"
         if self.separate_domains:
             by_domain = collections.defaultdict(list)
-            for name, array in encoded():
-                by_domain[name].append(array)
+            for name, line, array in encoded():
+                by_domain[name].append((line, array))
             shards = []
             for number, name in enumerate(sorted(by_domain)):
-                separate = f"{prefix}-{number:03}"
-                written = write_shards(self.output, separate, rows(by_domain[name]), self.seq_len)
-                shards += [{**shard, "domain": name} for shard in written]
+                lines, documents = zip(*by_domain[name], strict=True)
+                packed = list(rows(documents))
+                written = write_shards(self.output, f"{prefix}-{number:03}", packed, self.seq_len)
+                indices = documents_in(packed, documents, self.seq_len, *frame[:2])
+                for shard in written:
+                    held = itertools.chain(*itertools.islice(indices, shard["rows"]))
+                    of_documents = [lines[index] for index in held]
+                    shards.append({**shard, "domain": name, "documents": of_documents})
         else:
-            documents = (array for _, array in encoded())
+            documents = (array for _, _, array in encoded())
             shards = write_shards(self.output, prefix, rows(documents), self.seq_len)
         facts = {"domains": domains, "padding": padding, "shards": shards}
         write_json(self.counts / f"{rank:05}.json", facts)
+
+
+def line_number_of(id: str) -> int:
+    """A number of 32 bits for the line of the corpus that a document, or a part of one, is from.
+
+    Args:
+        id: FILE:LINE, or FILE:LINE#NUMBER of a part.
+    """
+    line = re.sub(r"#\d+$", "", id).rpartition("/")[2]
+    return zlib.crc32(line.encode())
 
 
 def _batches(data: DocumentsPipeline) -> Iterator[list[Document]]:

@@ -70,6 +70,23 @@ def token_lengths(tokenizer: Tokenizer) -> np.ndarray:
     return lengths
 
 
+def token_spellings(tokenizer: Tokenizer) -> list[str]:
+    """The text of each id; its length is that of `token_lengths`.
+
+    The first byte of a character outside the vocabulary becomes an unpaired surrogate, as in
+    Python's `surrogateescape`. Further bytes and special tokens are empty.
+    """
+    lengths = token_lengths(tokenizer)
+    spellings = [""] * len(lengths)
+    for token, index in tokenizer.get_vocab().items():
+        if lengths[index]:
+            byte = _BYTES.get(token)
+            spellings[index] = (
+                token if byte is None else bytes([byte]).decode("utf-8", "surrogateescape")
+            )
+    return spellings
+
+
 def first_ordinary_id(tokenizer: Tokenizer) -> int:
     """The first id that stands for text of its own: special, reserved and byte tokens lie below.
 

@@ -1,26 +1,20 @@
 """Held-out evaluation of masked language modeling: masked accuracy and bits per character."""
 
-import math
-
 import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from transformers import TrainerState
+from transformers import EvalPrediction, TrainerState
 
 from data_collator_wwm import (
     IGNORED,
     DataCollatorForWholeWordMasking,
-    document_positions,
-    split_row,
 )
 from pretraining.data.rows import Rows
+from pretraining.run.figures import MaskedTokens
+from pretraining.run.held_out_groups import TokenPlaces, token_places
 
 MASK_RATE = 0.15
-
-# Metrics are also given for bands of positions in the document: the first has this many positions,
-# and the end of each further band is twice that of the one before.
-FIRST_BAND = 128
 
 
 def evaluation_collator(rows: Rows) -> DataCollatorForWholeWordMasking:
@@ -76,6 +70,37 @@ def reduce_logits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return reduced
 
 
+def evaluation_labels(rows: Rows) -> np.ndarray:
+    """(rows, seq_len) int64: the labels of all held-out rows, -100 where not masked."""
+    features = EvaluationRows(rows)
+    batch = evaluation_collator(rows)([features[index] for index in range(len(features))])
+    return batch["labels"].numpy()
+
+
+def masked_tokens(
+    labels: np.ndarray, reduced: np.ndarray, places: TokenPlaces, token_lengths: np.ndarray
+) -> tuple[MaskedTokens, TokenPlaces]:
+    """What was predicted for the masked tokens, and where these stand.
+
+    Args:
+        labels: (rows, seq_len), -100 where not masked.
+        reduced: (masked tokens, 2), of these as from `reduce_logits`.
+        places: those of all tokens, (rows, seq_len).
+        token_lengths: (vocab_size,) number of characters of each id.
+
+    Raises:
+        ValueError: if no token is masked.
+    """
+    masked = labels != IGNORED
+    if not masked.any():
+        raise ValueError("no token of the held-out rows is masked; check that the rows hold text.")
+    labels, places = labels[masked], places[masked]
+    predicted, nats = reduced.T
+    characters = token_lengths[labels]
+    tokens = MaskedTokens(labels, predicted.astype(np.int64), nats, characters, places.documents)
+    return tokens, places
+
+
 class MaskedLanguageModelingMetrics:
     """Trainer's `compute_metrics`, from the output of `reduce_logits`.
 
@@ -85,8 +110,9 @@ class MaskedLanguageModelingMetrics:
     - `word_accuracy`: share of masked words of which every token is predicted, also given for
       words of 1, 2, 3, and 4 or more characters.
 
-    Accuracy and bits are also given by position in the document (`masked_accuracy/tokens 128-255`)
-    and, if the row set separates domains, by domain (`bits_per_character/law (hans)`).
+    Accuracy and bits are also given by position in the document (`masked_accuracy/tokens 128-255`),
+    by its length (`masked_accuracy/documents of 17-32 tokens`) and, if the row set separates
+    domains, by domain (`bits_per_character/law (hans)`).
 
     Args:
         token_lengths: (vocab_size,) number of characters of each id.
@@ -95,46 +121,21 @@ class MaskedLanguageModelingMetrics:
 
     def __init__(self, token_lengths: np.ndarray, rows: Rows):
         self.token_lengths = token_lengths
-        ids, starts = split_row(np.stack([rows[index] for index in range(len(rows))]))
-        self._words = starts.cumsum().reshape(ids.shape)
-        cls_id = rows.manifest["special_token_ids"]["cls_id"]
-        self._places = document_positions(ids, cls_id)
-        shards = rows.manifest["shards"]
-        self._domains = None
-        if all("domain" in shard for shard in shards):
-            names = [shard["domain"] for shard in shards]
-            self._domains = np.repeat(names, [shard["rows"] for shard in shards])
+        self._places = token_places(rows)
 
-    def __call__(self, prediction) -> dict[str, float]:
-        masked = prediction.label_ids != IGNORED
-        labels = prediction.label_ids[masked]
-        if labels.size == 0:
-            raise ValueError(
-                "no token of the held-out rows is masked; check that the rows hold text."
-            )
-        predicted, nats = prediction.predictions[masked].T
-        right, characters = predicted == labels, self.token_lengths[labels]
-
-        def of(chosen: np.ndarray, suffix: str = "") -> dict[str, float]:
-            bits = nats[chosen].sum() / math.log(2)
-            return {
-                f"masked_accuracy{suffix}": float(right[chosen].mean()),
-                f"bits_per_character{suffix}": float(bits / max(characters[chosen].sum(), 1)),
-            }
-
-        metrics = of(np.ones_like(right))
-        metrics["most_frequent_rate"] = float(np.bincount(labels).max() / labels.size)
-        metrics |= self._by_word(self._words[masked], right, characters)
-        places, first = self._places[masked], 0
-        while first <= places.max():
-            last = max(2 * first, FIRST_BAND)
-            if (band := (places >= first) & (places < last)).any():
-                metrics |= of(band, f"/tokens {first}-{last - 1}")
-            first = last
-        if self._domains is not None:
-            domains = np.broadcast_to(self._domains[:, None], masked.shape)[masked]
-            for domain in np.unique(domains):
-                metrics |= of(domains == domain, f"/{domain}")
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        labels = prediction.label_ids
+        reduced = prediction.predictions[labels != IGNORED]
+        tokens, places = masked_tokens(labels, reduced, self._places, self.token_lengths)
+        metrics = {
+            "most_frequent_rate": float(np.bincount(tokens.labels).max() / len(places.words))
+        }
+        metrics |= self._by_word(places.words, tokens.right, tokens.characters)
+        groups = {"": None, **places.by_position(), **places.by_length(), **places.by_domain()}
+        for suffix, chosen in groups.items():
+            score = tokens.score(chosen)
+            metrics[f"masked_accuracy{suffix}"] = score.accuracy.value
+            metrics[f"bits_per_character{suffix}"] = score.bits_per_character.value
         return metrics
 
     @staticmethod

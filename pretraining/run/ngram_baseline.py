@@ -2,33 +2,36 @@
 
 Each names the very tokens that are masked in the model's evaluation. The 5-gram sees the four true
 tokens to the left of a place, which the model may find masked, and nothing to the right. It is
-smoothed by interpolated Witten-Bell: with c(h, w) times w after h and t(h) different words there,
+smoothed by interpolated, modified Kneser-Ney (Chen and Goodman, 1999). With h' for the context h
+without its first token,
 
-    P(w | h) = (c(h, w) + t(h) P(w | h without its first token)) / (c(h) + t(h))
+    P(w | h) = max(c(h w) − D(c(h w)), 0) / c(h) + λ(h) P(w | h'),    c(h) = Σ_w c(h w)
 
-down to the unigram, which counts every entry of the vocabulary once more than it occurs.
+where λ(h) is the share that the discounts D leave. For the longest contexts and those that begin
+with [CLS], c(h w) is how often w follows h; for the others, how many different tokens precede h w.
+Below the contexts of no token lies the uniform distribution over the vocabulary. D has a value for
+counts of 1, of 2, and of 3 and more, estimated for each length of context from the contexts that
+the held-out rows ask for, which are the only ones counted.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from tokenizers import Tokenizer
 from tqdm import tqdm
-from transformers import EvalPrediction
 
 from data_collator_wwm import IGNORED, document_positions, split_row
 from pretraining.data.rows import Rows
-from pretraining.data.tokens import token_lengths
-from pretraining.run.evaluation import (
-    EvaluationRows,
-    MaskedLanguageModelingMetrics,
-    evaluation_collator,
-)
+from pretraining.run.evaluation import evaluation_labels
+from pretraining.run.held_out_groups import stored_ids
 
 BITS = 15  # of an id, so four tokens of context fit into one number of 64 bits
+LAST_BITS = (1 << BITS) - 1
 CHUNK_ROWS = 8192
-BATCH = 256
 MAX_ORDER = 5
+
+# More are not counted but sampled, rows at equal distances: time and memory grow with them.
+COUNTED_TOKENS = 1 << 26
 
 
 def contexts_of(ids: np.ndarray, cls_id: int, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +39,7 @@ def contexts_of(ids: np.ndarray, cls_id: int, length: int) -> tuple[np.ndarray, 
 
     Args:
         ids: (tokens,) ids of rows laid end to end.
-        length: tokens of context, 1 to 4.
+        length: tokens of context, 0 to 4.
 
     Returns:
         (tokens,) int64 and (tokens,) bool.
@@ -48,45 +51,94 @@ def contexts_of(ids: np.ndarray, cls_id: int, length: int) -> tuple[np.ndarray, 
 
 
 class Counts:
-    """How often which token follows which context, for the contexts that are asked for.
+    """c(h w) of one length of context, for the contexts that are asked for.
 
     Args:
         contexts: (contexts,) int64, sorted, without a double.
         length: tokens of a context.
+        cls_id: the token that begins a document.
+        longest: whether there are no longer contexts.
     """
 
-    def __init__(self, contexts: np.ndarray, length: int):
+    def __init__(self, contexts: np.ndarray, length: int, cls_id: int, longest: bool):
         self.contexts = contexts
         self.length = length
-        self._pairs = np.empty(0, dtype=np.int64)
-        self._counts = np.empty(0, dtype=np.int64)
+        self.cls_id = cls_id
+        # Nothing precedes them in their document, so their occurrences count.
+        self._complete = np.full(len(contexts), longest)
+        if length and not longest:
+            self._complete = contexts >> (BITS * (length - 1)) == cls_id
+        # Context, token and, where these count, the token before the context, in one number.
+        self._triples = np.empty(0, dtype=np.int64)
+        self._occurrences = np.empty(0, dtype=np.int64)
 
-    def add(self, ids: np.ndarray, countable: np.ndarray, cls_id: int) -> None:
+    def add(self, ids: np.ndarray, countable: np.ndarray) -> None:
         """Counts rows laid end to end; `countable` says of which places the token counts."""
-        keys, inside = contexts_of(ids, cls_id, self.length)
+        keys, inside = contexts_of(ids, self.cls_id, self.length)
         chosen = np.flatnonzero(inside & countable)
         found = np.searchsorted(self.contexts, keys[chosen])
         known = found < len(self.contexts)
-        known[known] = self.contexts[found[known]] == keys[chosen][known]
-        pairs = (found[known] << BITS) | ids[chosen[known]]
-        new, counts = np.unique(pairs, return_counts=True)
-        both = np.concatenate([self._pairs, new])
-        self._pairs, place = np.unique(both, return_inverse=True)
-        weights = np.concatenate([self._counts, counts])
-        self._counts = np.bincount(place, weights, len(self._pairs)).astype(np.int64)
+        known[known] = self.contexts[found[known]] == keys[chosen[known]]
+        found, chosen = found[known], chosen[known]
+        before = np.where(self._complete[found], 0, ids[chosen - self.length - 1])
+        new, occurrences = np.unique(
+            ((found << BITS) | ids[chosen]) << BITS | before, return_counts=True
+        )
+        self._triples, self._occurrences = _summed(
+            np.concatenate([self._triples, new]), np.concatenate([self._occurrences, occurrences])
+        )
 
-    def after(self, key: int) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens that follow a context, and how often."""
+    def finish(self) -> None:
+        """To be called once when all rows are counted."""
+        pairs = self._triples >> BITS
+        counts = np.where(self._complete[pairs >> BITS], self._occurrences, 1)
+        self._pairs, self._counts = _summed(pairs, counts)
+        del self._triples, self._occurrences
+        self._discounts = discounts(self._counts)
+
+    def after(self, key: int) -> tuple[np.ndarray, np.ndarray, float] | None:
+        """What follows a context: tokens, their discounted shares of c(h), and λ(h).
+
+        None if nothing is known to follow it.
+        """
         index = np.searchsorted(self.contexts, key)
         first, last = np.searchsorted(self._pairs, [index << BITS, (index + 1) << BITS])
-        return self._pairs[first:last] & ((1 << BITS) - 1), self._counts[first:last]
+        if first == last:
+            return None
+        counts = self._counts[first:last]
+        shares = (counts - self._discounts[np.minimum(counts, 3)]) / counts.sum()
+        return self._pairs[first:last] & LAST_BITS, shares, 1 - shares.sum()
 
 
-def laid_out(rows: Rows) -> Iterator[np.ndarray]:
+def _summed(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted keys without a double, and the sums of their counts."""
+    order = np.argsort(keys, kind="stable")  # linear where sorted parts are merged
+    keys, counts = keys[order], counts[order]
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
+    return keys[first], np.add.reduceat(counts, first) if len(first) else counts
+
+
+def discounts(counts: np.ndarray) -> np.ndarray:
+    """D for counts of 0, 1, 2, and 3 and more, from how many counts are 1, 2, 3 and 4.
+
+    Where these numbers are too small for that, it is KenLM's fallback of 0.5, 1 and 1.5.
+    """
+    n = np.bincount(np.minimum(counts, 5), minlength=6)
+    if (n[1:5] > 0).all():
+        y = n[1] / (n[1] + 2 * n[2])
+        estimated = np.array([k - (k + 1) * y * n[k + 1] / n[k] for k in (1, 2, 3)])
+        if (estimated > 0).all() and (np.diff(estimated) <= 1).all():
+            return np.array([0, *estimated])
+    return np.array([0, 0.5, 1, 1.5])
+
+
+def counted_rows(train: Rows) -> Iterator[np.ndarray]:
     """The ids of a row set, some thousand rows at a time, laid end to end."""
-    for first in tqdm(range(0, len(rows), CHUNK_ROWS), desc="count", unit=f" × {CHUNK_ROWS} rows"):
-        last = min(first + CHUNK_ROWS, len(rows))
-        ids, _ = split_row(np.stack([rows[index] for index in range(first, last)]))
+    number = min(len(train), max(1, COUNTED_TOKENS // train.seq_len))
+    indices = np.linspace(0, len(train) - 1, number).astype(int)
+    chunks = np.array_split(indices, math.ceil(number / CHUNK_ROWS))
+    for chunk in tqdm(chunks, desc="count", unit=f" × {CHUNK_ROWS} rows"):
+        ids, _ = split_row(np.stack([train[index] for index in chunk.tolist()]))
         yield ids.ravel()
 
 
@@ -100,42 +152,42 @@ def predict(train: Rows, ids: np.ndarray, places: np.ndarray, order: int) -> np.
     """
     special, size = train.manifest["special_token_ids"], train.manifest["vocab_size"]
     framing = [special[name] for name in ("cls_id", "sep_id", "pad_id")]
-    keys, inside, counts = {}, {}, {}
-    for length in range(1, order):
-        keys[length], inside[length] = contexts_of(ids, special["cls_id"], length)
-        wanted = np.unique(keys[length][places][inside[length][places]])
-        counts[length] = Counts(wanted, length)
-    unigram = np.ones(size)
-    for chunk in laid_out(train):
+    keys, inside, levels = [], [], []
+    for length in range(order):
+        every, within = contexts_of(ids, special["cls_id"], length)
+        keys.append(every[places])
+        inside.append(within[places])
+        wanted = np.unique(keys[length][inside[length]])
+        levels.append(Counts(wanted, length, special["cls_id"], longest=length == order - 1))
+    for chunk in counted_rows(train):
         countable = ~np.isin(chunk, framing)
-        unigram += np.bincount(chunk[countable], minlength=size)
-        for each in counts.values():
-            each.add(chunk, countable, special["cls_id"])
-    unigram /= unigram.sum()
+        for level in levels:
+            level.add(chunk, countable)
+    for level in levels:
+        level.finish()
 
+    tokens, shares, left = levels[0].after(0)
+    unigram = np.full(size, left / size)
+    unigram[tokens] += shares
     predictions = np.empty((len(places), 2))
     for number, place in enumerate(tqdm(places, desc=f"{order}-gram", unit=" tokens")):
         chances = unigram
         for length in range(1, order):
-            if not inside[length][place]:
+            if not inside[length][number]:
                 break
-            tokens, occurrences = counts[length].after(keys[length][place])
-            if not len(tokens):
+            if (follow := levels[length].after(keys[length][number])) is None:
                 break
-            kinds, total = len(tokens), occurrences.sum()
-            chances = chances * (kinds / (total + kinds))
-            chances[tokens] += occurrences / (total + kinds)
+            tokens, shares, left = follow
+            chances = chances * left
+            chances[tokens] += shares
         predictions[number] = chances.argmax(), -np.log(chances[ids[place]])
     return predictions
 
 
-def evaluate(train: Rows, held_out: Rows, tokenizer: Tokenizer, order: int) -> dict[str, float]:
-    """The figures of `MaskedLanguageModelingMetrics` for an n-gram."""
-    features = [EvaluationRows(held_out)[index] for index in range(len(held_out))]
-    labels = evaluation_collator(held_out)(features)["labels"].numpy()
-    ids, _ = split_row(np.stack([feature["row"] for feature in features]))
-    masked = np.flatnonzero(labels.ravel() != IGNORED)
-    predictions = np.zeros((*labels.shape, 2))
-    predictions.reshape(-1, 2)[masked] = predict(train, ids.ravel(), masked, order)
-    prediction = EvalPrediction(predictions=predictions, label_ids=labels)
-    return MaskedLanguageModelingMetrics(token_lengths(tokenizer), held_out)(prediction)
+def evaluate(train: Rows, held_out: Sequence[Rows], order: int) -> list[np.ndarray]:
+    """What an n-gram predicts for the masked tokens of each row set, (tokens, 2) as `predict`."""
+    masked = [evaluation_labels(rows) != IGNORED for rows in held_out]
+    ids = np.concatenate([stored_ids(rows)[0].ravel() for rows in held_out])
+    places = np.flatnonzero(np.concatenate([each.ravel() for each in masked]))
+    ends = np.cumsum([each.sum() for each in masked])
+    return np.split(predict(train, ids, places, order), ends[:-1])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data_collator_wwm import WORD_START, split_row
 from pretraining.data import packing
-from pretraining.data.packing import pack
+from pretraining.data.packing import documents_in, pack
 
 CLS, SEP, PAD = 2, 3, 0
 
@@ -77,3 +77,13 @@ def test_realistic_lengths_leave_at_most_one_percent_of_padding():
 def test_a_row_too_short_for_a_frame_is_refused():
     with pytest.raises(ValueError, match="seq_len 2 has no room"):
         list(pack(documents_of([1]), 2, CLS, SEP, PAD))
+
+
+def test_the_documents_of_each_row_are_found_again():
+    documents = documents_of([5, 40, 1, 23, 17])
+    rows = list(pack(documents, 12, CLS, SEP, PAD))
+    for row, indices in zip(rows, documents_in(rows, documents, 12, CLS, SEP), strict=True):
+        pieces = pieces_of(row)
+        assert len(pieces) == len(indices)
+        for piece, index in zip(pieces, indices, strict=True):
+            assert np.isin(piece, documents[index]).all()

@@ -16,6 +16,7 @@ from data_collator_wwm import split_row
 from pretraining.data.corpus import CorpusError
 from pretraining.data.preparation import Preparation
 from pretraining.data.rows import RowsError, open_rows
+from pretraining.data.steps import line_number_of
 
 
 @pytest.fixture
@@ -64,6 +65,21 @@ def test_domains_can_be_kept_apart(tmp_path):
         ("school (hans)", 1),
     ]
     assert texts_of(tmp_path / "rows") == {market: 3, school: 1}
+
+
+def test_parts_of_a_document_are_known_as_such_where_domains_are_kept_apart(tmp_path):
+    long, short = "河边的杏树开花了，" * 40, "桥头的茶摊今天不开门。"
+    write_corpus(tmp_path / "a.jsonl", [long, short], domain="market", script="hans")
+    (shard,) = prepare(tmp_path, tmp_path / "rows", separate_domains=True)["shards"]
+    rows = open_rows(tmp_path / "rows")
+    begins = sum(int((rows[index] == 2).sum()) for index in range(len(rows)))
+    assert len(shard["documents"]) == begins >= 4
+    assert sorted(collections.Counter(shard["documents"]).values()) == [1, begins - 1]
+
+
+def test_parts_have_the_number_of_their_line():
+    assert line_number_of("a/valid.jsonl:7#12") == line_number_of("b/valid.jsonl:7")
+    assert line_number_of("valid.jsonl:7") != line_number_of("valid.jsonl:8")
 
 
 def test_datasets_opens_and_streams_the_shards(corpus, tmp_path):

@@ -12,6 +12,7 @@ from pretraining.data.tokens import (
     open_tokenizer,
     special_token_ids,
     token_lengths,
+    token_spellings,
     tokenizer_sha256,
 )
 
@@ -36,6 +37,13 @@ def test_lengths_count_characters(tokenizer):
     assert first_bytes == {"<0x41>": 1, "<0xE4>": 1}
     assert lengths[tokenizer.token_to_id("<0x80>")] == lengths[tokenizer.token_to_id("<0xBF>")] == 0
     assert lengths[tokenizer.token_to_id("我们")] == 2
+
+
+def test_spellings_are_as_long_as_the_lengths_say(tokenizer):
+    spellings = token_spellings(tokenizer)
+    assert [len(text) for text in spellings] == token_lengths(tokenizer).tolist()
+    wanted = {"我们": "我们", "<0x41>": "A", "<0xE4>": "\udce4", "<0x80>": "", "[MASK]": ""}
+    assert {token: spellings[tokenizer.token_to_id(token)] for token in wanted} == wanted
 
 
 def test_a_tokenizer_of_other_merges_is_another(tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 from data_collator_wwm import IGNORED, WORD_START
 from pretraining.data.rows import open_rows, write_manifest, write_shards
-from pretraining.run import evaluation
+from pretraining.run import held_out_groups
 from pretraining.run.evaluation import (
     EvaluationRows,
     MaskedLanguageModelingMetrics,
@@ -42,7 +42,8 @@ def rows(tmp_path):
         row[np.array(tokens) < 0] |= WORD_START
         shards = write_shards(tmp_path, name, [row], len(row))
         written += [{**shard, "domain": name} for shard in shards]
-    write_manifest(tmp_path, 5, written, {"special_token_ids": {"cls_id": 2}})
+    special = {"cls_id": 2, "sep_id": 3, "pad_id": 0}
+    write_manifest(tmp_path, 5, written, {"special_token_ids": special})
     return open_rows(tmp_path)
 
 
@@ -81,8 +82,9 @@ def test_a_word_is_right_if_all_of_it_is(rows):
     }
 
 
-def test_accuracy_is_given_by_domain_and_by_place_in_the_document(rows, monkeypatch):
-    monkeypatch.setattr(evaluation, "FIRST_BAND", 2)
+def test_accuracy_is_given_by_domain_length_and_place_in_the_document(rows, monkeypatch):
+    monkeypatch.setattr(held_out_groups, "FIRST_POSITIONS", 2)
+    monkeypatch.setattr(held_out_groups, "FIRST_LENGTHS", 1)
     metrics = metrics_of(
         rows,
         labels=[[-100, 7, -100, 7, -100], [-100, 9, -100, -100, 7]],
@@ -95,6 +97,9 @@ def test_accuracy_is_given_by_domain_and_by_place_in_the_document(rows, monkeypa
     assert metrics["masked_accuracy/tokens 0-1"] == 1
     assert metrics["masked_accuracy/tokens 2-3"] == 0
     assert metrics["bits_per_character/tokens 0-1"] == pytest.approx(6 / 6)
+    assert metrics["masked_accuracy/documents of 1-1 tokens"] == 1
+    assert metrics["masked_accuracy/documents of 3-4 tokens"] == 1 / 2
+    assert "masked_accuracy/documents of 2-2 tokens" not in metrics
 
 
 def test_rows_without_masked_tokens_are_refused(rows):
