@@ -23,6 +23,8 @@ from pretraining.data.executors import Execution, slurm_options
 from pretraining.data.filters import read_filters
 from pretraining.data.preparation import Preparation
 from pretraining.data.rows import MANIFEST
+from pretraining.data.shortening import UNITS, Shortening
+from pretraining.data.weighting import read_weights, unused_weights
 
 
 def parse() -> argparse.Namespace:
@@ -51,6 +53,25 @@ def parse() -> argparse.Namespace:
         action="store_true",
         help="one domain and script a row: for held-out text, evaluated by domain",
     )
+    parser.add_argument(
+        "--short_share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the documents, 0 to 1, that are cut into short texts",
+    )
+    parser.add_argument(
+        "--short_unit",
+        choices=UNITS,
+        default="mixed",
+        help="what short texts are: sentences and passages, or sentences alone",
+    )
+    parser.add_argument(
+        "--weights", type=Path, help="YAML file with a line DOMAIN: WEIGHT for each"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="decides which documents are cut, dropped or repeated"
+    )
     parser.add_argument("--executor", choices=("local", "slurm", "ray"), default="local")
     parser.add_argument("--tasks", type=int, help="parts of the work (default: one a file)")
     parser.add_argument("--workers", type=int, help="tasks at a time (default: the processors)")
@@ -64,6 +85,8 @@ def parse() -> argparse.Namespace:
     if arguments.executor != "slurm" and (arguments.slurm or arguments.dry_run):
         option = "--slurm" if arguments.slurm else "--dry-run"
         parser.error(f"{option} needs --executor slurm.")
+    if arguments.short_unit != Shortening().unit and not arguments.short_share:
+        parser.error("--short_unit needs --short_share.")
     return arguments
 
 
@@ -79,6 +102,9 @@ def preparation_of(arguments: argparse.Namespace) -> Preparation:
         text_field=arguments.text_field,
         refuse_bad_input=arguments.bad_input == "refuse",
         separate_domains=arguments.separate_domains,
+        shortening=Shortening(arguments.short_share, arguments.short_unit),
+        weights=read_weights(arguments.weights),
+        seed=arguments.seed,
     )
 
 
@@ -94,6 +120,8 @@ def print_summary(preparation: Preparation, manifest: dict, seconds: float) -> N
     for what in ("bad_input", "dropped"):
         for name, number in manifest[what].items():
             print(f"{what}: {name}: {number:,}")
+    for name in unused_weights(manifest):
+        print(f"weights: {name}: no document of this domain")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ the rows, and a restart with the same settings does what is missing.
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,12 +26,16 @@ from pretraining.data.filters import (
     minhash_deduplication,
 )
 from pretraining.data.rows import MANIFEST, RowsError
+from pretraining.data.shortening import ShortenDocuments, Shortening
 from pretraining.data.steps import ReadCleaned, ReadCorpus, WriteManifest, WriteRows
 from pretraining.data.tokens import first_ordinary_id, special_token_ids, tokenizer_sha256
+from pretraining.data.weighting import WeightDocuments, check_weights
 from pretraining.files import read_json, sha256_of, write_json
 
 _HERE = Execution()
 _PACKAGES = ("tokenizers", "rjieba", "opencc", "datatrove")
+# What the plan of work begun before a setting existed means by leaving it out.
+_EARLIER = {"shortening": asdict(Shortening()), "weights": {}, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class Preparation:
         refuse_bad_input: whether bad input stops the work; otherwise it is skipped and reported.
         separate_domains: a row holds documents of one domain and script only, so that held-out
             text can be evaluated by domain.
+        shortening: which documents are cut into short texts; by default none.
+        weights: how often the documents of a domain are written, see `copies`; 1 where the domain
+            is not named.
+        seed: of what `shortening` and `weights` draw.
         facts: what the manifest says of the tools.
         unused_words: a message for each word of the dictionary that has no effect.
 
@@ -69,6 +77,9 @@ class Preparation:
     text_field: str = "text"
     refuse_bad_input: bool = False
     separate_domains: bool = False
+    shortening: Shortening = field(default_factory=Shortening)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
     facts: dict = field(init=False, repr=False, compare=False)
     unused_words: list[str] = field(init=False, repr=False, compare=False)
 
@@ -82,6 +93,7 @@ class Preparation:
         if self.tasks is not None and self.tasks < 1:
             raise ValueError(f"tasks {self.tasks}: give at least 1.")
         check_filters(self.filters)
+        check_weights(self.weights)
         encoder = Encoder(self.tokenizer_file, self.dictionary)
         object.__setattr__(self, "facts", self._facts(encoder))
         object.__setattr__(self, "unused_words", encoder.segmenter.unused_words())
@@ -161,6 +173,9 @@ class Preparation:
             "tasks": self.tasks or max(len(files), workers),
             "text_field": self.text_field,
             "separate_domains": self.separate_domains,
+            "shortening": asdict(self.shortening),
+            "weights": dict(self.weights),
+            "seed": self.seed,
             **self.facts,
         }
 
@@ -172,7 +187,7 @@ class Preparation:
         """
         if not self.work.plan.exists():
             return False
-        begun = read_json(self.work.plan)
+        begun = _EARLIER | read_json(self.work.plan)
         plan = json.loads(json.dumps(plan))
         if different := [key for key in plan if begun.get(key) != plan[key]]:
             raise RowsError(
@@ -203,6 +218,10 @@ class Preparation:
                 documents, work.duplicates / "minhash", tasks, filters["minhash"]
             )
             stages, documents = stages + found, [*documents, keep]
+        if self.weights:
+            documents = [*documents, WeightDocuments(self.weights, self.seed)]
+        if self.shortening.share:
+            documents = [*documents, ShortenDocuments(self.shortening, self.seed)]
         dictionary = self.dictionary and self.dictionary.resolve()
         output = self.output.resolve()
         rows = WriteRows(
@@ -213,7 +232,8 @@ class Preparation:
             work.counts,
             self.separate_domains,
         )
-        facts = {key: plan[key] for key in ("tasks", "separate_domains", *self.facts)}
+        chosen = ("tasks", "separate_domains", "shortening", "weights", "seed")
+        facts = {key: plan[key] for key in (*chosen, *self.facts)}
         manifest = WriteManifest(output, work, filtering, self.seq_len, facts)
         return [
             *stages,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpora import ROOT, TEXTS, many_texts, prepare, shards_of, write_corpus
+from corpora import ROOT, TEXTS, many_texts, prepare, shards_of, texts_of, write_corpus
 from hub_standin import HubStandIn
 from pretraining import prepare_corpus
 
@@ -75,6 +75,9 @@ def test_words_without_effect_are_named_at_the_start(corpus, tmp_path, run, caps
         (("--workers", "-4"), "workers -4: give at least 1"),
         (("--user_dictionary", "nowhere.txt"), "nowhere.txt"),
         (("--filters", "nowhere.yaml"), "nowhere.yaml"),
+        (("--weights", "nowhere.yaml"), "nowhere.yaml"),
+        (("--short_share", "30"), "short_share 30.0: give a share from 0 to 1"),
+        (("--short_unit", "sentence"), "--short_unit needs --short_share"),
     ],
 )
 def test_options_that_cannot_be_used_are_named(corpus, tmp_path, run, capsys, more, message):
@@ -82,6 +85,20 @@ def test_options_that_cannot_be_used_are_named(corpus, tmp_path, run, capsys, mo
         run(corpus, tmp_path / "rows", *more)
     assert message in f"{stopped.value}{capsys.readouterr().err}"
     assert list(tmp_path.iterdir()) == [corpus]
+
+
+def test_short_texts_and_weights_are_settings_of_the_command(tmp_path, run, capsys):
+    corpus = write_corpus(tmp_path / "a.jsonl", ["灯亮了。船靠岸了，人都下来了。"], domain="story")
+    weights = tmp_path / "weights.yaml"
+    weights.write_text("story: 2\nnovels: 0.5\nletters: 0\n", encoding="utf-8")
+    options = ("--short_share", "1", "--short_unit", "sentence", "--seed", "5", "--workers", "1")
+    run(corpus, tmp_path / "rows", "--weights", str(weights), *options)
+    assert texts_of(tmp_path / "rows") == {"灯亮了。": 2, "船靠岸了，人都下来了。": 2}
+    manifest = json.loads((tmp_path / "rows" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["shortening"] == {"share": 1.0, "unit": "sentence"}
+    assert manifest["weights"] == {"story": 2.0, "novels": 0.5, "letters": 0.0}
+    assert manifest["seed"] == 5
+    assert "weights: novels: no document of this domain" in capsys.readouterr().out.splitlines()
 
 
 def test_a_dry_run_prints_the_scripts_and_writes_nothing(corpus, tmp_path, run, capsys):

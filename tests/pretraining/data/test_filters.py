@@ -58,9 +58,11 @@ def test_filters_that_leave_nothing_are_named(corpus, tmp_path):
             prepare(corpus, tmp_path / f"rows-{number}", filters=filters)
 
 
-def test_the_example_of_filters_is_one():
+def test_the_examples_of_filters_are_some():
     filters = read_filters(ROOT / "configs" / "filters.yaml")
     assert set(filters) == {"length", "chinese", "repetition", "exact_deduplication", "minhash"}
+    deduplication = read_filters(ROOT / "configs" / "deduplication.yaml")
+    assert deduplication == {name: filters[name] for name in ("exact_deduplication", "minhash")}
 
 
 @pytest.mark.parametrize(

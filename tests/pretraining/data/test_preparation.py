@@ -16,6 +16,7 @@ from data_collator_wwm import split_row
 from pretraining.data.corpus import CorpusError
 from pretraining.data.preparation import Preparation
 from pretraining.data.rows import RowsError, open_rows
+from pretraining.data.shortening import Shortening
 from pretraining.data.steps import line_number_of
 
 
@@ -95,9 +96,11 @@ def test_datasets_opens_and_streams_the_shards(corpus, tmp_path):
 
 def test_the_number_of_workers_changes_no_byte(tmp_path):
     for name in ("a", "b", "c"):
-        write_corpus(tmp_path / f"{name}.jsonl", [name + text for text in many_texts(30)])
-    one = prepare(tmp_path, tmp_path / "one", workers=1, tasks=3)
-    two = prepare(tmp_path, tmp_path / "two", workers=2, tasks=3)
+        texts = [name + text for text in many_texts(30)]
+        write_corpus(tmp_path / f"{name}.jsonl", texts, domain=name)
+    drawn = {"shortening": Shortening(0.5), "weights": {"a": 1.7, "b": 0.4}, "tasks": 3}
+    one = prepare(tmp_path, tmp_path / "one", workers=1, **drawn)
+    two = prepare(tmp_path, tmp_path / "two", workers=2, **drawn)
     assert one["shards"] == two["shards"]
     assert shards_of(tmp_path / "one") == shards_of(tmp_path / "two")
 
@@ -183,6 +186,9 @@ def test_the_plan_has_the_keys_that_a_restart_compares(corpus, tmp_path):
         "tasks": 1,
         "text_field": "text",
         "separate_domains": False,
+        "shortening": {"share": 0.0, "unit": "mixed"},
+        "weights": {},
+        "seed": 0,
     }
     of_the_tools = {
         *("vocab_size", "first_ordinary_id", "special_token_ids", "tokenizer_sha256"),
@@ -191,6 +197,22 @@ def test_the_plan_has_the_keys_that_a_restart_compares(corpus, tmp_path):
     assert set(plan) == set(of_the_work) | of_the_tools
     assert plan | of_the_work == plan
     assert all(manifest[key] == plan[key] for key in of_the_tools)
+
+
+def test_work_begun_before_a_setting_existed_goes_on_without_it(corpus, tmp_path):
+    manifest = prepare(corpus, tmp_path / "rows")
+    file = tmp_path / "rows.work" / "plan.json"
+    plan = json.loads(file.read_text(encoding="utf-8"))
+    for setting in ("shortening", "weights", "seed"):
+        del plan[setting]
+    file.write_text(json.dumps(plan), encoding="utf-8")
+    (tmp_path / "rows" / "manifest.json").unlink()
+    with pytest.raises(RowsError, match=r"begun with other weights; repeat"):
+        prepare(corpus, tmp_path / "rows", weights={"story": 2.0})
+    with pytest.raises(RowsError, match=r"begun with other shortening; repeat"):
+        prepare(corpus, tmp_path / "rows", shortening=Shortening(0.3))
+    (tmp_path / "rows.work" / "logs" / "manifest" / "completions" / "00000").unlink()
+    assert prepare(corpus, tmp_path / "rows") == manifest
 
 
 # --- settings ---------------------------------------------------------------------------------
@@ -204,6 +226,7 @@ def test_the_plan_has_the_keys_that_a_restart_compares(corpus, tmp_path):
         ({"tasks": -3}, r"tasks -3: give at least 1"),
         ({"filters": {"lenght": {}}}, r"no filter 'lenght'"),
         ({"filters": {"length": {"min": 3}}}, r"length: no threshold 'min'"),
+        ({"weights": {"story": -1}}, r"story: the weight -1 is not a number from 0 up"),
         ({"tokenizer_file": Path("nowhere.json")}, r"nowhere\.json: no such tokenizer"),
         ({"dictionary": Path("nowhere.txt")}, r"nowhere\.txt"),
     ],
