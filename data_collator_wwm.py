@@ -127,6 +127,7 @@ class DataCollatorForWholeWordMasking:
         replace: shares of the masked units replaced by [MASK], replaced by random tokens, and kept.
         padding_side: "right" or "left", where shorter sequences are padded.
         pad_to_multiple_of: pads sequences to a multiple of this length.
+        whole_words: False masks the single tokens of packed rows.
 
     Raises:
         ValueError: if a rate or share does not lie between 0 and 1, or for another padding side.
@@ -142,6 +143,7 @@ class DataCollatorForWholeWordMasking:
     replace: tuple[float, float, float] = (0.8, 0.1, 0.1)
     padding_side: str = "right"
     pad_to_multiple_of: int | None = None
+    whole_words: bool = True
 
     def __post_init__(self):
         if not callable(self.mask_rate):
@@ -188,7 +190,7 @@ class DataCollatorForWholeWordMasking:
         """A collator for a set of packed rows, whose `manifest` has the ids.
 
         Args:
-            settings: `seed`, `mask_rate`, `replace`.
+            settings: `seed`, `mask_rate`, `replace`, `whole_words`.
         """
         ids = rows.manifest["special_token_ids"]
         ordinary = rows.manifest["first_ordinary_id"], rows.manifest["vocab_size"]
@@ -301,7 +303,7 @@ class DataCollatorForWholeWordMasking:
         """Which tokens of packed rows (rows, seq_len) are maskable, and which start a unit."""
         # Faster than np.isin for a few ids.
         special = functools.reduce(np.logical_or, (ids == each for each in self.special_ids))
-        starts = starts.copy()
+        starts = starts.copy() if self.whole_words else np.ones_like(starts)
         starts[:, 0] = True  # no unit reaches from one row into the next
         starts[:, 1:] |= special[:, :-1]
         return ~special, starts

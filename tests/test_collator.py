@@ -98,6 +98,17 @@ def test_a_word_is_masked_as_a_whole_or_not_at_all():
             assert len({masked[place] for place in unit}) == 1
 
 
+def test_single_tokens_of_rows_can_be_masked_instead_at_the_same_rate():
+    batch = collator(whole_words=False)(features(40))
+    parts = 0
+    for position, masked in enumerate((batch["labels"] != IGNORED).numpy()):
+        row = make_row(position)
+        ids, _ = split_row(row)
+        assert masked.sum() == round(0.3 * (~np.isin(ids, [PAD, CLS, SEP])).sum())
+        parts += sum(0 < masked[unit].sum() < len(unit) for unit in units_of(row))
+    assert parts > 100
+
+
 def test_all_tokens_of_a_word_are_replaced_in_the_same_way():
     batch = collator()(features(64))
     for feature, inputs, labels in zip(

@@ -8,7 +8,14 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    "README.md",
+    *sorted(
+        page.relative_to(ROOT).as_posix()
+        for pages in ("docs/*.md", "experiments/*/README.md")
+        for page in ROOT.glob(pages)
+    ),
+]
 # The journal is a record: it may name what has been renamed or removed since.
 CURRENT = [page for page in PAGES if page != "docs/journal.md"]
 
@@ -18,7 +25,7 @@ SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Paths below a folder of the repository, and Python files at the root.
 NAMED_PATH = re.compile(
-    r"(?<![\w./-])((?:benchmarks|configs|docs|examples|pretraining|tests)/[\w./-]*\w/?|\w+\.py)(?!\w)"
+    r"(?<![\w./-])((?:benchmarks|configs|docs|examples|experiments|pretraining|tests)/[\w./-]*\w/?|\w+\.py)(?!\w)"
 )
 COMMAND = re.compile(r"\bpython (-m [\w.]+|[\w./-]+\.py)|(?<= )(train_mlm\.py)")
 OPTION = re.compile(r"(?<!\S)--[a-z][\w-]*")

@@ -24,7 +24,7 @@ _DECIDED_ELSEWHERE = {
     "seed": "the key seed of the run",
     "data_seed": "the key seed of the run",
     "learning_rate": "learning_rate.peak of the stage",
-    "lr_scheduler_type": "learning_rate of the stage, always a damped cosine",
+    "lr_scheduler_type": "learning_rate.schedule of the stage",
     "lr_scheduler_kwargs": "learning_rate of the stage",
     "warmup_steps": "learning_rate.warmup_steps of the stage",
     "num_train_epochs": "max_steps",
@@ -44,15 +44,58 @@ class RunConfigError(ValueError):
     """A run file that cannot work; the message names the file, the key and how to fix it."""
 
 
+class Schedule(enum.Enum):
+    """Of the learning rate, see `pretraining.run.schedules`."""
+
+    DAMPED_COSINE = "damped_cosine"
+    WSD = "wsd"
+
+
+class Decay(enum.Enum):
+    """How the learning rate falls at the end of a WSD."""
+
+    LINEAR = "linear"
+    SQRT = "sqrt"
+
+
+class Masking(enum.Enum):
+    """What is masked as a unit."""
+
+    WORDS = "words"
+    TOKENS = "tokens"
+
+
 @dataclass
 class LearningRate:
-    """Damped cosine, see `pretraining.run.schedules.DampedCosine`. Rates are per step."""
+    """Learning rate of the stage. Rates are per step.
+
+    Attributes:
+        peak, minimum, warmup_steps: of both schedules.
+        schedule: "damped_cosine" or "wsd".
+        cycles, damping: see `pretraining.run.schedules.DampedCosine`.
+        decay_share, decay: see `pretraining.run.schedules.WarmupStableDecay`.
+    """
 
     peak: float
     minimum: float
     warmup_steps: int = 0
+    schedule: Schedule = Schedule.DAMPED_COSINE.value
     cycles: int = 2
     damping: float = 1.0
+    decay_share: float = 0.2
+    decay: Decay = Decay.LINEAR.value
+
+
+@dataclass
+class Muon:
+    """Muon for the matrices of the layers, see `pretraining.run.muon`.
+
+    Attributes:
+        peak: their learning rate at its peak. It follows the schedule of `learning_rate`, which
+            AdamW has for all other parameters.
+    """
+
+    peak: float
 
 
 @dataclass
@@ -83,6 +126,8 @@ class Stage:
         init_from: a model folder to start from. Stage 2 starts from stage 1 of the same run
             where this is left out; stage 1 then starts from fresh weights.
         learning_rate, mask_rate: the two schedules.
+        masking: "words", or "tokens" to mask single tokens. Evaluation always masks words.
+        muon: left out, `optim` of `training` updates all parameters.
         batch_warmup: smaller steps at first; left out, all steps are equal.
         training: any of transformers' TrainingArguments, on top of the run's.
     """
@@ -93,6 +138,8 @@ class Stage:
     eval_rows: str | None = None
     init_from: str | None = None
     mask_rate: MaskRate = field(default_factory=MaskRate)
+    masking: Masking = Masking.WORDS.value
+    muon: Muon | None = None
     batch_warmup: BatchWarmup | None = None
     training: dict = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""The two schedules of pretraining, as pure functions of the step.
+"""The schedules of pretraining for learning rate and mask rate, as pure functions of the step.
 
 A step is counted from 0, the first update, to `total_steps - 1`, the last.
 """
@@ -68,11 +68,7 @@ class DampedCosine:
     damping: float = 1.0
 
     def __post_init__(self):
-        if not 0 <= self.minimum <= self.peak or self.peak == 0:
-            raise ValueError(
-                f"learning_rate: minimum {self.minimum} and peak {self.peak} must satisfy "
-                "0 <= minimum <= peak and 0 < peak."
-            )
+        _check_rates(self.minimum, self.peak)
         if self.cycles < 1:
             raise ValueError(f"learning_rate: cycles must be at least 1, got {self.cycles}.")
         if self.damping < 0:
@@ -87,6 +83,53 @@ class DampedCosine:
         wave = math.cos(math.pi * (2 * self.cycles - 1) * p)
         rate = (upper + lower) / 2 + (upper - lower) / 2 * wave
         return rate * min(1.0, step / self.warmup_steps) if self.warmup_steps else rate
+
+
+@dataclass(frozen=True)
+class WarmupStableDecay:
+    """Learning rate of a step: up to `peak`, there for most of the run, down to `minimum` (WSD).
+
+    With S = total_steps and D = decay_share * S, in the last D steps, where q = (s - S + D) / D:
+        "linear": peak - (peak - minimum) * q
+        "sqrt":   peak - (peak - minimum) * sqrt(q), which falls faster at first
+    During the first `warmup_steps` it is multiplied by s / warmup_steps.
+
+    Raises:
+        ValueError: on settings that contradict each other.
+
+    Source: arXiv 2404.06395; the square root, arXiv 2405.18392.
+    """
+
+    peak: float
+    minimum: float
+    total_steps: int
+    warmup_steps: int = 0
+    decay_share: float = 0.2
+    decay: str = "linear"
+
+    def __post_init__(self):
+        _check_rates(self.minimum, self.peak)
+        if not 0 <= self.decay_share <= 1:
+            raise ValueError(
+                f"learning_rate: decay_share must lie between 0 and 1, got {self.decay_share}."
+            )
+        _check_warmup("learning_rate", self.warmup_steps, self.total_steps)
+
+    def __call__(self, step: int) -> float:
+        decay_steps = self.decay_share * self.total_steps
+        into_decay = min(step, self.total_steps) - (self.total_steps - decay_steps)
+        q = into_decay / decay_steps if into_decay > 0 else 0.0
+        fallen = math.sqrt(q) if self.decay == "sqrt" else q
+        rate = self.peak - (self.peak - self.minimum) * fallen
+        return rate * min(1.0, step / self.warmup_steps) if self.warmup_steps else rate
+
+
+def _check_rates(minimum: float, peak: float) -> None:
+    if not 0 <= minimum <= peak or peak == 0:
+        raise ValueError(
+            f"learning_rate: minimum {minimum} and peak {peak} must satisfy "
+            "0 <= minimum <= peak and 0 < peak."
+        )
 
 
 def _check_warmup(name: str, warmup_steps: int, total_steps: int) -> None:

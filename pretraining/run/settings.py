@@ -15,8 +15,8 @@ from transformers.integrations import get_available_reporting_integrations
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from pretraining.files import read_json
-from pretraining.run.configuration import Run, RunConfigError, Stage
-from pretraining.run.schedules import DampedCosine, mask_rate
+from pretraining.run.configuration import LearningRate, Run, RunConfigError, Schedule, Stage
+from pretraining.run.schedules import DampedCosine, WarmupStableDecay, mask_rate
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class StageSettings:
     config: ChineseModernBertConfig
     tokenizer: PreTrainedTokenizerBase
     arguments: TrainingArguments
-    learning_rate: DampedCosine
+    learning_rate: Callable[[int], float]
     mask_rate: Callable[[int], float]
 
     @property
@@ -86,7 +86,12 @@ def check_stage(run: Run, number: int, alone: bool) -> StageSettings:
     stage = run.stage(number)
     arguments = _training_arguments(run, number)
     steps = arguments.max_steps
-    learning_rate = DampedCosine(total_steps=steps, **vars(stage.learning_rate))
+    learning_rate = _learning_rate(stage.learning_rate, steps)
+    if stage.muon is not None and stage.muon.peak <= 0:
+        raise RunConfigError(
+            f"stage{number}.muon.peak must be above 0, got {stage.muon.peak}; leave muon out to "
+            "train all parameters by training.optim."
+        )
     masking = functools.partial(mask_rate, total_steps=steps, **vars(stage.mask_rate))
     masking(0)  # refuses contradictory settings now
     source = _source(run, number, alone)
@@ -101,6 +106,15 @@ def check_stage(run: Run, number: int, alone: bool) -> StageSettings:
             f"{run.tokenizer}, which has {len(tokenizer)} entries."
         )
     return StageSettings(run, number, source, config, tokenizer, arguments, learning_rate, masking)
+
+
+def _learning_rate(settings: LearningRate, steps: int) -> Callable[[int], float]:
+    common = {name: getattr(settings, name) for name in ("peak", "minimum", "warmup_steps")}
+    if settings.schedule == Schedule.WSD.value:
+        own = {"decay_share": settings.decay_share, "decay": settings.decay}
+        return WarmupStableDecay(total_steps=steps, **common, **own)
+    own = {"cycles": settings.cycles, "damping": settings.damping}
+    return DampedCosine(total_steps=steps, **common, **own)
 
 
 def _training_arguments(run: Run, number: int) -> TrainingArguments:

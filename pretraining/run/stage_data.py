@@ -7,7 +7,7 @@ from data_collator_wwm import DataCollatorForWholeWordMasking
 from pretraining.data.encoding import check_tokenizer
 from pretraining.data.order import TrainingOrder
 from pretraining.data.rows import Rows, open_rows
-from pretraining.run.configuration import RunConfigError
+from pretraining.run.configuration import Masking, RunConfigError
 from pretraining.run.settings import StageSettings
 
 
@@ -47,7 +47,10 @@ def open_data(settings: StageSettings, remember: bool = True) -> StageData:
         if each is not None:
             _check_rows(f"stage{settings.number}.{name}", each, settings)
     collator = DataCollatorForWholeWordMasking.for_rows(
-        rows, seed=settings.seed, mask_rate=settings.mask_rate
+        rows,
+        seed=settings.seed,
+        mask_rate=settings.mask_rate,
+        whole_words=stage.masking == Masking.WORDS.value,
     )
     return StageData(rows, eval_rows, _order(settings, rows), collator)
 

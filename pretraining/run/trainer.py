@@ -6,6 +6,7 @@ from transformers import Trainer, TrainerCallback
 
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, choose_attention
 from pretraining.data.tokens import token_lengths
+from pretraining.run.configuration import RunConfigError
 from pretraining.run.evaluation import (
     EvaluationRows,
     MaskedLanguageModelingMetrics,
@@ -15,6 +16,7 @@ from pretraining.run.evaluation import (
 )
 from pretraining.run.guard import Guard
 from pretraining.run.log import LOG_FILE, JsonLinesLog, TrainingLog
+from pretraining.run.muon import MuonAndAdamW, muon_groups
 from pretraining.run.progress import ProgressReport
 from pretraining.run.settings import StageSettings
 from pretraining.run.sharding import SavedLikeAny, check_sharding
@@ -78,10 +80,31 @@ def make_trainer(
     trainer.callback_handler.callbacks.insert(0, log)
     ProgressReport.add_to(trainer)
     check_sharding(trainer)
-    optimizer = trainer.create_optimizer()
+    optimizer = _optimizer(settings, trainer)
     peak = settings.stage.learning_rate.peak
     trainer.lr_scheduler = LambdaLR(optimizer, lambda step: settings.learning_rate(step) / peak)
     return trainer
+
+
+def _optimizer(settings: StageSettings, trainer: Trainer) -> torch.optim.Optimizer:
+    """Makes the optimizer of a stage, and gives it to the Trainer."""
+    stage, arguments = settings.stage, settings.arguments
+    if stage.muon is None:
+        return trainer.create_optimizer()
+    if trainer.is_fsdp_enabled:
+        raise RunConfigError(
+            f"stage{settings.number}.muon needs whole matrices, which FSDP divides among the "
+            "processes. Leave muon out, or use DDP."
+        )
+    groups = muon_groups(
+        trainer.model,
+        set(trainer.get_decay_parameter_names(trainer.model)),
+        (stage.learning_rate.peak, stage.muon.peak),
+        arguments.weight_decay,
+    )
+    betas = (arguments.adam_beta1, arguments.adam_beta2)
+    trainer.optimizer = MuonAndAdamW(groups, betas, arguments.adam_epsilon)
+    return trainer.optimizer
 
 
 def summary(

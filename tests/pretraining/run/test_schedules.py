@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pretraining.run import schedules
-from pretraining.run.schedules import DampedCosine, mask_rate
+from pretraining.run.schedules import DampedCosine, WarmupStableDecay, mask_rate
 
 
 def test_the_mask_rate_climbs_in_the_warmup_and_falls_to_its_minimum():
@@ -20,6 +20,16 @@ def test_the_mask_rate_climbs_in_the_warmup_and_falls_to_its_minimum():
 
 def test_without_warmup_the_mask_rate_starts_at_its_maximum():
     assert mask_rate(0, total_steps=10, warmup_steps=0) == 0.30
+
+
+def test_equal_bounds_fix_the_mask_rate():
+    rates = {mask_rate(step, 10, warmup_steps=0, minimum=0.2, maximum=0.2) for step in range(11)}
+    assert rates == {0.2}
+
+
+def test_without_warmup_the_mask_rate_falls_in_a_line():
+    rates = [mask_rate(step, total_steps=10, warmup_steps=0) for step in range(11)]
+    assert rates == pytest.approx([0.30 - 0.015 * step for step in range(11)])
 
 
 def test_the_learning_rate_is_the_damped_cosine_at_every_step():
@@ -65,6 +75,37 @@ def test_the_envelopes_can_be_replaced(monkeypatch):
 def test_contradictory_learning_rates_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         DampedCosine(**{"peak": 1e-3, "minimum": 1e-5, "total_steps": 100, **values})
+
+
+@pytest.mark.parametrize(("decay", "halfway"), [("linear", 0.5), ("sqrt", 0.5**0.5)])
+def test_a_wsd_warms_up_stays_and_falls_in_its_last_share(decay, halfway):
+    schedule = WarmupStableDecay(
+        peak=1e-3, minimum=1e-5, total_steps=100, warmup_steps=10, decay_share=0.2, decay=decay
+    )
+    assert [schedule(step) for step in (0, 5, 10)] == pytest.approx([0, 5e-4, 1e-3])
+    assert {schedule(step) for step in range(10, 81)} == {1e-3}
+    assert schedule(90) == pytest.approx(1e-3 - (1e-3 - 1e-5) * halfway)
+    falling = [schedule(step) for step in range(80, 101)]
+    assert falling == sorted(falling, reverse=True)
+    assert schedule(100) == schedule(101) == pytest.approx(1e-5)
+
+
+def test_a_wsd_can_stay_at_its_peak_to_the_end():
+    schedule = WarmupStableDecay(peak=1e-3, minimum=1e-5, total_steps=100, decay_share=0.0)
+    assert {schedule(step) for step in range(101)} == {1e-3}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"warmup_steps": 100}, "warmup_steps 100 must lie between"),
+        ({"minimum": 2e-3}, "minimum 0.002 and peak 0.001"),
+        ({"decay_share": 1.2}, "decay_share must lie between 0 and 1"),
+    ],
+)
+def test_a_contradictory_wsd_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        WarmupStableDecay(**{"peak": 1e-3, "minimum": 1e-5, "total_steps": 100, **values})
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ import json
 
 import pytest
 
+from data_collator_wwm import split_row
 from pretraining.run.checkpoints import check_order
-from runs import make_model_file, run_here, stage_of
+from pretraining.run.evaluation import evaluation_collator
+from pretraining.run.schedules import WarmupStableDecay
+from runs import STEPS, make_model_file, run_here, stage_of
 
 
 @pytest.fixture
@@ -73,6 +76,40 @@ def test_settings_that_cannot_work_are_refused(refused):
     assert "mask_rate: warmup_steps 60" in refused("stage1.mask_rate.warmup_steps=60")
     message = refused("stage1.eval_rows=null", "stage1.training.eval_strategy=steps")
     assert "stage1.eval_rows is missing" in message
+
+
+def test_choices_and_rates_that_do_not_exist_are_refused(refused):
+    message = refused("stage1.learning_rate.schedule=cosine")
+    assert "learning_rate.schedule must be one of damped_cosine, wsd" in message
+    assert "decay must be one of linear, sqrt" in refused("stage1.learning_rate.decay=cubic")
+    assert "decay_share must lie" in refused(
+        "stage1.learning_rate.schedule=wsd", "stage1.learning_rate.decay_share=2"
+    )
+    assert "masking must be one of words, tokens" in refused("stage1.masking=characters")
+    assert "stage1.muon.peak must be above 0" in refused("stage1.muon.peak=0")
+
+
+def test_the_schedule_of_the_run_file_is_the_one_of_training(workspace):
+    wsd = ["schedule=wsd", "decay_share=0.4", "decay=sqrt"]
+    settings, _ = stage_of(workspace, *(f"stage1.learning_rate.{each}" for each in wsd))
+    expected = WarmupStableDecay(2e-3, 1e-4, STEPS[1], 3, decay_share=0.4, decay="sqrt")
+    assert settings.learning_rate == expected
+
+
+def test_fused_adamw_is_what_a_run_gets_by_default(workspace):
+    settings, _ = stage_of(workspace)
+    assert settings.arguments.optim == "adamw_torch_fused"
+
+
+def test_tokens_are_masked_singly_where_the_run_file_says_so(workspace):
+    """Evaluation masks words in both, so that runs can be compared."""
+    (_, words), (_, tokens) = (
+        stage_of(workspace, f"stage1.masking={masking}") for masking in ("words", "tokens")
+    )
+    row = words.rows[0]
+    assert max(words.collator.units(*split_row(row[None]))[2]) > 1
+    assert max(tokens.collator.units(*split_row(row[None]))[2]) == 1
+    assert evaluation_collator(tokens.eval_rows).whole_words
 
 
 def test_an_optimizer_whose_package_is_missing_is_refused(refused, monkeypatch):
