@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("pretraining", "benchmarks", "examples", "docs", "tests")
+FOLDERS = ("pretraining", "benchmarks", "experiments", "examples", "docs", "tests")
 FILES = {
     file.relative_to(ROOT).as_posix()
     for place in (ROOT.glob("*.py"), *((ROOT / folder).rglob("*.py") for folder in FOLDERS))
@@ -63,8 +63,8 @@ def test_what_remote_code_loads_imports_nothing_else():
     assert {file for file in REMOTE_CODE if GRAPH[file] - REMOTE_CODE} == set()
 
 
-def test_only_tests_import_tests_and_only_benchmarks_benchmarks():
-    for folder in ("tests/", "benchmarks/"):
+def test_only_tests_import_tests_benchmarks_and_experiments():
+    for folder in ("tests/", "benchmarks/", "experiments/"):
         others = rooms("") - rooms(folder, "tests/")
         assert {file for file in others if GRAPH[file] & rooms(folder)} == set()
 

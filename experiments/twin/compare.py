@@ -6,13 +6,14 @@
 15 % of the words are masked, always the same ones, in pieces of up to 510 characters. Both models
 have to tell the same characters, so bits per character and the share of characters named right
 compare across vocabularies. Several folders of a side are its seeds. A character that the twin
-hides under [UNK] costs it the bits of [UNK] and, beyond that, those of telling which of the
-characters unknown to it in this text it is; it is never right.
+hides under [UNK] costs it the bits of [UNK] and, beyond that, those that tell it from the other
+characters unknown in this text by their frequencies; it is never right.
 """
 
 import argparse
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import BertForMaskedLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -92,13 +94,13 @@ class Side:
         model = self.kind.from_pretrained(folder, dtype=torch.float32).to(device).eval()
         encoded = [piece.sides[number] for piece in pieces]
         bits, right, unknown = np.zeros((3, len(pieces)))
-        # What [UNK] hides, as the twin would have to tell it.
-        each = math.log2(max(1, len(self._unknown_characters(pieces, encoded))))
+        cost = self._unknown_bits(pieces, encoded)
         for batch in _batches(encoded):
             nats, predicted = self._predict(model, [encoded[place] for place in batch])
             for place, of_piece, ids in zip(batch, nats, predicted, strict=True):
-                unknown[place] = self._characters(encoded[place], self.unknown_id)
-                bits[place] = of_piece.sum() / math.log(2) + each * unknown[place]
+                hidden = self._unknown(pieces[place], encoded[place], encoded[place].masked)
+                unknown[place] = len(hidden)
+                bits[place] = of_piece.sum() / math.log(2) + sum(cost[each] for each in hidden)
                 right[place] = self._named(pieces[place], encoded[place], ids)
         return Scores(bits, right, unknown)
 
@@ -137,20 +139,21 @@ class Side:
                 right[start:end] &= same
         return int(right.sum())
 
-    @staticmethod
-    def _characters(encoded: Encoded, index: int) -> int:
-        """How many characters of a piece are masked as a token."""
-        spans = encoded.offsets[encoded.masked & (encoded.ids == index)]
-        return int((spans[:, 1] - spans[:, 0]).sum())
+    def _unknown(self, piece: Piece, encoded: Encoded, chosen: np.ndarray | bool) -> str:
+        """The characters that [UNK] hides in a piece, among the chosen tokens."""
+        spans = encoded.offsets[chosen & (encoded.ids == self.unknown_id)]
+        return "".join(piece.text[start:end] for start, end in spans)
 
-    def _unknown_characters(self, pieces: Sequence[Piece], encoded: list[Encoded]) -> set[str]:
-        """The characters that [UNK] hides in these pieces, masked or not."""
-        return {
-            character
-            for piece, each in zip(pieces, encoded, strict=True)
-            for start, end in each.offsets[each.ids == self.unknown_id]
-            for character in piece.text[start:end]
-        }
+    def _unknown_bits(self, pieces: Sequence[Piece], encoded: list[Encoded]) -> dict[str, float]:
+        """What it costs to tell each unknown character, masked or not, from the others.
+
+        By their frequencies in this very text, which nobody could know: less than a model would
+        have to pay.
+        """
+        counts = Counter()
+        for piece, each in zip(pieces, encoded, strict=True):
+            counts.update(self._unknown(piece, each, True))
+        return {character: math.log2(counts.total() / n) for character, n in counts.items()}
 
 
 def _spellings(tokenizer: Tokenizer) -> list[str]:
@@ -229,6 +232,7 @@ def verdict(pieces: Sequence[Piece], ours: list[Scores], twin: list[Scores]) -> 
 
 
 def main() -> None:
+    disable_progress_bar()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

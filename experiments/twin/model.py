@@ -26,7 +26,7 @@ TOLERANCE = 0.03
 POSITIONS = 512
 
 # Intermediate sizes are multiples of this, which suits matrix units.
-MULTIPLE = 64
+MULTIPLE = 16
 
 
 @dataclass(frozen=True)
