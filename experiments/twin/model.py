@@ -25,9 +25,6 @@ TOLERANCE = 0.03
 # BERT's, which are learned: rows may not be longer.
 POSITIONS = 512
 
-# Intermediate sizes are multiples of this, which suits matrix units.
-MULTIPLE = 16
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -69,7 +66,7 @@ def shape_like(config_file: Path, vocab_size: int) -> Shape:
     """The shape of a BERT with as many parameters as our model, as wide and with as many heads.
 
     It has the number of layers at which BERT's proportion, an intermediate size of four times the
-    hidden size, comes nearest, and then the intermediate size that comes nearest.
+    hidden size, comes nearest, and then as many quarters of the hidden size as come nearest.
 
     Args:
         config_file: configuration of our model.
@@ -90,9 +87,9 @@ def shape_like(config_file: Path, vocab_size: int) -> Shape:
     one = size(1, 4 * hidden)
     layer = size(2, 4 * hidden) - one
     layers = max(1, 1 + round((wanted - one) / layer))
-    step = size(layers, 4 * hidden + MULTIPLE) - size(layers, 4 * hidden)
-    steps = round((wanted - size(layers, 4 * hidden)) / step)
-    intermediate = max(MULTIPLE, 4 * hidden + MULTIPLE * steps)
+    quarter = size(layers, 4 * hidden + hidden // 4) - size(layers, 4 * hidden)
+    more = round((wanted - size(layers, 4 * hidden)) / quarter)
+    intermediate = max(hidden, 4 * hidden + hidden // 4 * more)
     if abs(size(layers, intermediate) / wanted - 1) > TOLERANCE:
         raise ValueError(
             f"{config_file}: no BERT of hidden_size {hidden} and {vocab_size} entries is within "
