@@ -13,7 +13,12 @@ from pretraining.data.rows import (
     open_rows,
     read_manifest,
 )
-from pretraining.data.tokens import open_tokenizer, token_lengths, tokenizer_sha256
+from pretraining.data.tokens import (
+    is_wordpiece,
+    open_tokenizer,
+    token_lengths,
+    tokenizer_sha256,
+)
 from pretraining.data.words import Segmenter
 
 
@@ -52,8 +57,12 @@ class Encoder:
         Raises:
             ValueError: if a text holds an unpaired surrogate.
         """
-        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [self._mark(*pair) for pair in zip(texts, encodings, strict=True)]
+        if is_wordpiece(self.tokenizer):
+            mark, encode = self._mark_by_offsets, self.tokenizer.encode_batch
+        else:
+            mark, encode = self._mark, self.tokenizer.encode_batch_fast  # without offsets
+        encodings = encode(texts, add_special_tokens=False)
+        return [mark(*pair) for pair in zip(texts, encodings, strict=True)]
 
     def _mark(self, text: str, encoding) -> np.ndarray:
         ids = np.array(encoding.ids, dtype=np.uint16)
@@ -63,6 +72,19 @@ class Encoder:
         begins[self.segmenter.word_starts(text)] = True
         # The later bytes of a character lie, by this count, where the next one starts.
         return ids | np.where(begins[starts] & (lengths > 0), WORD_START, np.uint16(0))
+
+    def _mark_by_offsets(self, text: str, encoding) -> np.ndarray:
+        """As `_mark`, for tokens whose lengths do not add up to the text.
+
+        A word also starts with a token if it began in what was dropped before it.
+        """
+        ids = np.array(encoding.ids, dtype=np.uint16)
+        starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+        before = np.concatenate([np.zeros(min(1, len(ends)), dtype=np.int64), ends[:-1]])
+        words = self.segmenter.word_starts(text)
+        # Tokens of one character, such as the parts of a Korean syllable, share its offsets.
+        begun = words.searchsorted(starts, side="right") > words.searchsorted(before)
+        return ids | np.where(begun, WORD_START, np.uint16(0))
 
 
 def check_tokenizer(name: str, manifest: dict, tokenizer_file: Path) -> None:

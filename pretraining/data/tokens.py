@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 
 from pretraining.files import read_json, read_text
 
@@ -53,12 +54,23 @@ def _read(read: Callable, tokenizer_file: Path):
         ) from None
 
 
+def is_wordpiece(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer is one of BERT's kind.
+
+    It drops blanks, changes characters (`É` to `e`) and has one [UNK] for all that it does not
+    know, so a text cannot be read off its tokens.
+    """
+    return isinstance(tokenizer.model, WordPiece)
+
+
 def token_lengths(tokenizer: Tokenizer) -> np.ndarray:
     """(vocab_size,) int64: the number of characters that each id stands for.
 
     A character outside the vocabulary becomes one token a byte: the first counts for the
-    character, the others count as nothing. Special tokens count as nothing.
+    character, the others count as nothing. Special tokens count as nothing, nor does the prefix
+    that WordPiece writes before the later tokens of a word.
     """
+    prefix = tokenizer.model.continuing_subword_prefix if is_wordpiece(tokenizer) else ""
     lengths = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
     special = tokenizer.get_added_tokens_decoder()
     for token, index in tokenizer.get_vocab().items():
@@ -66,7 +78,8 @@ def token_lengths(tokenizer: Tokenizer) -> np.ndarray:
             continue
         byte = _BYTES.get(token)
         continuation = byte is not None and 0x80 <= byte < 0xC0
-        lengths[index] = 0 if continuation else 1 if byte is not None else len(token)
+        spelled = len(token.removeprefix(prefix))
+        lengths[index] = 0 if continuation else 1 if byte is not None else spelled
     return lengths
 
 
@@ -91,9 +104,11 @@ def first_ordinary_id(tokenizer: Tokenizer) -> int:
     """The first id that stands for text of its own: special, reserved and byte tokens lie below.
 
     Raises:
-        ValueError: if the tokenizer has no byte tokens.
+        ValueError: if the tokenizer has no byte tokens, unless it is a WordPiece with [UNK].
     """
     last = tokenizer.token_to_id(BYTE_TOKENS[-1])
+    if is_wordpiece(tokenizer):
+        last = max(tokenizer.get_added_tokens_decoder(), default=None)
     if last is None:
         raise ValueError(
             f"the tokenizer has no token {BYTE_TOKENS[-1]}, so no byte fallback; train one with "

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from data_collator_wwm import split_row
@@ -73,6 +73,37 @@ def test_a_tokenizer_that_was_saved_again_is_the_same(encoder, saved_again):
     assert [ids.tolist() for ids in again] == [ids.tolist() for ids in encoder.encode(TEXTS)]
 
 
+@pytest.fixture
+def wordpiece(tmp_path) -> Encoder:
+    """Of a tokenizer of BERT's kind, which drops blanks and has one [UNK]."""
+    entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"番茄浇水在阳台上23", "e", "##23"]
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(entries[:5])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return Encoder(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        ("在阳台上浇番茄", "|在 |阳 台 |上 |浇 |番 茄"),
+        ("番茄  浇水\n在 阳台", "|番 茄 |浇 水 |在 |阳 台"),
+        ("番茄É23", "|番 茄 |e |##23"),
+        ("蹲在阳台", "|[UNK] |在 |阳 台"),
+    ],
+)
+def test_words_start_with_the_tokens_of_a_wordpiece(wordpiece, text, marked):
+    (encoded,) = wordpiece.encode([text])
+    tokens = [
+        "|" * int(start) + wordpiece.tokenizer.id_to_token(index)
+        for index, start in zip(*split_row(encoded), strict=True)
+    ]
+    assert " ".join(tokens) == marked
+
+
 def test_a_vocabulary_beyond_15_bits_is_refused(tmp_path):
     large = Tokenizer(models.WordLevel({f"t{i}": i for i in range((1 << 15) + 1)}, unk_token="t0"))
     large.save(str(tmp_path / "tokenizer.json"))
@@ -90,7 +121,8 @@ def test_an_unpaired_surrogate_is_refused(encoder):
         encoder.encode(["坏\ud800字"])
 
 
-def test_an_empty_text_has_no_tokens(encoder):
-    (encoded,) = encoder.encode([""])
-    assert encoded.dtype == np.uint16
-    assert len(encoded) == 0
+def test_an_empty_text_has_no_tokens(encoder, wordpiece):
+    for each in (encoder, wordpiece):
+        (encoded,) = each.encode([""])
+        assert encoded.dtype == np.uint16
+        assert len(encoded) == 0

@@ -74,3 +74,14 @@ def test_a_tokenizer_without_byte_tokens_is_refused():
         first_ordinary_id(other)
     with pytest.raises(ValueError, match=r"special tokens \['\[CLS\]', .* are missing"):
         special_token_ids(other)
+
+
+def test_in_a_wordpiece_text_follows_the_special_tokens():
+    entries = ["[PAD]", "花", "[UNK]", "ing", "##ing"]
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    other = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    other.add_special_tokens(["[PAD]", "[UNK]"])
+    assert first_ordinary_id(other) == 3
+    assert token_lengths(other).tolist() == [0, 1, 0, 3, 3]
+    with pytest.raises(ValueError, match=r"no token <0xFF>"):
+        first_ordinary_id(Tokenizer(models.WordPiece({"花": 0}, unk_token="花")))
