@@ -19,7 +19,8 @@ import transformers
 from experiments.learning_per_hour.experiment import BASE, FOLDER, Experiment
 from pretraining.data.encoding import open_with_tokenizer
 from pretraining.files import read_json, read_text, replacing
-from pretraining.model_report import evaluate_model
+from pretraining.model_report import predict, report
+from pretraining.run.evaluation import evaluation_collator
 
 ROOT = FOLDER.parent.parent
 BITS, ACCURACY = "bits_per_character", "masked_accuracy"
@@ -37,7 +38,12 @@ def evaluate(model: Path, held_out: Mapping[str, Path]) -> dict[str, dict[str, f
     figures = {}
     for name, folder in held_out.items():
         rows, tokenizer = open_with_tokenizer(folder, model / "tokenizer.json")
-        figures[name] = evaluate_model(str(model), rows, tokenizer)
+        predictions = {"model": predict(str(model), rows, evaluation_collator(rows))}
+        on_rows, figures[name] = report(name, rows, tokenizer, predictions), {}
+        for group, chosen in {"": None, **on_rows.groups}.items():
+            score = on_rows.sides["model"].score(chosen)
+            figures[name][f"{BITS}{group}"] = score.bits_per_character.value
+            figures[name][f"{ACCURACY}{group}"] = score.accuracy.value
     return figures
 
 
