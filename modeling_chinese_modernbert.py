@@ -169,7 +169,9 @@ class ChineseModernBertEmbeddings(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(...) ids, or (..., embedding_width) embeddings -> (..., hidden_size)."""
         embedded = tokens if tokens.is_floating_point() else self.tok_embeddings(tokens)
-        return self.drop(self.norm(self.projection(embedded)))
+        # As in the prediction head, the norm wants one type, which autocast's projection has not.
+        projected = self.projection(embedded).to(self.norm.weight.dtype)
+        return self.drop(self.norm(projected))
 
 
 class ChineseModernBertAttention(nn.Module):

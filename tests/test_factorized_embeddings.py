@@ -64,6 +64,12 @@ def test_training_loses_what_the_logits_say_and_reaches_every_weight(factorized)
     assert [name for name, each in model.named_parameters() if not each.grad.any()] == []
 
 
+def test_autocast_leaves_the_residual_stream_in_fp32(factorized):
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = factorized()(**masked_batch(20), output_hidden_states=True)
+    assert {state.dtype for state in outputs.hidden_states} == {torch.float32}
+
+
 def test_embeddings_are_given_at_their_own_width(factorized):
     model, batch = factorized(ChineseModernBertModel), pad_rows(documents(30, 12))
     embedded = model.get_input_embeddings()(batch["input_ids"])

@@ -62,7 +62,8 @@ class ReplacedTokenDetection(ChineseModernBertPreTrainedModel):
 
     def __init__(self, config: ChineseModernBertConfig):
         super().__init__(config)
-        detector = ChineseModernBertConfig.from_dict(config.to_dict() | {"num_labels": 1})
+        one_logit = {"id2label": {0: "replaced"}, "label2id": {"replaced": 0}}
+        detector = ChineseModernBertConfig.from_dict(config.to_dict() | one_logit)
         self.detector = ChineseModernBertForTokenClassification(detector)
         self.generator = ChineseModernBertForMaskedLM(generator_config(config))
         # Since the last log: the generator's loss, the detector's, and how many they are.

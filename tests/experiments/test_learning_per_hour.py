@@ -73,6 +73,7 @@ def test_the_protocol_names_what_decides():
         ("chnge: more", "its keys must be among change, held_out"),
         ("seeds: [1]", "missing 1 required positional argument: 'change'"),
         ("change: more\nseeds: []", "seeds needs one seed or more"),
+        ("change: more\nobjective: more", "must be one of masked_tokens, replaced_tokens"),
         ("change: more\ntime_shares: [0.5, 0.4]", "must be above 0 and sum to 1"),
         ("change: [", "not a YAML file"),
     ],
@@ -95,9 +96,12 @@ def test_an_experiment_can_add_to_another(tmp_path):
         tmp_path,
         first="change: a\noverrides: {seed: 3, stage1.rows_per_step: 4}\nmodel: {hidden_size: 32}",
         second="change: b\non: first\noverrides: {seed: 4}",
-        third="change: c\non: second\nmodel: {num_hidden_layers: 2}",
+        third="change: c\non: second\nmodel: {num_hidden_layers: 2}\nobjective: replaced_tokens",
+        fourth="change: d\non: third",
     )
-    third = read_experiments(folder)["third"]
+    experiments = read_experiments(folder)
+    third = experiments["third"]
+    assert experiments["fourth"].objective == third.objective == "replaced_tokens"
     assert third.overrides == {"seed": 4, "stage1.rows_per_step": 4}
     assert third.model == {"hidden_size": 32, "num_hidden_layers": 2}
 
