@@ -38,7 +38,7 @@ from pretraining.run.evaluation import (
 )
 from pretraining.run.figures import Estimate, MaskedTokens, ratio
 from pretraining.run.held_out_groups import token_places
-from pretraining.run.sentences import SENTENCES, SentenceEnds, SentencesAlone, sentence_places
+from pretraining.run.sentences_alone import SENTENCES, SentenceEnds, SentencesAlone, sentence_places
 
 BATCH_TOKENS = 4096
 
