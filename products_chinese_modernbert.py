@@ -119,17 +119,25 @@ def products_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, kept: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, from that of the output of `products`."""
-    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     for piece in pieces(*q.shape[:3], k.shape[2]):
-        matrices = piece[:2]
+        matrices, first = piece[:2], piece[2].start == 0
         weights = _probabilities(q, k, mask, piece) if kept is None else kept[piece]
-        dv[matrices] += weights.mT @ grad[piece]
+        _put(dv[matrices], weights.mT @ grad[piece], first)
         weights = torch.ops.aten._softmax_backward_data(
             grad[piece] @ v[matrices].mT, weights, -1, weights.dtype
         )
         dq[piece] = weights @ k[matrices]
-        dk[matrices] += weights.mT @ q[piece]
+        _put(dk[matrices], weights.mT @ q[piece], first)
     return dq, dk, dv
+
+
+def _put(total: Tensor, part: Tensor, first: bool) -> None:
+    """Adds a part, or begins with it."""
+    if first:
+        total.copy_(part)
+    else:
+        total += part
 
 
 # ---------------------------------------------------------------------------------------------
@@ -337,38 +345,33 @@ def linear_cross_entropy(
 def _loss(
     x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The loss, and its gradients by x, weight and bias."""
-    narrow, matrix, offset = x.to(dtype), weight.to(dtype), bias.to(dtype)
+    """The loss, and its gradients by x, weight and bias in the type of the products."""
+    x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     loss = x.new_zeros((), dtype=torch.float32)
-    dx = torch.empty_like(narrow)
-    dweight = dbias = None
+    dx, dweight, dbias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
     size = max(1, LOGITS // len(weight))
     for start in range(0, len(x), size):
-        part, truth = narrow[start : start + size], labels[start : start + size]
-        probabilities = part @ matrix.T
-        probabilities += offset
+        part, truth = x[start : start + size], labels[start : start + size]
+        probabilities = part @ weight.T
+        probabilities += bias
         torch.softmax(probabilities, -1, out=probabilities)
         right = torch.arange(len(part)), truth
         likelihood = probabilities[right]
         loss -= likelihood.float().clamp(min=torch.finfo(dtype).tiny).log().sum()
         probabilities[right] = likelihood - 1
-        dx[start : start + size] = probabilities @ matrix
+        dx[start : start + size] = probabilities @ weight
         by_weight = probabilities.T @ part
         by_bias = probabilities.new_ones(len(part)) @ probabilities
-        if dweight is None:
-            dweight, dbias = by_weight.float(), by_bias.float()
-        else:
-            dweight += by_weight
-            dbias += by_bias
-    if dweight is None:
-        dweight, dbias = torch.zeros_like(weight), torch.zeros_like(bias)
-    return loss, dx.to(x.dtype), dweight.to(weight.dtype), dbias.to(bias.dtype)
+        # Sums of several parts are formed in fp32.
+        dweight = by_weight if start == 0 else dweight.float() + by_weight
+        dbias = by_bias if start == 0 else dbias.float() + by_bias
+    return loss, dx, dweight.to(dtype), dbias.to(dtype)
 
 
 @_loss.register_fake
 def _(x, weight, bias, labels, dtype):
     loss = x.new_empty((), dtype=torch.float32)
-    return loss, torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+    return loss, *(torch.empty_like(each, dtype=dtype) for each in (x, weight, bias))
 
 
 def _save_gradients(ctx, inputs, output):
@@ -376,7 +379,7 @@ def _save_gradients(ctx, inputs, output):
 
 
 def _scaled_gradients(ctx, grad, *_):
-    return (*(x * grad for x in ctx.saved_tensors), None, None)
+    return (*(x.float() * grad for x in ctx.saved_tensors), None, None)
 
 
 _loss.register_autograd(_scaled_gradients, setup_context=_save_gradients)
