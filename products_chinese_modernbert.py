@@ -29,6 +29,8 @@ KEPT_SCORES = 2**25
 LOGITS = 2**24
 
 # Operators are named after the module, because remote code and a checkout may both be imported.
+# Where the shape or type of what one returns changes, its name has to: torch keeps compiled graphs
+# on disk, and knows an operator by its name alone.
 _NAMESPACE = re.sub(r"[^0-9a-zA-Z]", "_", __name__)
 
 

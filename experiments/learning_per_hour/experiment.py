@@ -156,7 +156,11 @@ def overrides_of(experiment: Experiment, rows: Path, model_file: Path) -> list[s
         model_file: where the model's configuration is written if the experiment changes it.
     """
     base = yaml.load(read_text(BASE_RUN), Loader=PlainLoader)
-    values = {"stage1.train_rows": base["stage1"]["train_rows"], **experiment.overrides}
+    values = {
+        "tokenizer": base["tokenizer"],
+        "stage1.train_rows": base["stage1"]["train_rows"],
+        **experiment.overrides,
+    }
     if experiment.model:
         write_json(model_file, read_json(Path(base["model"])) | experiment.model)
         values["model"] = str(model_file)
