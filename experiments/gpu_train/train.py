@@ -123,6 +123,13 @@ class Deadline(TrainerCallback):
             control.should_training_stop = True
 
 
+class ReturnedLog(JsonLinesLog):
+    """The log once more, where it comes back even if the run is ended from outside.
+
+    A class of its own, because Trainer warns of two callbacks of one class.
+    """
+
+
 def main() -> None:
     begun = time.perf_counter()
     parser = argparse.ArgumentParser(
@@ -169,7 +176,7 @@ def train_and_report(packed: Path, output: Path, overrides: list[str], end: floa
     left = end - time.perf_counter() - speed.start_seconds
     steps = max(1, int(left / speed.step_seconds))
     print(f"{way.name}: {speed}; {left:.0f} s are left, so {steps:,} steps", flush=True)
-    extra = [JsonLinesLog(output / LOG_FILE), Deadline(end + ENDING_SECONDS / 2)]
+    extra = [ReturnedLog(output / LOG_FILE), Deadline(end + ENDING_SECONDS / 2)]
     trainer, settings, data = trainer_of(overrides, way, steps, extra)
     trainer.train()
     trainer.model.to(torch.bfloat16)

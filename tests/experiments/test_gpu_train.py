@@ -3,11 +3,12 @@
 import ast
 import json
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerControl, TrainerState
 
 from corpora import many_texts, prepare, write_corpus
 from experiments.gpu_train import join, pack, packed_rows, parts, train
@@ -150,6 +151,14 @@ def test_what_does_not_work_is_told_and_the_next_way_is_tried(monkeypatch, capsy
     way, speed, failures = train.first_that_works([])
     assert (way, speed.step_seconds) == (train.WAYS[1], 1.0)
     assert failures == {train.WAYS[0].name: "RuntimeError: no such kernel"}
+
+
+def test_training_ends_when_its_time_is_up():
+    state = TrainerState(global_step=3, max_steps=9)
+    for end, stops in ((time.perf_counter() + 1000, False), (time.perf_counter() - 1, True)):
+        control = TrainerControl()
+        train.Deadline(end).on_step_end(None, state, control)
+        assert control.should_training_stop is stops
 
 
 def test_a_model_too_large_to_come_back_is_refused_before_anything_is_unpacked(
