@@ -141,6 +141,9 @@ class ChineseModernBertConfig(PreTrainedConfig):
     Args:
         vocab_size: entries of the vocabulary; ids must fit in 15 bits to be stored in row files.
         hidden_size: width of the residual stream.
+        embedding_size: width of the token embeddings, None for `hidden_size`. Otherwise they are
+            factorized, as in ALBERT and ELECTRA: one projection leads from them to the first layer,
+            another from the MLM head to the decoder.
         intermediate_size: inner width of the gated feed-forward (GeGLU) block.
         num_hidden_layers, num_attention_heads: depth, and heads per layer. The head size,
             `hidden_size / num_attention_heads`, must be an even whole number (RoPE rotates pairs).
@@ -176,6 +179,7 @@ class ChineseModernBertConfig(PreTrainedConfig):
 
     vocab_size: int = 32_000
     hidden_size: int = 1024
+    embedding_size: int | None = None
     intermediate_size: int = 2624
     num_hidden_layers: int = 28
     num_attention_heads: int = 16
@@ -294,6 +298,7 @@ class ChineseModernBertConfig(PreTrainedConfig):
         for name in (
             "vocab_size",
             "hidden_size",
+            "embedding_size",
             "intermediate_size",
             "num_hidden_layers",
             "num_attention_heads",
@@ -301,6 +306,8 @@ class ChineseModernBertConfig(PreTrainedConfig):
             "local_attention",
         ):
             value = getattr(self, name)
+            if name == "embedding_size" and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(
                     f"ChineseModernBertConfig: {name} must be a whole number of at least 1, "
@@ -455,6 +462,11 @@ class ChineseModernBertConfig(PreTrainedConfig):
             self.custom_pipelines = named
         elif hasattr(self, "custom_pipelines"):
             del self.custom_pipelines
+
+    @property
+    def embedding_width(self) -> int:
+        """Dimensions of a token embedding."""
+        return self.embedding_size or self.hidden_size
 
     @property
     def head_size(self) -> int:

@@ -131,6 +131,15 @@ def _linear(in_features: int, out_features: int, std: float, bias: bool = False)
     return layer
 
 
+def _between_widths(
+    config: ChineseModernBertConfig, in_features: int, out_features: int
+) -> nn.Module:
+    """To or from the width of factorized embeddings, keeping the scale; nothing for others."""
+    if config.embedding_size is None:
+        return nn.Identity()
+    return _linear(in_features, out_features, in_features**-0.5)
+
+
 def _output_std(config: ChineseModernBertConfig) -> float:
     return config.initializer_range / math.sqrt(2 * config.num_hidden_layers)
 
@@ -147,18 +156,20 @@ class ChineseModernBertRMSNorm(nn.RMSNorm):
 
 
 class ChineseModernBertEmbeddings(nn.Module):
-    """Token embeddings, normalized."""
+    """Token embeddings, projected to `hidden_size` if they are factorized, and normalized."""
 
     def __init__(self, config: ChineseModernBertConfig):
         super().__init__()
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        width = config.embedding_width
+        self.tok_embeddings = nn.Embedding(config.vocab_size, width)
+        self.projection = _between_widths(config, width, config.hidden_size)
         self.norm = ChineseModernBertRMSNorm(config.hidden_size, eps=config.norm_eps)
         self.drop = nn.Dropout(config.embedding_dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(...) ids, or (..., hidden_size) embeddings -> (..., hidden_size)."""
+        """(...) ids, or (..., embedding_width) embeddings -> (..., hidden_size)."""
         embedded = tokens if tokens.is_floating_point() else self.tok_embeddings(tokens)
-        return self.drop(self.norm(embedded))
+        return self.drop(self.norm(self.projection(embedded)))
 
 
 class ChineseModernBertAttention(nn.Module):
@@ -355,7 +366,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
     # A checkpoint of a model with a head opens here without that head's weights: nothing is wrong.
     _keys_to_ignore_on_load_unexpected = [
         r"^head\.(dense|norm)\.weight$",
-        r"^(decoder|classifier)\.(weight|bias)$",
+        r"^(projection|decoder|classifier)\.(weight|bias)$",
     ]
 
     def __init__(self, config: ChineseModernBertConfig):
@@ -401,7 +412,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
 
         Returns:
             Keyword arguments for `forward`: `plan`, the tokens as `input_ids` (total_tokens,) or
-            `inputs_embeds` (total_tokens, hidden_size), and `output_hidden_states`.
+            `inputs_embeds` (total_tokens, embedding_width), and `output_hidden_states`.
 
         Raises:
             ValueError: on contradictory input; the message says what fits.
@@ -489,7 +500,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             attention_mask: (batch, sequence), 0 at padding, on either side.
             position_ids: (batch, sequence) or (1, sequence). A document begins wherever they are
                 0, so packed rows are given by positions that restart.
-            inputs_embeds: (batch, sequence, hidden_size) instead of `input_ids`.
+            inputs_embeds: (batch, sequence, embedding_width) instead of `input_ids`.
             cu_seq_lens_q, cu_seq_lens_k: (documents + 1,) cumulative lengths of a flattened batch
                 of one row; an encoder needs both to be the same.
             max_length_q, max_length_k, seq_idx: longest document and document of each token, given
@@ -500,8 +511,9 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
                 embeddings and after each layer; the last one is `last_hidden_state`.
             token_type_ids, head_mask: zeros or None, and None, as callers of BERT give them.
             plan: from `unpad_inputs`, for callers that work on the stream: then input_ids are
-                (total_tokens,) or inputs_embeds (total_tokens, hidden_size), `last_hidden_state`
-                is (total_tokens, hidden_size), and mask, positions and lengths are not read.
+                (total_tokens,) or inputs_embeds (total_tokens, embedding_width),
+                `last_hidden_state` is (total_tokens, hidden_size), and mask, positions and lengths
+                are not read.
             places: with `plan`, (n,) numbers of the tokens whose states are wanted;
                 `last_hidden_state` is (n, hidden_size), and the last layer does no more.
 
@@ -514,7 +526,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             ValueError: on contradictory input; the message says what fits.
 
         Hooks on the input embeddings (NEFTune's noise, attribution) see (batch, sequence,
-        hidden_size); hooks on layers see the stream, (total_tokens, hidden_size).
+        embedding_width); hooks on layers see the stream, (total_tokens, hidden_size).
         """
         if plan is None:
             inputs = self.unpad_inputs(
@@ -564,7 +576,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         )
 
     def embed(self, tokens: Tensor, plan: AttentionPlan) -> Tensor:
-        """(total_tokens,) ids or (total_tokens, hidden_size) -> (total_tokens, hidden_size)."""
+        """(total_tokens,) ids or (total_tokens, embedding_width) -> (total_tokens, hidden_size)."""
         if is_hooked(self.embeddings.tok_embeddings):
             padded = plan.stream.pad(tokens, self.config.pad_token_id or 0)
             return plan.stream.unpad(self.embeddings(padded))
@@ -646,7 +658,9 @@ class ChineseModernBertForMaskedLM(ChineseModernBertWithHead):
 
     def __init__(self, config: ChineseModernBertConfig):
         super().__init__(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        width = config.embedding_width
+        self.projection = _between_widths(config, config.hidden_size, width)
+        self.decoder = nn.Linear(width, config.vocab_size)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -694,7 +708,7 @@ class ChineseModernBertForMaskedLM(ChineseModernBertWithHead):
         labels, labeled = stream_labels(labels, stream, compiled)
         whole = labels is None or not self.training
         outputs = self.model(**inputs, places=None if whole else labeled, return_dict=True)
-        x = self.head(outputs.last_hidden_state)
+        x = self.projection(self.head(outputs.last_hidden_state))
         loss = logits = None
         if whole:
             logits = self.decoder(x)
@@ -813,7 +827,7 @@ class ChineseModernBertForMultipleChoice(ChineseModernBertForFineTuning):
 
         Args:
             input_ids, attention_mask, position_ids: (batch, choices, sequence).
-            inputs_embeds: (batch, choices, sequence, hidden_size).
+            inputs_embeds: (batch, choices, sequence, embedding_width).
             labels: (batch,) index of the right choice.
             num_items_in_batch: labels of the whole optimizer step, as Trainer counts them.
 
@@ -828,7 +842,7 @@ class ChineseModernBertForMultipleChoice(ChineseModernBertForFineTuning):
         if given is None or given.dim() != (3 if inputs_embeds is None else 4):
             raise ValueError(
                 "multiple choice takes input_ids (batch, choices, sequence) or inputs_embeds "
-                "(batch, choices, sequence, hidden_size), got "
+                "(batch, choices, sequence, embedding_width), got "
                 f"{'nothing' if given is None else tuple(given.shape)}."
             )
         inputs = {

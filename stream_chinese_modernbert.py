@@ -80,7 +80,7 @@ def check_inputs(
         )
     if inputs_embeds is not None and inputs_embeds.dim() != 3:
         raise ValueError(
-            "inputs_embeds must be (batch, sequence, hidden_size), got shape "
+            "inputs_embeds must be (batch, sequence, embedding_width), got shape "
             f"{tuple(inputs_embeds.shape)}."
         )
     if (cu_seq_lens_q is None) != (cu_seq_lens_k is None) or (

@@ -127,6 +127,7 @@ REFUSED = {
     "hidden not a multiple of heads": ({"num_attention_heads": 5}, "num_attention_heads 5"),
     "odd window": ({"local_attention": 127}, "local_attention 127 must be even"),
     "no window": ({"local_attention": 0}, "local_attention must be a whole number"),
+    "no embeddings": ({"embedding_size": 0}, "embedding_size must be a whole number"),
     "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers must be a whole number"),
     "boolean as a number": ({"vocab_size": True}, "vocab_size must be a whole number"),
     "dropout of one": ({"mlp_dropout": 1.0}, "mlp_dropout must lie in"),
@@ -195,6 +196,7 @@ def test_round_trip_keeps_everything(tmp_path):
     fields = {
         "vocab_size": 96,
         "hidden_size": 48,
+        "embedding_size": 16,
         "intermediate_size": 80,
         "num_hidden_layers": 4,
         "num_attention_heads": 3,
@@ -321,6 +323,7 @@ def test_no_key_of_another_architecture_is_taken_for_a_misspelling(cls):
         ("hiddenSize", "hidden_size"),
         ("vocab-size", "vocab_size"),
         ("hidden_sise", "hidden_size"),
+        ("embeding_size", "embedding_size"),
         ("max_postion_embedings", "max_position_embeddings"),
         ("intermidate_size", "intermediate_size"),
         ("initialiser_range", "initializer_range"),

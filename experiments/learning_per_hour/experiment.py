@@ -6,6 +6,7 @@ overrides: {stage1.muon.peak: 2.4e-3}        keys of base.yaml
 model: {num_hidden_layers: 9}                optional: keys of base.yaml's model configuration
 time_shares: [0.5, 0.5]                      of stages 1 and 2, if there are both
 speed_of: muon-1.2e-3                        optional: an experiment that is equally fast
+objective: replaced_tokens                   optional: in place of masked_tokens
 held_out: {everyday: ROWS/…}                 optional: row sets in place of the protocol's
 verdict: …                                   written by a person, after the runs
 """
@@ -27,6 +28,13 @@ BASE_RUN = FOLDER / "base.yaml"
 BASE = "base"  # the experiment that changes nothing
 
 ROWS = "ROWS/"
+
+# Objective -> the command that trains a run file for it.
+MASKED_TOKENS = "masked_tokens"
+COMMANDS = {
+    MASKED_TOKENS: ("train_mlm.py",),
+    "replaced_tokens": ("-m", "experiments.learning_per_hour.train_replaced_tokens"),
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class Experiment:
     on: str = BASE
     time_shares: tuple[float, ...] = (1.0,)
     speed_of: str | None = None
+    objective: str = MASKED_TOKENS
     held_out: dict[str, str] = field(default_factory=dict)
     verdict: str = ""
 
@@ -88,6 +97,10 @@ def read_experiment(file: Path) -> Experiment:
         raise ValueError(f"{file}: seeds needs one seed or more, time_shares one or two shares.")
     if abs(sum(read.time_shares) - 1) > 1e-6 or min(read.time_shares) <= 0:
         raise ValueError(f"{file}: time_shares must be above 0 and sum to 1.")
+    if read.objective not in COMMANDS:
+        raise ValueError(f"{file}: objective must be one of {', '.join(COMMANDS)}.")
+    if read.objective != MASKED_TOKENS and len(read.time_shares) > 1:
+        raise ValueError(f"{file}: an objective of its own is trained in one stage.")
     return read
 
 
@@ -123,6 +136,8 @@ def _whole(
     below = _whole(experiments[experiment.on], experiments, (*above, experiment.name))
     changed = ("overrides", "model", "held_out")
     merged = {key: getattr(below, key) | getattr(experiment, key) for key in changed}
+    if experiment.objective == MASKED_TOKENS:
+        merged["objective"] = below.objective
     return dataclasses.replace(experiment, **merged)
 
 

@@ -24,7 +24,9 @@ from pathlib import Path
 from experiments.learning_per_hour.experiment import (
     BASE,
     BASE_RUN,
+    COMMANDS,
     FOLDER,
+    MASKED_TOKENS,
     Experiment,
     Protocol,
     in_rows,
@@ -82,7 +84,9 @@ class Queue:
         return overrides_of(experiment, self.rows, model_file)
 
     def held_out(self, experiment: Experiment) -> dict[str, Path]:
-        """Name -> row set that the finished model is evaluated on."""
+        """Name -> row set that the finished model is evaluated on, if it predicts masked tokens."""
+        if experiment.objective != MASKED_TOKENS:
+            return {}
         named = self.protocol.held_out | experiment.held_out
         return {name: Path(in_rows(each, self.rows)) for name, each in named.items()}
 
@@ -204,7 +208,7 @@ def run_seed(queue: Queue, experiment: Experiment, seed: int) -> dict:
     run = load_run(str(BASE_RUN), overrides)
     steps = steps_of_a_budget(experiment, run, 60 * queue.protocol.minutes, speeds)
     folder = queue.work / "runs" / run_name(experiment.name, queue.protocol.minutes, seed)
-    train(queue, folder, with_steps(overrides, steps))
+    train(queue, folder, with_steps(overrides, steps), experiment.objective)
     result = {
         "experiment": experiment.name,
         "change": experiment.change,
@@ -212,6 +216,7 @@ def run_seed(queue: Queue, experiment: Experiment, seed: int) -> dict:
         "seed": seed,
         "overrides": experiment.overrides,
         "model": experiment.model,
+        "objective": experiment.objective,
         "steps": list(steps.values()),
         "tokens": sum(count * tokens_of_a_step(run, stage) for stage, count in steps.items()),
         "speed_ratios": list(ratios.values()),
@@ -260,10 +265,10 @@ def side_of(queue: Queue, experiment: Experiment, stage: int) -> Side:
     """A stage of an experiment, to be timed."""
     overrides = queue.overrides(experiment)
     tokens = tokens_of_a_step(load_run(str(BASE_RUN), overrides), stage)
-    return Side(tuple(overrides), stage, tokens)
+    return Side(tuple(overrides), stage, tokens, experiment.objective)
 
 
-def train(queue: Queue, folder: Path, overrides: list[str]) -> None:
+def train(queue: Queue, folder: Path, overrides: list[str], objective: str) -> None:
     """Trains a run, or what is left of it; returns also if the guard stopped it.
 
     Raises:
@@ -277,8 +282,10 @@ def train(queue: Queue, folder: Path, overrides: list[str]) -> None:
         raise ValueError(f"{folder} was begun with other settings; remove it to start again.")
     if stopped(folder):
         return
-    stages = "both" if any(each.startswith("stage2.") for each in settings) else "1"
-    command = [sys.executable, "train_mlm.py", str(BASE_RUN), *settings, "--stage", stages]
+    command = [sys.executable, *COMMANDS[objective], str(BASE_RUN), *settings]
+    if objective == MASKED_TOKENS:
+        both = any(each.startswith("stage2.") for each in settings)
+        command += ["--stage", "both" if both else "1"]
     log = folder / "log.txt"
     with open(log, "a", encoding="utf-8") as file:
         ended = subprocess.run(

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from transformers import TrainerCallback, set_seed
 
-from experiments.learning_per_hour.experiment import BASE_RUN, with_steps
+from experiments.learning_per_hour.experiment import BASE_RUN, MASKED_TOKENS, with_steps
+from experiments.learning_per_hour.train_replaced_tokens import make_detection_trainer
 from pretraining.run.configuration import load_run
 from pretraining.run.settings import check_stage
 from pretraining.run.stage_data import open_data
@@ -37,11 +38,13 @@ class Side:
         overrides: of base.yaml.
         stage: 1 or 2; it starts from fresh weights.
         tokens: positions of a step.
+        objective: what it is trained for.
     """
 
     overrides: tuple[str, ...]
     stage: int
     tokens: int
+    objective: str = MASKED_TOKENS
 
 
 class Turns(TrainerCallback):
@@ -73,7 +76,12 @@ def train_in_turns(side: Side, connection, log: Path) -> None:
         settings = dataclasses.replace(settings, source=None)
         set_seed(settings.run.seed)
         data = open_data(settings)
-        make_trainer(settings, data, make_model(settings), [Turns(connection)]).train()
+        callbacks = [Turns(connection)]
+        if side.objective == MASKED_TOKENS:
+            trainer = make_trainer(settings, data, make_model(settings), callbacks)
+        else:
+            trainer = make_detection_trainer(settings, data, callbacks)
+        trainer.train()
 
 
 def speed_ratio(base: Side, other: Side, logs: Path) -> float:

@@ -9,7 +9,7 @@ from configuration_chinese_modernbert import ChineseModernBertConfig
 
 
 def encoder_flops(config: ChineseModernBertConfig, lengths: Sequence[int]) -> float:
-    """Multiplications and additions of one forward of the encoder's layers, without the head.
+    """Multiplications and additions of one forward of the encoder, without the head.
 
     Args:
         lengths: tokens of each document; padding costs nothing.
@@ -26,7 +26,17 @@ def encoder_flops(config: ChineseModernBertConfig, lengths: Sequence[int]) -> fl
     layers_global = config.layer_types.count("full_attention")
     layers_local = config.num_hidden_layers - layers_global
     pairs = layers_global * seen_globally + layers_local * seen_locally
-    return config.num_hidden_layers * projections + 4 * pairs * hidden
+    return (
+        config.num_hidden_layers * projections
+        + 4 * pairs * hidden
+        + sum(lengths) * _projection_flops(config)
+    )
+
+
+def _projection_flops(config: ChineseModernBertConfig) -> int:
+    """Of a token's way to or from the width of factorized embeddings."""
+    factorized = config.embedding_size is not None
+    return 2 * config.embedding_width * config.hidden_size if factorized else 0
 
 
 def training_flops(config: ChineseModernBertConfig, lengths: Sequence[int], masked: float) -> float:
@@ -36,8 +46,9 @@ def training_flops(config: ChineseModernBertConfig, lengths: Sequence[int], mask
         lengths: tokens of each document.
         masked: how many tokens are masked.
     """
-    head = 2 * masked * config.hidden_size * (config.hidden_size + config.vocab_size)
-    return 3 * (encoder_flops(config, lengths) + head)
+    head = 2 * (config.hidden_size**2 + config.embedding_width * config.vocab_size)
+    head += _projection_flops(config)
+    return 3 * (encoder_flops(config, lengths) + masked * head)
 
 
 def matrix_product(config: ChineseModernBertConfig, dtype: torch.dtype, device: torch.device):

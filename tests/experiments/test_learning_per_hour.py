@@ -232,7 +232,7 @@ def test_a_run_that_was_begun_is_not_continued_with_other_settings(queue, tmp_pa
     folder.mkdir()
     (folder / "overrides.json").write_text(json.dumps(["seed=1"]), encoding="utf-8")
     with pytest.raises(ValueError, match="was begun with other settings; remove it"):
-        train(queue, folder, ["seed=2"])
+        train(queue, folder, ["seed=2"], "masked_tokens")
 
 
 def test_a_second_queue_is_refused(queue):

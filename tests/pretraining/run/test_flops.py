@@ -25,5 +25,15 @@ def test_operations_of_training():
     assert training_flops(CONFIG, LENGTHS, 10) == 3 * (encoder_flops(CONFIG, LENGTHS) + head)
 
 
+def test_operations_of_factorized_embeddings():
+    """Every token is projected up, masked ones down again to a decoder that is narrower."""
+    values = CONFIG.to_dict() | {"embedding_size": 4}
+    narrow = ChineseModernBertConfig.from_dict(values)
+    up = sum(LENGTHS) * 2 * 4 * 8
+    assert encoder_flops(narrow, LENGTHS) == encoder_flops(CONFIG, LENGTHS) + up
+    head = 10 * 2 * (8 * 8 + 8 * 4 + 4 * 50)
+    assert training_flops(narrow, LENGTHS, 10) == 3 * (encoder_flops(narrow, LENGTHS) + head)
+
+
 def test_the_rate_of_matrix_products_is_a_rate():
     assert 1e8 < matrix_product_rate(CONFIG, torch.float32, torch.device("cpu")) < 1e15
