@@ -30,9 +30,8 @@ try:
     from .backends_chinese_modernbert import is_built_in, is_flash
     from .products_chinese_modernbert import (
         by_products,
-        local_attention,
         products,
-        tiled_attention,
+        stream_attention,
     )
     from .stream_chinese_modernbert import TokenStream
 except ImportError:  # imported from a checkout, where the files are not a package
@@ -40,9 +39,8 @@ except ImportError:  # imported from a checkout, where the files are not a packa
     from backends_chinese_modernbert import is_built_in, is_flash
     from products_chinese_modernbert import (
         by_products,
-        local_attention,
         products,
-        tiled_attention,
+        stream_attention,
     )
     from stream_chinese_modernbert import TokenStream
 
@@ -425,8 +423,8 @@ def sdpa_attention(
     local = window is not None and plan.local_mask is not None
     if plan.global_mask is not None:
         if local:
-            return local_attention(q, k, v, plan.local_mask)
-        return tiled_attention(q, k, v, plan.global_mask, plan.grid.token, plan.grid.place)
+            return stream_attention(q, k, v, plan.local_mask)
+        return stream_attention(q, k, v, plan.global_mask, plan.grid.token, plan.grid.place)
     if local:
         return _sdpa_blockwise(q, k, v, plan, window)
     if not torch.compiler.is_compiling():

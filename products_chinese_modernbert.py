@@ -29,6 +29,8 @@ KEPT_SCORES = 2**25
 LOGITS = 2**24
 
 # Operators are named after the module, because remote code and a checkout may both be imported.
+# Where the shape or type of what one returns changes, its name has to: torch keeps compiled graphs
+# on disk, and knows an operator by its name alone.
 _NAMESPACE = re.sub(r"[^0-9a-zA-Z]", "_", __name__)
 
 
@@ -84,14 +86,6 @@ def pieces(batch: int, heads: int, queries: int, keys: int) -> Iterator[tuple[sl
         )
 
 
-def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, piece: tuple) -> Tensor:
-    entry, head, row = piece
-    scores = q[piece] @ k[entry, head].mT
-    if mask is not None:
-        scores += mask[entry, :, row]
-    return torch.softmax(scores, -1, out=scores)
-
-
 def products(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kept: Tensor | None = None
 ) -> Tensor:
@@ -108,10 +102,8 @@ def products(
     """
     out = torch.empty_like(q)
     for piece in pieces(*q.shape[:3], k.shape[2]):
-        weights = _probabilities(q, k, mask, piece)
+        weights = _probabilities(q, k, mask, piece, None if kept is None else kept[piece])
         out[piece] = weights @ v[piece[:2]]
-        if kept is not None:
-            kept[piece] = weights
     return out
 
 
@@ -119,17 +111,35 @@ def products_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, kept: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, from that of the output of `products`."""
-    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     for piece in pieces(*q.shape[:3], k.shape[2]):
-        matrices = piece[:2]
+        matrices, first = piece[:2], piece[2].start == 0
         weights = _probabilities(q, k, mask, piece) if kept is None else kept[piece]
-        dv[matrices] += weights.mT @ grad[piece]
+        _put(dv[matrices], weights.mT @ grad[piece], first)
         weights = torch.ops.aten._softmax_backward_data(
             grad[piece] @ v[matrices].mT, weights, -1, weights.dtype
         )
         dq[piece] = weights @ k[matrices]
-        dk[matrices] += weights.mT @ q[piece]
+        _put(dk[matrices], weights.mT @ q[piece], first)
     return dq, dk, dv
+
+
+def _probabilities(
+    q: Tensor, k: Tensor, mask: Tensor | None, piece: tuple, out: Tensor | None = None
+) -> Tensor:
+    entry, head, row = piece
+    scores = q[piece] @ k[entry, head].mT
+    if mask is not None:
+        scores += mask[entry, :, row]
+    return torch.softmax(scores, -1, out=scores if out is None else out)
+
+
+def _put(total: Tensor, part: Tensor, first: bool) -> None:
+    """Adds a part, or begins with it."""
+    if first:
+        total.copy_(part)
+    else:
+        total += part
 
 
 # ---------------------------------------------------------------------------------------------
@@ -179,135 +189,102 @@ def _sum_neighborhoods(x: Tensor, block: int, window: int, total: int) -> Tensor
 # ---------------------------------------------------------------------------------------------
 
 
-def local_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention within a window, in blocks of queries, with a backward.
-
-    Args:
-        q, k, v: (total_tokens, heads, head size).
-        mask: additive, (blocks, 1, block, block + 2 * window).
-    """
-    return _local(q, k, v, mask)[0]
-
-
-def tiled_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, token: Tensor, place: Tensor
-) -> Tensor:
-    """Attention within documents that lie whole in the rows of a grid, with a backward.
-
-    Args:
-        q, k, v: (total_tokens, heads, head size).
-        mask: additive, (tiles, 1, width, width).
-        token: (tiles, width) number of the token at each place, `total_tokens` at empty places.
-        place: (total_tokens,) place of each token in the flattened tiles.
-    """
-    return _tiled(q, k, v, mask, token, place)[0]
-
-
-def _kept(q: Tensor, mask: Tensor) -> Tensor:
-    """Room for the probabilities that the forward keeps; none if they are too many."""
-    batch, _, queries, keys = mask.shape
-    heads = q.shape[1]
-    fits = batch * heads * queries * keys <= KEPT_SCORES
-    return q.new_empty(batch if fits else 0, heads, queries, keys)
-
-
-def _or_none(kept: Tensor) -> Tensor | None:
-    return kept if len(kept) else None
-
-
-@torch.library.custom_op(f"{_NAMESPACE}::local_attention", mutates_args=())
-def _local(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The output of local attention, and the probabilities if they are kept."""
-    kept = _kept(q, mask)
-    out = products(*_local_batch(q, k, v, mask), mask, _or_none(kept))
-    return _from_blocks(out, len(q)), kept
-
-
-@torch.library.custom_op(f"{_NAMESPACE}::local_attention_backward", mutates_args=())
-def _local_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, kept: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    blocks, _, block, keys = mask.shape
-    window, total = (keys - block) // 2, len(q)
-    batch = _local_batch(q, k, v, mask)
-    dq, dk, dv = products_backward(_blocks(grad, block, blocks), *batch, mask, _or_none(kept))
-    dk, dv = (_sum_neighborhoods(x, block, window, total) for x in (dk, dv))
-    return (_from_blocks(dq, total) * _scale(q)), dk, dv
-
-
-def _local_batch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    blocks, _, block, keys = mask.shape
-    window = (keys - block) // 2
-    q = _blocks(q * _scale(q), block, blocks)
-    return q, *(_neighborhoods(x, block, blocks, window) for x in (k, v))
-
-
-@torch.library.custom_op(f"{_NAMESPACE}::tiled_attention", mutates_args=())
-def _tiled(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, token: Tensor, place: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The output of attention within documents, and the probabilities if they are kept."""
-    kept = _kept(q, mask)
-    out = products(*_tiled_batch(q, k, v, token), mask, _or_none(kept))
-    return _gather(out, place), kept
-
-
-@torch.library.custom_op(f"{_NAMESPACE}::tiled_attention_backward", mutates_args=())
-def _tiled_backward(
-    grad: Tensor,
+def stream_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     mask: Tensor,
-    token: Tensor,
-    place: Tensor,
+    token: Tensor | None = None,
+    place: Tensor | None = None,
+) -> Tensor:
+    """Attention of a stream, with a backward: local, or within documents in the rows of a grid.
+
+    Args:
+        q, k, v: (total_tokens, heads, head size).
+        mask: additive, (blocks, 1, block, block + 2 * window) for local attention, else (rows, 1,
+            width, width) of the grid.
+        token: of the grid, (rows, width) number of the token at each place, `total_tokens` at
+            empty places; None for local attention.
+        place: of the grid, (total_tokens,) place of each token in the flattened rows.
+
+    Returns:
+        The output, of q's shape.
+    """
+    return _attention(q, k, v, mask, token, place)[0]
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::stream_attention", mutates_args=())
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, token: Tensor | None, place: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The output, and for the backward the batch (q, k, v) and the probabilities if they fit."""
+    total, heads, size = q.shape
+    batch, _, queries, keys = mask.shape
+    q = q * size**-0.5
+    if token is None:
+        window = (keys - queries) // 2
+        q = _blocks(q, queries, batch)
+        k, v = (_neighborhoods(x, queries, batch, window) for x in (k, v))
+    else:
+        q, k, v = (_spread(x, token) for x in (q, k, v))
+    kept = q.new_empty(batch if _fit(heads, mask) else 0, heads, queries, keys)
+    out = products(q, k, v, mask, kept if len(kept) else None)
+    out = _from_blocks(out, total) if token is None else _gather(out, place)
+    return out, q, k, v, kept
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::stream_attention_backward", mutates_args=())
+def _attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     kept: Tensor,
+    mask: Tensor,
+    token: Tensor | None,
+    place: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch = _tiled_batch(q, k, v, token)
-    gradients = products_backward(_spread(grad, token), *batch, mask, _or_none(kept))
-    dq, dk, dv = (_gather(x, place) for x in gradients)
-    return dq * _scale(q), dk, dv
+    (total, *_), (batch, _, queries, keys) = grad.shape, mask.shape
+    grad = _blocks(grad, queries, batch) if token is None else _spread(grad, token)
+    gradients = products_backward(grad, q, k, v, mask, kept if len(kept) else None)
+    if token is None:
+        dq, window = _from_blocks(gradients[0], total), (keys - queries) // 2
+        dk, dv = (_sum_neighborhoods(x, queries, window, total) for x in gradients[1:])
+    else:
+        dq, dk, dv = (_gather(x, place) for x in gradients)
+    return dq * q.shape[-1] ** -0.5, dk, dv
 
 
-def _tiled_batch(q: Tensor, k: Tensor, v: Tensor, token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(_spread(x, token) for x in (q * _scale(q), k, v))
+def _fit(heads: int, mask: Tensor) -> bool:
+    """Whether the probabilities are few enough to keep them."""
+    batch, _, queries, keys = mask.shape
+    return batch * heads * queries * keys <= KEPT_SCORES
 
 
-def _scale(q: Tensor) -> float:
-    return q.shape[-1] ** -0.5
-
-
-@_local.register_fake
-def _(q, k, v, mask):
-    return torch.empty_like(q, memory_format=torch.contiguous_format), _kept(q, mask)
-
-
-@_tiled.register_fake
+@_attention.register_fake
 def _(q, k, v, mask, token, place):
-    return torch.empty_like(q, memory_format=torch.contiguous_format), _kept(q, mask)
+    (total, heads, size), (batch, _, queries, keys) = q.shape, mask.shape
+    return (
+        q.new_empty(total, heads, size),
+        *(q.new_empty(batch, heads, length, size) for length in (queries, keys, keys)),
+        q.new_empty(batch if _fit(heads, mask) else 0, heads, queries, keys),
+    )
 
 
-@_local_backward.register_fake
-def _(grad, q, k, v, mask, kept):
-    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+@_attention_backward.register_fake
+def _(grad, q, k, v, kept, mask, token, place):
+    return tuple(grad.new_empty(grad.shape) for _ in range(3))
 
 
-@_tiled_backward.register_fake
-def _(grad, q, k, v, mask, token, place, kept):
-    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+def _save_batch(ctx, inputs, output):
+    ctx.save_for_backward(*output[1:], *inputs[3:])
 
 
-def _save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs, output[1])
+def _gradients(ctx, grad, *_):
+    return (*_attention_backward(grad, *ctx.saved_tensors), None, None, None)
 
 
-_local.register_autograd(
-    lambda ctx, grad, _: (*_local_backward(grad, *ctx.saved_tensors), None), setup_context=_save
-)
-_tiled.register_autograd(
-    lambda ctx, grad, _: (*_tiled_backward(grad, *ctx.saved_tensors), None, None, None),
-    setup_context=_save,
-)
+_attention.register_autograd(_gradients, setup_context=_save_batch)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -337,38 +314,33 @@ def linear_cross_entropy(
 def _loss(
     x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The loss, and its gradients by x, weight and bias."""
-    narrow, matrix, offset = x.to(dtype), weight.to(dtype), bias.to(dtype)
+    """The loss, and its gradients by x, weight and bias in the type of the products."""
+    x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     loss = x.new_zeros((), dtype=torch.float32)
-    dx = torch.empty_like(narrow)
-    dweight = dbias = None
+    dx, dweight, dbias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
     size = max(1, LOGITS // len(weight))
     for start in range(0, len(x), size):
-        part, truth = narrow[start : start + size], labels[start : start + size]
-        probabilities = part @ matrix.T
-        probabilities += offset
+        part, truth = x[start : start + size], labels[start : start + size]
+        probabilities = part @ weight.T
+        probabilities += bias
         torch.softmax(probabilities, -1, out=probabilities)
         right = torch.arange(len(part)), truth
         likelihood = probabilities[right]
         loss -= likelihood.float().clamp(min=torch.finfo(dtype).tiny).log().sum()
         probabilities[right] = likelihood - 1
-        dx[start : start + size] = probabilities @ matrix
+        dx[start : start + size] = probabilities @ weight
         by_weight = probabilities.T @ part
         by_bias = probabilities.new_ones(len(part)) @ probabilities
-        if dweight is None:
-            dweight, dbias = by_weight.float(), by_bias.float()
-        else:
-            dweight += by_weight
-            dbias += by_bias
-    if dweight is None:
-        dweight, dbias = torch.zeros_like(weight), torch.zeros_like(bias)
-    return loss, dx.to(x.dtype), dweight.to(weight.dtype), dbias.to(bias.dtype)
+        # Sums of several parts are formed in fp32.
+        dweight = by_weight if start == 0 else dweight.float() + by_weight
+        dbias = by_bias if start == 0 else dbias.float() + by_bias
+    return loss, dx, dweight.to(dtype), dbias.to(dtype)
 
 
 @_loss.register_fake
 def _(x, weight, bias, labels, dtype):
     loss = x.new_empty((), dtype=torch.float32)
-    return loss, torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+    return loss, *(torch.empty_like(each, dtype=dtype) for each in (x, weight, bias))
 
 
 def _save_gradients(ctx, inputs, output):
@@ -376,7 +348,7 @@ def _save_gradients(ctx, inputs, output):
 
 
 def _scaled_gradients(ctx, grad, *_):
-    return (*(x * grad for x in ctx.saved_tensors), None, None)
+    return (*(x.float() * grad for x in ctx.saved_tensors), None, None)
 
 
 _loss.register_autograd(_scaled_gradients, setup_context=_save_gradients)

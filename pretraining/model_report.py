@@ -38,7 +38,7 @@ from pretraining.run.evaluation import (
 )
 from pretraining.run.figures import Estimate, MaskedTokens, ratio
 from pretraining.run.held_out_groups import token_places
-from pretraining.run.sentences import SENTENCES, SentenceEnds, SentencesAlone, sentence_places
+from pretraining.run.sentences_alone import SENTENCES, SentenceEnds, SentencesAlone, sentence_places
 
 BATCH_TOKENS = 4096
 
@@ -61,7 +61,9 @@ def predict(folder: str, held_out: Rows, collator: Callable) -> np.ndarray:
     model.eval().to(device)
     features, at_once = EvaluationRows(held_out), max(1, BATCH_TOKENS // held_out.seq_len)
     reduced = []
-    for first in tqdm(range(0, len(features), at_once), desc="model", unit=" batches"):
+    for first in tqdm(
+        range(0, len(features), at_once), desc="model", unit=" batches", disable=None
+    ):
         some = range(first, min(first + at_once, len(features)))
         batch = collator([features[index] for index in some])
         labels = batch.pop("labels").to(device)

@@ -11,6 +11,7 @@ from pathlib import Path
 from pretraining.data.corpus import read_documents
 from pretraining.data.rows import MAX_VOCAB_SIZE
 from pretraining.tokenizer.report import open_peer, print_report
+from pretraining.tokenizer.sampling import read_weights
 from pretraining.tokenizer.training import save, smallest_size, train
 from pretraining.tokenizer_report import add_peers
 
@@ -28,6 +29,11 @@ def main() -> None:
         default=17_000_000,
         help="most text to learn from for each domain and script (default: 17,000,000)",
     )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="YAML file, a domain and its weight a line: how many times as often its text counts",
+    )
     parser.add_argument("--text_field", default="text", help="field that holds the text")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", nargs="+", help="held-out corpus to measure on")
@@ -40,7 +46,11 @@ def main() -> None:
         peers = {name: open_peer(name) for name in arguments.beside}
         documents = read_documents(arguments.corpus, arguments.text_field)
         content = train(
-            documents, arguments.vocab_size, arguments.characters_per_stratum, arguments.seed
+            documents,
+            arguments.vocab_size,
+            arguments.characters_per_stratum,
+            arguments.seed,
+            read_weights(arguments.weights),
         )
         save(content, arguments.output)
         if arguments.report:

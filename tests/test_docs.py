@@ -76,7 +76,7 @@ def missing_paths(text: str) -> list[str]:
 
 
 def make_targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
 
 
 def file_of(command: str) -> Path:
@@ -88,7 +88,7 @@ def file_of(command: str) -> Path:
 
 def wrong_commands(code: str) -> list[str]:
     """Commands whose file does not exist, and options that their file does not have."""
-    wrong = [f"make {name}" for name in re.findall(r"\bmake ([a-z]+)", code)]
+    wrong = [f"make {name}" for name in re.findall(r"\bmake ([a-z-]+)", code)]
     wrong = [command for command in wrong if command[5:] not in make_targets()]
     for line in code.splitlines():
         if not (found := COMMAND.search(line)):

@@ -118,16 +118,17 @@ def brute_force(qa, tokenizer, context, windows, longest):
 @pytest.mark.parametrize(
     ("size", "overlap", "windows"),
     [
-        (44, 16, [(0, 44)]),
-        (20, 8, [(0, 20), (12, 32), (24, 44)]),
-        (20, 0, [(0, 20), (20, 40), (24, 44)]),
-        (20, 15, [(0, 20), (5, 25), (10, 30), (15, 35), (20, 40), (24, 44)]),
+        (38, 16, [(0, 38)]),
+        (20, 8, [(0, 20), (12, 32), (18, 38)]),
+        (20, 0, [(0, 20), (18, 38)]),
+        (20, 15, [(0, 20), (5, 25), (10, 30), (15, 35), (18, 38)]),
     ],
 )
 def test_windows_and_bytes_are_summed_as_loops_would(
     qa, tokenizer, size, overlap, windows, longest
 ):
-    context = "張𠮷田和𠀋𠀍村的同学👩‍👩‍👧在操场上放风筝。"
+    context = "張𠮷田和𠀋𠀍村的同学👩‍👩‍👧在。"
+    assert len(tokenizer(context, add_special_tokens=False)["input_ids"]) == 38
     expected = brute_force(qa, tokenizer, context, windows, longest)
     question = len(tokenizer(QUESTION, add_special_tokens=False)["input_ids"])
     answers = qa(

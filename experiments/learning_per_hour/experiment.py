@@ -171,7 +171,11 @@ def overrides_of(experiment: Experiment, rows: Path, model_file: Path) -> list[s
         model_file: where the model's configuration is written if the experiment changes it.
     """
     base = yaml.load(read_text(BASE_RUN), Loader=PlainLoader)
-    values = {"stage1.train_rows": base["stage1"]["train_rows"], **experiment.overrides}
+    values = {
+        "tokenizer": base["tokenizer"],
+        "stage1.train_rows": base["stage1"]["train_rows"],
+        **experiment.overrides,
+    }
     if experiment.model:
         write_json(model_file, read_json(Path(base["model"])) | experiment.model)
         values["model"] = str(model_file)
@@ -182,17 +186,20 @@ def _as_yaml(value) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
-def with_steps(overrides: Sequence[str], steps: Mapping[int, int]) -> list[str]:
+def with_steps(
+    overrides: Sequence[str], steps: Mapping[int, int], run_file: Path = BASE_RUN
+) -> list[str]:
     """Overrides for runs of other lengths: their warm-ups take the same shares of the steps.
 
     Args:
-        overrides: of base.yaml.
+        overrides: of the run file.
         steps: stage -> its steps.
+        run_file: the run file, base.yaml unless given.
 
     Raises:
         RunConfigError: if the run lacks one of the stages or cannot work.
     """
-    run, added = load_run(str(BASE_RUN), overrides), []
+    run, added = load_run(str(run_file), overrides), []
     for number, count in steps.items():
         stage, key = run.stage(number), f"stage{number}"
         written = stage_steps(run, number)

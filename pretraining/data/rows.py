@@ -69,10 +69,7 @@ def _write_shard(file: Path, rows: Iterator[np.ndarray], seq_len: int) -> dict |
     if first is None:
         return None
     rows = itertools.chain((first,), rows)
-    import datasets  # slow to import, and only writing needs it
-
-    features = datasets.Features({"row": datasets.List(datasets.Value("uint16"), length=seq_len)})
-    schema = features.arrow_schema
+    schema = _schema(seq_len)
     count = 0
     with (
         replacing(file) as temporary,
@@ -86,6 +83,13 @@ def _write_shard(file: Path, rows: Iterator[np.ndarray], seq_len: int) -> dict |
             count += len(batch)
     size = file.stat().st_size
     return {"file": file.name, "rows": count, "bytes": size, "sha256": sha256_of(file)}
+
+
+def _schema(seq_len: int) -> pa.Schema:
+    """The Arrow schema of shards, with what `datasets` would note in it."""
+    row = {"feature": {"dtype": "uint16", "_type": "Value"}, "length": seq_len, "_type": "List"}
+    noted = json.dumps({"info": {"features": {"row": row}}})
+    return pa.schema({"row": pa.list_(pa.uint16(), seq_len)}, {"huggingface": noted})
 
 
 def write_manifest(folder: Path, seq_len: int, shards: list[dict], facts: dict) -> dict:

@@ -7,7 +7,7 @@ segmenter. Nothing is normalized: what is decoded is what was encoded.
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from pretraining.data.tokens import (
 )
 from pretraining.data.words import HAN, Segmenter, crosses_border
 from pretraining.files import replacing, write_json
-from pretraining.tokenizer.sampling import Sample, share
+from pretraining.tokenizer.sampling import Sample, check_domains, share
 from pretraining.tokenizer.vocabulary import RESERVED, alphabet, guaranteed, shrink
 from tokenization_chinese_modernbert import ChineseModernBertTokenizer
 
@@ -70,8 +70,13 @@ def smallest_size() -> int:
     return len(FIXED) + len(guaranteed())
 
 
-def marked_texts(sample: Sample, seed: int) -> list[tuple[str, int]]:
-    """The texts of a sample with their word borders marked, and how often each is to be shown."""
+def marked_texts(sample: Sample, seed: int, weights: Mapping[str, float]) -> list[tuple[str, int]]:
+    """The texts of a sample with their word borders marked, and how often each is to be shown.
+
+    Args:
+        weights: for a domain, the factor by which its texts are shown more or less often than the
+            amount of its text alone would have it.
+    """
     import opencc
 
     to_traditional = opencc.OpenCC("s2t").convert
@@ -79,12 +84,13 @@ def marked_texts(sample: Sample, seed: int) -> list[tuple[str, int]]:
     shown: list[tuple[str, int]] = []
 
     def show(texts: list[str], repeats: int) -> None:
-        for text in texts:
+        for text in texts if repeats else ():
             shown.append((_NEXT_TO_OTHERS.sub("", SEPARATOR.join(segment(text))), repeats))
 
-    for (_, script), texts in tqdm(sample.strata(), desc="segment", unit=" strata"):
+    for (domain, script), texts in tqdm(sample.strata(), desc="segment", unit=" strata"):
         wanted = min(REPEATED_UP_TO, sample.budget)
         factor = min(MAX_REPEATS, max(1, wanted / sum(map(len, texts))))
+        factor *= weights.get(domain, 1)
         whole, rest = divmod(factor, 1)
         once_more = set(share(texts, rest, seed))
         show([text for text in texts if text not in once_more], int(whole))
@@ -146,23 +152,33 @@ def across_borders(content: dict, shown: list[tuple[str, int]]) -> list[str]:
     return [token for token in mostly if token not in parts]
 
 
-def train(documents: Iterable[Document], vocab_size: int, budget: int, seed: int) -> dict:
+def train(
+    documents: Iterable[Document],
+    vocab_size: int,
+    budget: int,
+    seed: int,
+    weights: Mapping[str, float] | None = None,
+) -> dict:
     """Trains on documents and returns the content of tokenizer.json.
 
     Args:
         budget: characters to learn from for each domain and script.
+        weights: for a domain, how many times as often its texts count as they would by themselves.
 
     Raises:
         ImportError: if rjieba or opencc is not installed.
-        ValueError: if the text is too small or `vocab_size` too large to fill the vocabulary.
+        ValueError: if no document is of a weighted domain, or if the text is too small or
+            `vocab_size` too large to fill the vocabulary.
     """
+    weights = weights or {}
     sample, counts = Sample(budget, seed), Counter()
     for document in tqdm(documents, desc="read", unit=" doc"):
         sample.add(document)
         counts.update(document.text)
+    check_domains(weights, sample.domains())
     characters = alphabet(counts)
     characters.discard(SEPARATOR)
-    shown = marked_texts(sample, seed)
+    shown = marked_texts(sample, seed, weights)
     tokenizer = learn(shown, characters, vocab_size + SURPLUS)
     if tokenizer.get_vocab_size() < vocab_size:
         raise ValueError(

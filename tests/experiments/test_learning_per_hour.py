@@ -34,6 +34,7 @@ from runs import ROOT, SHAPE
 
 # base.yaml's run made small enough for a test.
 SMALL = {
+    "tokenizer": ".",
     "stage1.train_rows": "ROWS/rows-64",
     "stage1.rows_per_step": 4,
     "stage1.training.per_device_train_batch_size": 2,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
@@ -46,7 +47,11 @@ def test_rows_lie_in_several_shards_where_they_are_many(tmp_path, monkeypatch):
 
 def test_datasets_opens_a_shard(folder):
     shard = datasets.Dataset.from_file(str(folder / "rows-00000.arrow"))
-    assert shard.features["row"] == datasets.List(datasets.Value("uint16"), length=SEQ_LEN)
+    features = datasets.Features({"row": datasets.List(datasets.Value("uint16"), length=SEQ_LEN)})
+    assert shard.features == features
+    # The file says so itself, as if `datasets` had written it.
+    written = pa.ipc.open_stream(folder / "rows-00000.arrow").schema
+    assert written.equals(features.arrow_schema, check_metadata=True)
     assert shard[3]["row"] == some_rows()[3].tolist()
 
 

@@ -1,6 +1,7 @@
 """Training the tokenizer: the same bytes each time, merges within words, a size that is met."""
 
 import json
+from collections import Counter
 
 import pytest
 from tokenizers import Tokenizer
@@ -8,7 +9,14 @@ from tokenizers import Tokenizer
 from pretraining.data.corpus import Document
 from pretraining.data.tokens import SPECIAL_TOKENS
 from pretraining.tokenizer import training
-from pretraining.tokenizer.training import SEPARATOR, across_borders, learn, smallest_size
+from pretraining.tokenizer.sampling import Sample
+from pretraining.tokenizer.training import (
+    SEPARATOR,
+    across_borders,
+    learn,
+    marked_texts,
+    smallest_size,
+)
 from pretraining.tokenizer.vocabulary import shrink
 
 SENTENCES = [
@@ -86,3 +94,43 @@ def test_too_little_text_for_the_vocabulary_is_refused():
     documents = [Document("太短。", "daily", "hans", "a.txt", 1)]
     with pytest.raises(ValueError, match="entries could be trained; give more text"):
         train(documents, 20_000)
+
+
+def test_a_weighted_domain_is_shown_so_many_times_as_often():
+    sample = Sample(budget=100_000, seed=0)
+    for number in range(400):
+        for domain in ("dialogue", "law"):
+            text = f"第{number}天早上下雨，{domain}。"
+            sample.add(Document(text, domain, "hans", "a.jsonl", 1))
+
+    def shown(weights: dict) -> Counter:
+        counts = Counter()
+        for text, repeats in marked_texts(sample, 0, weights):
+            counts["dialogue" if "dialogue" in text else "law"] += repeats
+        return counts
+
+    by_itself = shown({})
+    weighted = shown({"dialogue": 1.5, "law": 0.05})
+    assert weighted["dialogue"] / by_itself["dialogue"] == pytest.approx(1.5, rel=0.02)
+    assert weighted["law"] / by_itself["law"] == pytest.approx(0.05, rel=0.4)
+
+
+def test_a_weighted_domain_wins_the_entries():
+    """Two words that are equally frequent: the weight decides which of them is a token."""
+    documents = [
+        Document("法院。" * 40, "law", "hans", "a.jsonl", 1),
+        Document("油条。" * 40, "daily", "hans", "a.jsonl", 2),
+    ]
+
+    def only_token(weights: dict) -> set[str]:
+        return learned(
+            training.train(documents, SMALLEST + 1, budget=1_000, seed=0, weights=weights)
+        )
+
+    assert only_token({"law": 2}) == {"法院"}
+    assert only_token({"daily": 2}) == {"油条"}
+
+
+def test_a_weight_of_a_domain_that_the_text_lacks_is_refused():
+    with pytest.raises(ValueError, match="weights for news, but the corpus has no such domain"):
+        training.train(DOCUMENTS, SMALLEST + 1, budget=1_000, seed=0, weights={"news": 2})

@@ -12,7 +12,7 @@ from pretraining.data.rows import Rows, open_rows, write_manifest, write_shards
 from pretraining.data.tokens import first_ordinary_id, special_token_ids
 from pretraining.run.evaluation import EvaluationRows, evaluation_collator
 from pretraining.run.held_out_groups import token_places
-from pretraining.run.sentences import SentenceEnds, SentencesAlone, sentence_places
+from pretraining.run.sentences_alone import SentenceEnds, SentencesAlone, sentence_places
 
 TEXTS = [
     "他问：“你带伞了吗？”我说没带。雨下得很大！！我们只好等",

@@ -1,0 +1,28 @@
+"""Puts a model that came back in parts together again.
+
+python -m experiments.gpu_train.join PARTS --output runs/gpu_train/model
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from experiments.gpu_train.parts import join
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", type=Path, help="folder of what came back")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the model")
+    arguments = parser.parse_args()
+    try:
+        index = join(arguments.parts, arguments.output)
+    except (OSError, ValueError) as error:
+        sys.exit(f"join: {error}")
+    print(f"{arguments.output}: {index['steps']:,} steps, {index['positions']:,} positions")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Packs rows for a machine with a GPU that nothing but the checkout and one folder reaches.
+
+    python -m experiments.gpu_train.pack --train ROWS/train-512 \\
+        --held_out ROWS/valid-512 ROWS/valid-everyday-512
+
+Held-out sets travel whole; of the training set, as many rows as fit beside the checkout. Run it
+last of all: what is committed afterwards takes room, too.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.gpu_train.packed_rows import pack_all, pack_some, size_of
+from pretraining.data.rows import open_rows, read_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKED = Path("runs/gpu_train/packed")
+TRAIN, HELD_OUT = "train", "held_out"
+
+MIB = 1 << 20
+CARRIED = 64 * MIB  # what may travel, the checkout's files among it
+SPARE = MIB // 2  # for a commit or two after packing
+
+# The root's weights: a fresh model does not need them, and they would take most of the room.
+STAYS = "model.safetensors"
+
+
+def files_of_checkout(root: Path) -> list[Path]:
+    """What travels of a checkout: tracked files, and those that git does not ignore.
+
+    Raises:
+        OSError, ValueError: if git does not list them.
+    """
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    if listed.returncode:
+        raise ValueError(f"{root}: git does not list its files; give --limit. {listed.stderr}")
+    files = (root / name for name in listed.stdout.split("\0") if name)
+    return [file for file in files if file.is_file()]
+
+
+def room_beside_checkout(root: Path) -> int:
+    """Bytes that are left for rows beside the checkout, its weights aside."""
+    files = (file for file in files_of_checkout(root) if file != root / STAYS)
+    return CARRIED - SPARE - sum(file.stat().st_size for file in files)
+
+
+def pack(train: Path, held_out: Sequence[Path], output: Path, limit: int, seed: int) -> str:
+    """Packs row sets into a folder; returns a summary.
+
+    Raises:
+        OSError, ValueError: if a row set cannot be used, or the limit is too small.
+    """
+    names = [folder.name for folder in held_out]
+    if len({*names}) < len(names):
+        raise ValueError("--held_out: two sets of one name; rename one of their folders.")
+    sets = [open_rows(folder) for folder in held_out]
+    rows = open_rows(train)
+    if len({each.manifest["tokenizer_sha256"] for each in (rows, *sets)}) > 1:
+        raise ValueError(f"{train} and --held_out were made with different tokenizers.")
+    shutil.rmtree(output, ignore_errors=True)
+    taken = sum(
+        pack_all(each, output / HELD_OUT / name) for name, each in zip(names, sets, strict=True)
+    )
+    if taken >= limit:
+        raise ValueError(f"the held-out sets take {taken:,} bytes of {limit:,}; give fewer.")
+    count = pack_some(rows, output / TRAIN, limit - taken, seed)
+    tokens = read_manifest(output / TRAIN)["tokens"]
+    return (
+        f"{output}: {size_of(output) / MIB:.1f} of {limit / MIB:.1f} MiB; {count:,} of "
+        f"{len(rows):,} rows to train on, about {tokens / 1e6:.1f} M tokens"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--train", type=Path, required=True, help="row set to train on")
+    add("--held_out", type=Path, nargs="+", required=True, help="row sets to evaluate on")
+    add("--output", type=Path, default=ROOT / PACKED, help="a folder that git ignores")
+    add("--limit", type=float, metavar="MIB", help="default: what the checkout leaves of 64 MiB")
+    add("--seed", type=int, default=0, help="decides which rows travel")
+    arguments = parser.parse_args()
+    try:
+        limit = arguments.limit and int(arguments.limit * MIB)
+        limit = limit or room_beside_checkout(ROOT)
+        told = pack(arguments.train, arguments.held_out, arguments.output, limit, arguments.seed)
+    except (OSError, ValueError) as error:
+        sys.exit(f"pack: {error}")
+    print(told)
+    if (ROOT / STAYS).exists() and not arguments.limit:
+        print(f"{STAYS} is not counted: move it out of the checkout before it travels.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""A model folder in files of at most 15 MiB: its weights in parts, everything else in one archive.
+
+`parts.json` has their checksums, by which `join` finds out whether all of them arrived.
+"""
+
+import hashlib
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+from pretraining.files import read_json, sha256_of, write_json
+
+MIB = 1 << 20
+PART = 15 * MIB
+MOST_PARTS = 4  # of eight files that come back: beside them the archive, parts.json, log and report
+
+WEIGHTS, ARCHIVE, INDEX = "model.safetensors", "folder.tar.xz", "parts.json"
+
+
+def check_fits(weight_bytes: int) -> None:
+    """Checks that weights will fit, before they are trained.
+
+    Raises:
+        ValueError: if they will not.
+    """
+    if weight_bytes > MOST_PARTS * PART:
+        raise ValueError(
+            f"the model's weights would take {weight_bytes / MIB:.1f} MiB in bf16, and "
+            f"{MOST_PARTS * PART / MIB:.0f} MiB come back; choose a smaller model."
+        )
+
+
+def split(model: Path, output: Path, facts: dict) -> None:
+    """Writes a model folder into parts.
+
+    Args:
+        model: a folder with `model.safetensors`.
+        facts: what `parts.json` says besides, such as how it was trained.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    parts = []
+    with open(model / WEIGHTS, "rb") as weights:
+        while content := weights.read(PART):
+            name = f"weights-{len(parts)}"
+            (output / name).write_bytes(content)
+            parts.append({"file": name, "sha256": hashlib.sha256(content).hexdigest()})
+    with tarfile.open(output / ARCHIVE, "w:xz") as archive:
+        for file in sorted(model.iterdir()):
+            if file.name != WEIGHTS:
+                archive.add(file, file.name)
+    index = {
+        "weights": sha256_of(model / WEIGHTS),
+        "archive": sha256_of(output / ARCHIVE),
+        "parts": parts,
+        **facts,
+    }
+    write_json(output / INDEX, index)
+
+
+def join(parts: Path, model: Path) -> dict:
+    """Puts the parts together to a model folder, which appears once it is complete.
+
+    Returns:
+        The content of `parts.json`.
+
+    Raises:
+        OSError, ValueError: if a part is missing or damaged, or `model` exists; the message names
+            the file.
+    """
+    if model.exists():
+        raise ValueError(f"{model} exists already; remove it or choose another folder.")
+    index = read_json(parts / INDEX)
+    for name, expected in [
+        *((part["file"], part["sha256"]) for part in index["parts"]),
+        (ARCHIVE, index["archive"]),
+    ]:
+        if not (parts / name).exists():
+            raise ValueError(f"{parts / name}: missing; copy the folder again.")
+        if sha256_of(parts / name) != expected:
+            raise ValueError(f"{parts / name}: damaged, its SHA-256 is not that of {INDEX}.")
+    temporary = model.with_name(f".{model.name}.incomplete")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    with tarfile.open(parts / ARCHIVE) as archive:
+        archive.extractall(temporary, filter="data")
+    with open(temporary / WEIGHTS, "wb") as weights:
+        for part in index["parts"]:
+            weights.write((parts / part["file"]).read_bytes())
+    if sha256_of(temporary / WEIGHTS) != index["weights"]:
+        raise ValueError(f"{parts}: the parts do not make up the weights of {INDEX}.")
+    os.replace(temporary, model)
+    return index

@@ -1,0 +1,283 @@
+"""Trains on a machine with a GPU for some minutes, and leaves a model in parts: `make gpu-train`.
+
+    python -m experiments.gpu_train.train --packed runs/gpu_train/packed --output OUTPUT
+
+Needs torch, transformers, accelerate, pyarrow and what they depend on, and no network. The packed
+rows are unpacked, the speed is measured, and the recipe of run.yaml is trained for as many steps as
+the time allows, its schedules stretched to them. OUTPUT then holds at most eight files of at most
+15 MiB: the weights in bf16, what else belongs to the model folder, the log, and `report.md` with
+the figures on held-out rows. `--tiny` tries all of it with tiny shapes, on the CPU.
+"""
+
+import argparse
+import dataclasses
+import gc
+import os
+import platform
+import shutil
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import Trainer, TrainerCallback, set_seed
+
+from experiments.gpu_train.pack import HELD_OUT, PACKED, ROOT, TRAIN
+from experiments.gpu_train.packed_rows import unpack
+from experiments.gpu_train.parts import check_fits, split
+from experiments.learning_per_hour.experiment import with_steps
+from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.data.encoding import open_with_tokenizer
+from pretraining.data.rows import read_manifest
+from pretraining.model_report import predict, report
+from pretraining.run.configuration import load_run
+from pretraining.run.evaluation import evaluation_collator
+from pretraining.run.flops import synchronized
+from pretraining.run.log import LOG_FILE, JsonLinesLog
+from pretraining.run.model_folder import save_model_folder
+from pretraining.run.settings import StageSettings, check_stage
+from pretraining.run.stage_data import StageData, open_data
+from pretraining.run.trainer import make_model, make_trainer, summary
+
+RUN_FILE = Path(__file__).with_name("run.yaml")
+REPORT = "report.md"
+NAME = "gpu-train"  # in the card of the model
+
+TINY = (
+    "model=configs/tiny.json",
+    "training.use_cpu=true",
+    "training.bf16=false",
+    "training.torch_compile=false",
+    "training.dataloader_num_workers=0",
+    "training.dataloader_prefetch_factor=",
+    "training.logging_steps=1",
+    "stage1.rows_per_step=4",
+    "stage1.training.per_device_train_batch_size=4",
+)
+
+# Steps in which compilation and memory settle, and steps that are timed.
+WARM_UP, TIMED = 10, 30
+
+# Kept back for saving and evaluating; training ends early rather than take from the second half.
+ENDING_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train, of which the first that works is taken.
+
+    Attributes:
+        overrides: of the run file.
+        attention: the attention backend, or None for the model's choice.
+    """
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    attention: str | None = None
+
+
+WAYS = (
+    Way("as the run file says"),
+    Way("not compiled", ("training.torch_compile=false",)),
+    Way("not compiled, sdpa", ("training.torch_compile=false",), "sdpa"),
+)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a way was measured at.
+
+    Attributes:
+        step_seconds: of an optimizer step.
+        start_seconds: from the first to the end of the warm-up.
+    """
+
+    step_seconds: float
+    start_seconds: float
+
+
+class Clock(TrainerCallback):
+    """Notes when the warm-up and when the timed steps are over."""
+
+    def __init__(self):
+        self.times = {}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in (WARM_UP, WARM_UP + TIMED):
+            self.times[state.global_step] = synchronized(args.device)
+
+
+class Deadline(TrainerCallback):
+    """Ends training when its time is up, whatever steps are left."""
+
+    def __init__(self, end: float):
+        self.end = end
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if time.perf_counter() > self.end and state.global_step < state.max_steps:
+            print(f"the time is up after {state.global_step} of {state.max_steps} steps")
+            control.should_training_stop = True
+
+
+class ReturnedLog(JsonLinesLog):
+    """The log once more, where it comes back even if the run is ended from outside.
+
+    A class of its own, because Trainer warns of two callbacks of one class.
+    """
+
+
+def main() -> None:
+    begun = time.perf_counter()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="of run.yaml")
+    add("--packed", type=Path, default=ROOT / PACKED, help="folder that pack.py wrote")
+    add("--output", type=Path, required=True, help="folder for what is to come back")
+    add("--minutes", type=float, default=8.0, help="from start to end")
+    add("--tiny", action="store_true", help="tiny shapes, on the CPU")
+    arguments = parser.parse_args()
+    if not arguments.tiny and not torch.cuda.is_available():
+        sys.exit("train.py: torch sees no CUDA device; try it on the CPU with --tiny.")
+    overrides = [*(TINY if arguments.tiny else ()), *arguments.overrides]
+    output, packed = arguments.output.resolve(), arguments.packed.resolve()
+    end = begun + 60 * arguments.minutes - ENDING_SECONDS
+    os.chdir(ROOT)  # run.yaml names files of the repository
+    try:
+        train_and_report(packed, output, overrides, end)
+    except (OSError, ValueError) as error:
+        sys.exit(f"train.py: {error}")
+    print(f"{output}: done in {time.perf_counter() - begun:.0f} s")
+
+
+def train_and_report(packed: Path, output: Path, overrides: list[str], end: float) -> None:
+    """Trains until `end`, by `time.perf_counter()`, and leaves model and report in `output`.
+
+    Raises:
+        OSError, ValueError: if settings or packed rows cannot be used, or the model would not fit.
+        RuntimeError: if no way to train works.
+    """
+    work = Path(load_run(str(RUN_FILE), overrides).output_dir)
+    shutil.rmtree(work, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    read_manifest(packed / TRAIN)
+    overrides = [*overrides, f"stage1.train_rows={work / 'rows' / TRAIN}"]
+    check_fits(weight_bytes(settings_of(overrides, WAYS[0], steps=WARM_UP + TIMED)))
+    held_out = [work / "rows" / each.name for each in sorted((packed / HELD_OUT).glob("*"))]
+    unpack(packed / TRAIN, work / "rows" / TRAIN)
+    for folder in held_out:
+        unpack(packed / HELD_OUT / folder.name, folder)
+    way, speed, failures = first_that_works(overrides)
+    left = end - time.perf_counter() - speed.start_seconds
+    steps = max(1, int(left / speed.step_seconds))
+    print(f"{way.name}: {speed}; {left:.0f} s are left, so {steps:,} steps", flush=True)
+    extra = [ReturnedLog(output / LOG_FILE), Deadline(end + ENDING_SECONDS / 2)]
+    trainer, settings, data = trainer_of(overrides, way, steps, extra)
+    trainer.train()
+    trainer.model.to(torch.bfloat16)
+    save_model_folder(trainer, settings.final, NAME, 1, data.rows)
+    facts = {
+        "steps": trainer.state.global_step,
+        "planned_steps": steps,
+        "positions": data.order.drawn_before(trainer.state.global_step) * data.rows.seq_len,
+        "way": way.name,
+        "failed_ways": failures,
+        **dataclasses.asdict(speed),
+        "overrides": overrides,
+        "made_with": made_with(settings.arguments.device),
+    }
+    split(settings.final, output, facts)
+    # The weights are safe now, should the evaluation fail.
+    write_report(settings.final, held_out, output / REPORT)
+
+
+def settings_of(overrides: list[str], way: Way, steps: int) -> StageSettings:
+    """The stage's settings for a number of steps.
+
+    Raises:
+        OSError, ValueError: naming the file or key that cannot work.
+    """
+    overrides = with_steps([*overrides, *way.overrides], {1: steps}, RUN_FILE)
+    return check_stage(load_run(str(RUN_FILE), overrides), 1, alone=True)
+
+
+def weight_bytes(settings: StageSettings) -> int:
+    """Bytes of the model's weights in bf16."""
+    with torch.device("meta"):
+        return 2 * ChineseModernBertForMaskedLM(settings.config).num_parameters()
+
+
+def trainer_of(
+    overrides: list[str], way: Way, steps: int, callbacks: list[TrainerCallback]
+) -> tuple[Trainer, StageSettings, StageData]:
+    """A Trainer that is ready, with a fresh model."""
+    settings = settings_of(overrides, way, steps)
+    set_seed(settings.run.seed)
+    data, model = open_data(settings), make_model(settings)
+    if way.attention is not None:
+        model.set_attn_implementation(way.attention)
+    print(summary(settings, data, model, start=None), flush=True)
+    return make_trainer(settings, data, model, callbacks), settings, data
+
+
+def first_that_works(overrides: list[str]) -> tuple[Way, Speed, dict[str, str]]:
+    """The first way that trains some steps, its speed, and why those before it do not.
+
+    Raises:
+        RuntimeError: if none does.
+    """
+    failures = {}
+    for way in WAYS:
+        try:
+            return way, speed_of(overrides, way), failures
+        except Exception as error:  # whatever kernels and compilers raise
+            traceback.print_exc()
+            failures[way.name] = f"{type(error).__name__}: {error}"[:500]
+        finally:
+            torch.compiler.reset()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    raise RuntimeError(f"no way to train works: {failures}")
+
+
+def speed_of(overrides: list[str], way: Way) -> Speed:
+    """Trains some steps through all the schedules, so that the mask rate has its mean."""
+    clock, begun = Clock(), time.perf_counter()
+    trainer, _, _ = trainer_of(overrides, way, WARM_UP + TIMED, [clock])
+    trainer.train()
+    ready, done = clock.times.values()
+    return Speed(step_seconds=(done - ready) / TIMED, start_seconds=ready - begun)
+
+
+def write_report(model: Path, held_out: list[Path], file: Path) -> None:
+    """Writes what the finished weights achieve, as model_report prints it."""
+    sections = []
+    for folder in held_out:
+        rows, tokenizer = open_with_tokenizer(folder, model / "tokenizer.json")
+        predicted = predict(str(model), rows, evaluation_collator(rows))
+        found = report(folder.name, rows, tokenizer, {"model": predicted})
+        sections += [found.table(), found.by_character(tokenizer)]
+        file.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    print("\n\n".join(sections))
+
+
+def made_with(device: torch.device) -> dict[str, str]:
+    """Date, hardware and versions."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "date": date.today().isoformat(),
+        "device": name,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Training on a borrowed GPU: rows travel packed, a model comes back in parts."""
+
+import ast
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerControl, TrainerState
+
+from corpora import many_texts, prepare, write_corpus
+from experiments.gpu_train import join, pack, packed_rows, parts, train
+from pretraining.data.rows import open_rows
+from test_layout import GRAPH, ROOT
+
+
+@pytest.fixture(scope="module")
+def rows_of(made_once):
+    """Folder with `train` and `held-out`, rows of 64 tokens. Not to be changed."""
+
+    def make(folder):
+        corpus = write_corpus(folder / "corpus.jsonl", many_texts(600), domain="essay")
+        prepare(corpus, folder / "train")
+        some = write_corpus(folder / "held-out.jsonl", many_texts(20), domain="essay")
+        prepare(some, folder / "held-out", separate_domains=True)
+
+    return made_once("gpu-train-rows", make)
+
+
+@pytest.fixture(scope="module")
+def packed(made_once, rows_of):
+    """What `pack` makes of them. Not to be changed."""
+
+    def make(folder):
+        held_out = [rows_of / "held-out"]
+        pack.pack(rows_of / "train", held_out, folder / "packed", limit=2**20, seed=0)
+
+    return made_once("gpu-train-packed", make) / "packed"
+
+
+@pytest.fixture
+def run_command(monkeypatch):
+    """Gives `run_command(module, *arguments)`: its main, in this process to save the imports."""
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, arguments)])
+        module.main()
+
+    return run
+
+
+def stacked(rows):
+    return np.stack([rows[index] for index in range(len(rows))])
+
+
+def test_a_set_that_travels_whole_comes_back_with_all_that_is_known_of_it(
+    rows_of, packed, tmp_path
+):
+    packed_rows.unpack(packed / pack.HELD_OUT / "held-out", tmp_path / "rows")
+    before, after = open_rows(rows_of / "held-out"), open_rows(tmp_path / "rows")
+    assert np.array_equal(stacked(after), stacked(before))
+    told = ("domain", "documents", "rows", "sha256")
+    for ours, theirs in zip(after.manifest["shards"], before.manifest["shards"], strict=True):
+        assert {key: ours[key] for key in told} == {key: theirs[key] for key in told}
+    assert after.manifest["domains"] == before.manifest["domains"]
+
+
+def test_as_many_rows_travel_as_fit(rows_of, tmp_path):
+    whole = open_rows(rows_of / "train")
+    limit = packed_rows.pack_all(whole, tmp_path / "all") - 2000
+    room = packed_rows.HELD_BACK + 2 * packed_rows.BLOCK * whole.seq_len
+    count = packed_rows.pack_some(whole, tmp_path / "some", limit + room, seed=0)
+    assert packed_rows.size_of(tmp_path / "some") <= limit + room
+    assert 0 < count <= len(whole)
+    packed_rows.unpack(tmp_path / "some", tmp_path / "rows")
+    some = open_rows(tmp_path / "rows")
+    assert len(some) == count
+    assert {row.tobytes() for row in stacked(some)} <= {row.tobytes() for row in stacked(whole)}
+    ratio = whole.manifest["characters"] / whole.manifest["tokens"]
+    assert some.manifest["characters"] / some.manifest["tokens"] == pytest.approx(ratio, rel=1e-2)
+
+
+def test_no_room_and_damage_are_named(rows_of, packed, tmp_path):
+    with pytest.raises(ValueError, match=r"not even 64 of its rows fit into 1,000 bytes"):
+        packed_rows.pack_some(open_rows(rows_of / "train"), tmp_path / "few", 1000, seed=0)
+    held_out = packed / pack.HELD_OUT / "held-out"
+    (tmp_path / "cut").mkdir()
+    for file in held_out.iterdir():
+        (tmp_path / "cut" / file.name).write_bytes(file.read_bytes())
+    short = (held_out / packed_rows.PACKED).read_bytes()[:-200]
+    (tmp_path / "cut" / packed_rows.PACKED).write_bytes(short)
+    with pytest.raises(ValueError, match=r"rows\.xz: damaged .* pack the rows again"):
+        packed_rows.unpack(tmp_path / "cut", tmp_path / "rows")
+
+
+def test_it_trains_and_what_comes_back_is_the_model_that_was_trained(
+    packed, tmp_path, run_command, monkeypatch, workspace, capsys
+):
+    monkeypatch.setattr(train, "WARM_UP", 2)
+    monkeypatch.setattr(train, "TIMED", 2)
+    monkeypatch.setattr(parts, "PART", 2**20)  # the weights take more than one
+    work, output = tmp_path / "work", tmp_path / "output"
+    run_command(
+        *(train, f"model={workspace / 'model.json'}", f"output_dir={work}", "--tiny"),
+        *("--packed", packed, "--output", output, "--minutes", 1.05),
+    )
+    files = {file.name: file.stat().st_size for file in output.iterdir()}
+    assert len(files) <= 8 and max(files.values()) <= parts.PART
+    assert {"weights-0", "weights-1", train.REPORT, train.LOG_FILE} <= files.keys()
+    assert "| held-out | masked tokens |" in (output / train.REPORT).read_text(encoding="utf-8")
+    log = [json.loads(line) for line in (output / train.LOG_FILE).read_text().splitlines()]
+    told = json.loads((output / parts.INDEX).read_text())
+    assert [entry["step"] for entry in log if "loss" in entry][-1] == told["steps"] >= 1
+    assert told["failed_ways"] == {}
+
+    run_command(join, output, "--output", tmp_path / "model")
+    texts = "早市六点开门，卖菜的人来得早。"
+    logits = []
+    for folder in (work / "stage1" / "final", tmp_path / "model"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+        model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()
+        assert model.dtype == torch.bfloat16
+        with torch.inference_mode():
+            logits.append(model(**tokenizer(texts, return_tensors="pt")).logits)
+    assert torch.equal(*logits)
+
+
+def test_it_needs_no_package_that_only_preparation_has():
+    needed, found = ["experiments/gpu_train/train.py"], set()
+    for file in needed:
+        needed += GRAPH[file] - {*needed}
+        for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module.split(".")[0])
+    assert {"torch", "transformers", "pyarrow"} <= found
+    missing_there = {"backports", "datasets", "datatrove", "opencc", "orjson", "rjieba", "xxhash"}
+    assert not found & missing_there
+
+
+def test_what_does_not_work_is_told_and_the_next_way_is_tried(monkeypatch, capsys):
+    def speed_of(overrides, way):
+        if way.name != train.WAYS[1].name:
+            raise RuntimeError("no such kernel")
+        return train.Speed(step_seconds=1.0, start_seconds=2.0)
+
+    monkeypatch.setattr(train, "speed_of", speed_of)
+    way, speed, failures = train.first_that_works([])
+    assert (way, speed.step_seconds) == (train.WAYS[1], 1.0)
+    assert failures == {train.WAYS[0].name: "RuntimeError: no such kernel"}
+
+
+def test_training_ends_when_its_time_is_up():
+    state = TrainerState(global_step=3, max_steps=9)
+    for end, stops in ((time.perf_counter() + 1000, False), (time.perf_counter() - 1, True)):
+        control = TrainerControl()
+        train.Deadline(end).on_step_end(None, state, control)
+        assert control.should_training_stop is stops
+
+
+def test_a_model_too_large_to_come_back_is_refused_before_anything_is_unpacked(
+    packed, tmp_path, run_command
+):
+    with pytest.raises(SystemExit, match=r"MiB in bf16, and 60 MiB come back"):
+        run_command(
+            *(train, "model=configs/base.json", f"output_dir={tmp_path / 'work'}", "--tiny"),
+            *("--packed", packed, "--output", tmp_path / "output"),
+        )
+    assert not (tmp_path / "work").exists()
+
+
+def test_without_a_gpu_it_says_so(tmp_path, run_command, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"no CUDA device; try it on the CPU with --tiny"):
+        run_command(train, "--output", tmp_path)
+
+
+def test_a_part_that_is_missing_or_damaged_is_named(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / parts.WEIGHTS).write_bytes(b"weights")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    parts.split(tmp_path / "model", tmp_path / "parts", {})
+    (tmp_path / "parts" / "weights-0").write_bytes(b"Weights")
+    with pytest.raises(ValueError, match=r"weights-0: damaged"):
+        parts.join(tmp_path / "parts", tmp_path / "joined")
+    (tmp_path / "parts" / "weights-0").unlink()
+    with pytest.raises(ValueError, match=r"weights-0: missing"):
+        parts.join(tmp_path / "parts", tmp_path / "joined")
+    assert not (tmp_path / "joined").exists()
