@@ -1,7 +1,7 @@
 """What a model is worth as a start: fine-tuned to classify the titles of news (TNEWS).
 
     python -m experiments.learning_per_hour.finetune_titles --data TNEWS \\
-        --model WORK/runs/base.25min.seed1/stage1/final WORK/runs/muon.25min.seed1/stage1/final
+        --model WORK/runs/base.20min.seed1/stage1/final WORK/runs/muon.20min.seed1/stage1/final
 
 TNEWS is a folder with train.json and test.json, one title a line: `sentence` and `label`. Each
 model is fine-tuned on the same 10,000 titles for 3 epochs in batches of 32, with three seeds, and
