@@ -9,9 +9,11 @@ They are operators of torch, so that a compiled graph calls them as they are.
 """
 
 import functools
+import hashlib
 import itertools
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +30,11 @@ KEPT_SCORES = 2**25
 # library, and a third of the time goes into page faults.
 LOGITS = 2**24
 
-# Operators are named after the module, because remote code and a checkout may both be imported.
-# Where the shape or type of what one returns changes, its name has to: torch keeps compiled graphs
-# on disk, and knows an operator by its name alone.
-_NAMESPACE = re.sub(r"[^0-9a-zA-Z]", "_", __name__)
+# Operators are named after the module, because remote code and a checkout may both be imported, and
+# after the content of this file: torch keeps compiled graphs on disk, knows an operator by its name
+# alone, and would run a graph that was made for other outputs, past the end of their memory.
+_VERSION = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+_NAMESPACE = f"{re.sub(r'[^0-9a-zA-Z]', '_', __name__)}_{_VERSION}"
 
 
 def is_hooked(module: nn.Module) -> bool:
