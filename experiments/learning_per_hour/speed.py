@@ -1,8 +1,8 @@
 """How fast a run trains beside another, on a machine that is shared with other work.
 
-Both train in processes of their own and take turns, a few steps each, while the other one waits.
-What else the machine does slows down neighboring turns alike, so that their ratio can be trusted
-where their speeds cannot.
+Both train in processes of their own, in one thread, and take turns, a few steps each, while the
+other one waits. What counts is the processor time of a turn: what else the machine does changes it
+little, and neighboring turns alike, so that their ratio can be trusted where their speeds cannot.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import TrainerCallback, set_seed
 
 from experiments.learning_per_hour.experiment import BASE_RUN, MASKED_TOKENS, with_steps
@@ -48,18 +49,18 @@ class Side:
 
 
 class Turns(TrainerCallback):
-    """Waits for its turn after the warm-up and after each turn, and sends the seconds it took."""
+    """Waits for its turn after the warm-up and after each turn, and sends the processor seconds it took."""
 
     def __init__(self, connection):
         self.connection = connection
-        self.begun = time.perf_counter()
+        self.begun = time.process_time()
 
     def on_step_end(self, args, state, control, **kwargs):
         done = state.global_step - WARM_UP
         if done >= 0 and done % STEPS_OF_A_TURN == 0:
-            self.connection.send(time.perf_counter() - self.begun)
+            self.connection.send(time.process_time() - self.begun)
             self.connection.recv()
-            self.begun = time.perf_counter()
+            self.begun = time.process_time()
 
 
 def train_in_turns(side: Side, connection, log: Path) -> None:
@@ -75,6 +76,7 @@ def train_in_turns(side: Side, connection, log: Path) -> None:
         settings = check_stage(load_run(str(BASE_RUN), overrides), side.stage, alone=False)
         settings = dataclasses.replace(settings, source=None)
         set_seed(settings.run.seed)
+        torch.set_num_threads(1)  # several would wait for each other, which takes time, too
         data = open_data(settings)
         callbacks = [Turns(connection)]
         if side.objective == MASKED_TOKENS:
