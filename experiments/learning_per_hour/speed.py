@@ -49,7 +49,7 @@ class Side:
 
 
 class Turns(TrainerCallback):
-    """Waits for its turn after the warm-up and after each turn, and sends the processor seconds it took."""
+    """Waits for its turn after the warm-up and after each turn, and sends its processor seconds."""
 
     def __init__(self, connection):
         self.connection = connection
