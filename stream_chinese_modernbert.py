@@ -243,8 +243,10 @@ def rotary_angles(
     rope, device = config.rope_parameters[layer_type], stream.positions.device
     magnitude = 1.0
     if rope["rope_type"] == "default":
-        exponent = torch.arange(0, config.head_size, 2, dtype=torch.float32, device=device)
-        frequencies = rope["rope_theta"] ** (-exponent / config.head_size)
+        # Rounded once, so that they are the same on every device and in every exported graph: far
+        # into a long text the last bit of a frequency moves the angle by a thousandth.
+        size, theta = config.head_size, rope["rope_theta"]
+        frequencies = torch.tensor([theta ** (-i / size) for i in range(0, size, 2)], device=device)
     else:
         # Dynamic scaling depends on each document's own length, so that none changes another.
         frequencies, magnitude = ROPE_INIT_FUNCTIONS[rope["rope_type"]](

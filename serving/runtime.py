@@ -225,7 +225,7 @@ def openvino_forward(file: Path, threads: int) -> Forward:
 
     def forward(ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
         results = compiled({"input_ids": ids, "attention_mask": mask})
-        return {name: results[number].copy() for number, name in enumerate(names)}
+        return {name: results[number] for number, name in enumerate(names)}
 
     return forward
 

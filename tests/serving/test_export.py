@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+import runtimes
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
-from serving import export, export_check
+from serving import export, export_check, javascript_cases
 from serving.export_check import Agreement
+from serving.javascript_cases import ALPHABETS, SPELLED_OUT, hostile_texts
 from serving.runtime import FILES, Runtime
+from tokenization_chinese_modernbert import ChineseModernBertTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHAPE = {
@@ -25,9 +28,9 @@ SHAPE = {
 # The smallest logits have one digit before the point: fp32 has six behind it.
 TOLERANCE = 2e-5
 
-SENTENCE = "他们在河边的小屋里住了整整一个夏天,每天清晨都去划船。"
+SENTENCE = "他们在河边的小屋里住了整整一个夏天，每天清晨都去划船。"
 # One token between the two that frame a text, some, several windows, more than the context.
-TEXTS = ["好", "今天[MASK]气很好,我们去公园[MASK]步吧。", SENTENCE, SENTENCE * 12, SENTENCE * 40]
+TEXTS = ["好", "今天[MASK]气很好，我们去公园[MASK]步吧。", SENTENCE, SENTENCE * 12, SENTENCE * 40]
 
 
 def save(model, folder: Path) -> Path:
@@ -302,3 +305,63 @@ def test_a_runtime_says_what_it_cannot_do(masked_lm, embedder):
         Runtime.open(model, "torch").vectors(TEXTS)
     with pytest.raises(ValueError, match="no MLM head"):
         Runtime.open(embedder[1], "onnx").fill_masks(TEXTS)
+
+
+# --- what is built on it ------------------------------------------------------------------------
+
+
+def test_the_benchmark_has_a_line_for_each_file(masked_lm, tmp_path, monkeypatch, capsys):
+    model, exported = masked_lm
+    monkeypatch.setattr(runtimes, "LATENCY", (1, 9))
+    monkeypatch.setattr(runtimes, "THROUGHPUT", (2, 9))
+    command = ["runtimes", "--model", model, "--exported", exported, "--rounds", 1]
+    monkeypatch.setattr(sys, "argv", [*map(str, command), "--output", str(tmp_path)])
+    runtimes.main()
+    lines = capsys.readouterr().out.split("\n")
+    names = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
+    assert names == [
+        *("", "torch fp32", "torch bf16"),
+        *("onnx fp32", "onnx int8", "openvino fp32", "openvino int8"),
+    ]
+    columns = json.loads((tmp_path / "runtimes.json").read_text())["columns"]
+    assert all(value > 0 for values in columns.values() for value in values.values())
+
+
+def test_the_benchmark_counts_masked_tokens_that_are_named_right(masked_lm):
+    side = Runtime.open(masked_lm[0], "torch")
+    ids = np.array([2, 4, 700, 4, 3])
+    named = side.forward(ids[None], np.ones((1, 5), dtype=np.int64))["logits"][0].argmax(-1)
+    right = np.array([-100, named[1], -100, named[3], -100])
+    wrong = np.array([-100, named[1], -100, named[3] + 1, -100])
+    assert runtimes.masked_accuracy(side, [(ids, right)]) == 1
+    assert runtimes.masked_accuracy(side, [(ids, right), (ids, wrong)]) == 0.75
+
+
+def test_hostile_texts_are_always_the_same_and_hold_everything():
+    texts = hostile_texts(1000)
+    assert texts == hostile_texts(1000)
+    joined = "".join(texts)
+    assert set("".join(ALPHABETS)) <= set(joined)
+    assert all(token in joined for token in SPELLED_OUT)
+    assert "" in texts
+
+
+def test_the_runtime_reads_hostile_texts_as_the_tokenizer_does(masked_lm):
+    runtime = Runtime.open(masked_lm[0], "torch")
+    tokenizer = ChineseModernBertTokenizer.from_pretrained(ROOT)
+    for text in hostile_texts(200):
+        assert runtime.tokenizer.encode(text).ids == tokenizer(text)["input_ids"][:300]
+
+
+def test_the_cases_for_javascript_hold_tokens_and_fills(masked_lm, tmp_path, monkeypatch):
+    _, exported = masked_lm
+    command = ["javascript_cases", "--exported", exported, "--output", tmp_path / "cases.json"]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    javascript_cases.main()
+    cases = json.loads((tmp_path / "cases.json").read_text())
+    assert len(cases["tokens"]) == 1000
+    runtime = Runtime.open(exported, "onnx")
+    for case in cases["fills"]:
+        (masks,) = runtime.fill_masks([case["text"]])
+        assert case["tokens"]["fp32"] == [[fill.token for fill in mask] for mask in masks]
+        assert len(case["tokens"]["q8"]) == len(masks) > 0
