@@ -20,11 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import transformers
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import save_file
 from transformers.dynamic_module_utils import custom_object_save
 
-from pretraining.files import write_json
+from pretraining.files import read_json, write_json
 from serving.modernbert_parity import HEADER, TOLERANCE, compare, open_tokenizer
 from serving.modernbert_source import Source, find_source, load_pickled, read_source
 
@@ -125,7 +126,7 @@ def write(source: Source, card: ModelCard, folder: Path) -> None:
     model.config.save_pretrained(folder)
     custom_object_save(model, folder)
     card.save(folder / "README.md")
-    check_tokenizer(source, folder)
+    name_tokenizer_class(source, folder)
 
 
 def write_weights(source: Source, folder: Path) -> None:
@@ -160,19 +161,20 @@ def untied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return dict(first.values())
 
 
-def check_tokenizer(source: Source, folder: Path) -> None:
-    """The converted folder's tokenizer must be the source's.
+def name_tokenizer_class(source: Source, folder: Path) -> None:
+    """Writes the tokenizer's class into `tokenizer_config.json`, unless it is there already.
 
-    Raises:
-        ValueError: if it is not.
+    For the model type `modernbert` transformers passes over the class that the file names (mmBERT's
+    names Gemma's, which would replace the normalizer); for ours it does not.
     """
-    before, after = open_tokenizer(source.folder), open_tokenizer(folder)
-    texts = ["今天天气很好。", "A [MASK] on the desk"]
-    if before is not None and before(texts)["input_ids"] != after(texts)["input_ids"]:
-        raise ValueError(
-            f"{source.folder}: the tokenizer depends on the model type. Save it again with "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(...)."
-        )
+    tokenizer = open_tokenizer(source.folder)
+    if tokenizer is None:
+        return
+    file = folder / "tokenizer_config.json"
+    content = read_json(file) if file.is_file() else {}
+    named = getattr(transformers, content.get("tokenizer_class") or "", None)
+    if named is not type(tokenizer):
+        write_json(file, content | {"tokenizer_class": type(tokenizer).__name__})
 
 
 def make_card(source: Source, name: str) -> ModelCard:

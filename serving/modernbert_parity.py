@@ -85,10 +85,10 @@ def compare(source: Source, tolerance: float) -> list[Agreement]:
 
 
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a model folder, or None if it has none."""
+    """The tokenizer of a ModernBERT's folder, or None if it has none."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         return None
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def probe_documents(source: Source) -> list[Tensor]:

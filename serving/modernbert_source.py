@@ -171,7 +171,11 @@ def read_source(folder: Path) -> Source:
             f"saved, one of {', '.join(ARCHITECTURES)}."
         )
     try:
-        config, notes = convert_config(ModernBertConfig.from_dict(content))
+        theirs = ModernBertConfig.from_dict(content)
+    except Exception as error:  # of several kinds, from checks of values
+        raise ValueError(f"{file}: transformers does not accept it: {error}") from error
+    try:
+        config, notes = convert_config(theirs)
         config.architectures = [ARCHITECTURES[architecture].__name__]
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
