@@ -439,7 +439,7 @@ class ChineseModernBertConfig(PreTrainedConfig):
                     f"{entry['rope_theta']}, but {theta} was given as well. Give only one of them."
                 )
             self._check_rope_entries(layer_type, entry)
-            if not entry["rope_theta"] > 0:
+            if not isinstance(entry["rope_theta"], int | float) or not entry["rope_theta"] > 0:
                 raise ValueError(
                     f"ChineseModernBertConfig: rope_theta of {layer_type!r} must be positive, "
                     f"got {entry['rope_theta']!r}."

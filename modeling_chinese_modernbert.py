@@ -371,7 +371,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
 
     # A checkpoint of a model with a head opens here without that head's weights: nothing is wrong.
     _keys_to_ignore_on_load_unexpected = [
-        r"^head\.(dense|norm)\.(weight|bias)$",
+        r"^head\.(dense|norm)\.weight$",
         r"^(projection|decoder|classifier)\.(weight|bias)$",
     ]
 
@@ -383,6 +383,11 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         )
         self.final_norm = _norm(config)
         self.gradient_checkpointing = False
+        # A bias that the configuration does not know of is reported.
+        biases = {"dense": config.classifier_bias, "norm": config.norm_bias}
+        self._keys_to_ignore_on_load_unexpected = self._keys_to_ignore_on_load_unexpected + [
+            rf"^head\.{name}\.bias$" for name, present in biases.items() if present
+        ]
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:

@@ -173,6 +173,7 @@ REFUSED = {
     ),
     "unknown norm": ({"norm_type": "batchnorm"}, "norm_type must be 'rmsnorm' or 'layernorm'"),
     "bias of an RMSNorm": ({"norm_bias": True}, "norm_bias needs norm_type 'layernorm'"),
+    "no theta": ({"rope_parameters": {GLOBAL: {"rope_theta": None}}}, "must be positive, got None"),
     "theta not positive": ({"global_rope_theta": 0.0}, "rope_theta.*must be positive"),
 }
 

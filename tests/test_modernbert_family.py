@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from batches import VOCAB, documents, pad_rows, real_tokens
-from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
 from modernbert import HEADS, modernbert
 from serving.modernbert_source import ARCHITECTURES, convert_config
 from states import GRADIENT_TOLERANCE, assert_same_gradients, masked_batch
@@ -159,6 +159,15 @@ def test_a_new_model_begins_with_norms_of_one_and_biases_of_zero():
             assert (parameter == 1).all(), name
         elif name.endswith("bias"):
             assert (parameter == 0).all(), name
+
+
+def test_an_encoder_opens_from_a_checkpoint_with_a_head_and_all_its_biases(tmp_path):
+    model = converted(modernbert("ForMaskedLM", **CONFIGURATIONS["all biases"]))
+    model.save_pretrained(tmp_path)
+    encoder, told = ChineseModernBertModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert (told["missing_keys"], told["unexpected_keys"]) == (set(), set())
+    reference = model.model.state_dict()
+    assert all(torch.equal(value, reference[key]) for key, value in encoder.state_dict().items())
 
 
 def test_a_vocabulary_of_more_than_15_bits_can_be_fine_tuned():
