@@ -29,6 +29,8 @@ from serving.output_folder import check_output, new_folder
 # No tokenizer or card is larger; that of mmBERT with its 256,000 entries has 34 MB.
 LARGEST_OTHER_FILE = 100 * 2**20
 
+EMPTY_CARD = "---\nlibrary_name: transformers\n---\n"
+
 NOTICE = """
 > **Converted.** These are the weights of {link}, unchanged, with the code of Chinese ModernBERT,
 > which gives the same outputs. Open it with `trust_remote_code=True`.
@@ -156,7 +158,7 @@ def make_card(source: Source, name: str) -> ModelCard:
     """
     file = source.folder / "README.md"
     try:
-        card = ModelCard.load(file) if file.is_file() else ModelCard("")
+        card = ModelCard.load(file) if file.is_file() else ModelCard(EMPTY_CARD)
     except Exception as error:  # of the YAML parser, or the library's own checks
         raise ValueError(f"{file}: its metadata cannot be read: {error}") from error
     if not isinstance(card.data, ModelCardData):
