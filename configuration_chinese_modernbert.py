@@ -1,7 +1,8 @@
 """Configuration of Chinese ModernBERT. The defaults are the paper's 377 M parameter model.
 
-Names follow transformers' own ModernBERT. Misspelled keys and contradictory values are refused,
-because a misspelled key that is silently ignored costs a whole pretraining run.
+Names follow transformers' own ModernBERT, whose checkpoints it can describe as well. Misspelled
+keys and contradictory values are refused, because a misspelled key that is silently ignored costs a
+whole pretraining run.
 """
 
 import copy
@@ -147,11 +148,16 @@ class ChineseModernBertConfig(PreTrainedConfig):
         intermediate_size: inner width of the gated feed-forward (GeGLU) block.
         num_hidden_layers, num_attention_heads: depth, and heads per layer. The head size,
             `hidden_size / num_attention_heads`, must be an even whole number (RoPE rotates pairs).
-        hidden_activation: gate of the feed-forward block and activation of the MLM head.
+        hidden_activation: gate of the feed-forward block.
         max_position_embeddings: context, in tokens, that the model is made for.
         initializer_range: standard deviation of the (truncated) normal initialization; output
             projections of the blocks are scaled down by `sqrt(2 * num_hidden_layers)`.
-        norm_eps: epsilon of every RMSNorm.
+        norm_type: `"rmsnorm"`, as in the paper, or `"layernorm"`, as in transformers' ModernBERT.
+            Their weights have the same names and shapes, so only this key tells them apart.
+        norm_eps: epsilon of every norm.
+        norm_bias: whether a LayerNorm has a bias; an RMSNorm has none.
+        attention_bias, mlp_bias: whether the projections of attention, and those of the
+            feed-forward block, have biases.
         local_attention: window of the local layers, in tokens; a token attends to
             `local_attention / 2` tokens on each side, both ends included.
         layer_types: `"full_attention"` or `"sliding_attention"` for each layer. Left out, every
@@ -167,6 +173,9 @@ class ChineseModernBertConfig(PreTrainedConfig):
         classifier_pooling: how heads that classify a whole document pool its tokens: `"mean"`, or
             `"cls"` for the first token.
         classifier_dropout: dropout before the last projection of every fine-tuning head.
+        classifier_bias, classifier_activation: bias and activation of the dense layer that every
+            head begins with, the MLM head too; None for `hidden_activation`.
+        decoder_bias: whether the MLM head's last projection has a bias.
 
     Raises:
         ValueError: on an unknown key, or on values that contradict each other; the message names
@@ -186,7 +195,11 @@ class ChineseModernBertConfig(PreTrainedConfig):
     hidden_activation: str = "gelu"
     max_position_embeddings: int = 8192
     initializer_range: float = 0.02
+    norm_type: str = "rmsnorm"
     norm_eps: float = 1e-5
+    norm_bias: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
     local_attention: int = 128
     layer_types: list[str] | None = None
     rope_parameters: dict | None = None
@@ -195,6 +208,9 @@ class ChineseModernBertConfig(PreTrainedConfig):
     mlp_dropout: float = 0.0
     classifier_pooling: str = "mean"
     classifier_dropout: float = 0.0
+    classifier_bias: bool = False
+    classifier_activation: str | None = None
+    decoder_bias: bool = True
     pad_token_id: int | None = 0
     cls_token_id: int | None = 2
     sep_token_id: int | None = 3
@@ -208,6 +224,7 @@ class ChineseModernBertConfig(PreTrainedConfig):
         self._refuse_unknown_keys(kwargs)
         self._check_sizes()
         self._check_heads()
+        self._check_norm()
         self._check_token_ids()
         every_n = kwargs.pop("global_attn_every_n_layers", None)
         self._resolve_layer_types(every_n)
@@ -349,6 +366,18 @@ class ChineseModernBertConfig(PreTrainedConfig):
                 f"{self.classifier_pooling!r}."
             )
 
+    def _check_norm(self) -> None:
+        if self.norm_type not in ("rmsnorm", "layernorm"):
+            raise ValueError(
+                "ChineseModernBertConfig: norm_type must be 'rmsnorm' or 'layernorm', got "
+                f"{self.norm_type!r}."
+            )
+        if self.norm_bias and self.norm_type == "rmsnorm":
+            raise ValueError(
+                "ChineseModernBertConfig: norm_bias needs norm_type 'layernorm'; an RMSNorm has no "
+                "bias. Set the one or leave out the other."
+            )
+
     def _check_token_ids(self) -> None:
         for token in ("pad", "cls", "sep", "mask", "bos", "eos"):
             name = f"{token}_token_id"
@@ -410,7 +439,7 @@ class ChineseModernBertConfig(PreTrainedConfig):
                     f"{entry['rope_theta']}, but {theta} was given as well. Give only one of them."
                 )
             self._check_rope_entries(layer_type, entry)
-            if not entry["rope_theta"] > 0:
+            if not isinstance(entry["rope_theta"], int | float) or not entry["rope_theta"] > 0:
                 raise ValueError(
                     f"ChineseModernBertConfig: rope_theta of {layer_type!r} must be positive, "
                     f"got {entry['rope_theta']!r}."

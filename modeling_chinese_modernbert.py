@@ -6,7 +6,7 @@ What is notable about it:
 - documents in the stream never see each other, in any backend, forward or backward;
 - every third layer attends globally within its document, the others within a 128-token window;
 - RMSNorm before each block, GeGLU feed-forward, RoPE with one base per layer type, no biases in
-  the blocks, tied embeddings;
+  the blocks, tied embeddings; LayerNorm and biases for checkpoints of transformers' ModernBERT;
 - in training, the MLM head runs on masked tokens only.
 
 After *Chinese ModernBERT with Whole-Word Masking*, arXiv 2510.12285. Attention itself is in
@@ -159,6 +159,12 @@ class ChineseModernBertRMSNorm(nn.RMSNorm):
         return (x * scale).mul_(self.weight).to(x.dtype)
 
 
+def _norm(config: ChineseModernBertConfig) -> nn.Module:
+    if config.norm_type == "layernorm":
+        return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+    return ChineseModernBertRMSNorm(config.hidden_size, eps=config.norm_eps)
+
+
 class ChineseModernBertEmbeddings(nn.Module):
     """Token embeddings, projected to `hidden_size` if they are factorized, and normalized."""
 
@@ -167,7 +173,7 @@ class ChineseModernBertEmbeddings(nn.Module):
         width = config.embedding_width
         self.tok_embeddings = nn.Embedding(config.vocab_size, width)
         self.projection = _between_widths(config, width, config.hidden_size)
-        self.norm = ChineseModernBertRMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = _norm(config)
         self.drop = nn.Dropout(config.embedding_dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -185,8 +191,9 @@ class ChineseModernBertAttention(nn.Module):
         super().__init__()
         self.config = config
         self.window = config.local_attention // 2 if layer_type == "sliding_attention" else None
-        self.Wqkv = _linear(config.hidden_size, 3 * config.hidden_size, config.initializer_range)
-        self.Wo = _linear(config.hidden_size, config.hidden_size, _output_std(config))
+        width, bias = config.hidden_size, config.attention_bias
+        self.Wqkv = _linear(width, 3 * width, config.initializer_range, bias)
+        self.Wo = _linear(width, width, _output_std(config), bias)
         self.drop = nn.Dropout(config.attention_dropout)
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,18 +212,18 @@ class ChineseModernBertMLP(nn.Module):
 
     def __init__(self, config: ChineseModernBertConfig):
         super().__init__()
-        self.Wi = _linear(
-            config.hidden_size, 2 * config.intermediate_size, config.initializer_range
-        )
+        width, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.Wi = _linear(width, 2 * inner, config.initializer_range, bias)
         self.act = ACT2FN[config.hidden_activation]
         self.drop = nn.Dropout(config.mlp_dropout)
-        self.Wo = _linear(config.intermediate_size, config.hidden_size, _output_std(config))
+        self.Wo = _linear(inner, width, _output_std(config), bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        plain = is_plain_linear(self.Wi) and self.Wi.bias is None and not is_exporting()
+        plain = is_plain_linear(self.Wi) and not is_exporting()
         if x.device.type == "cpu" and not torch.is_grad_enabled() and plain:
             # Two narrow products take less time there than one wide product.
-            hidden, gate = (F.linear(x, half) for half in self.Wi.weight.chunk(2))
+            biases = (None, None) if self.Wi.bias is None else self.Wi.bias.chunk(2)
+            hidden, gate = map(F.linear, (x, x), self.Wi.weight.chunk(2), biases)
         else:
             hidden, gate = self.Wi(x).chunk(2, dim=-1)
         active = self.act(hidden)
@@ -237,13 +244,9 @@ class ChineseModernBertLayer(GradientCheckpointingLayer):
         super().__init__()
         self.layer_type = config.layer_types[layer_idx]
         # The first layer reads embeddings, which are normalized already.
-        self.attn_norm = (
-            nn.Identity()
-            if layer_idx == 0
-            else ChineseModernBertRMSNorm(config.hidden_size, eps=config.norm_eps)
-        )
+        self.attn_norm = nn.Identity() if layer_idx == 0 else _norm(config)
         self.attn = ChineseModernBertAttention(config, self.layer_type)
-        self.mlp_norm = ChineseModernBertRMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp_norm = _norm(config)
         self.mlp = ChineseModernBertMLP(config)
 
     def forward(
@@ -356,14 +359,16 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
                 setattr(layer, name, torch.compile(getattr(layer, name), *args, **kwargs))
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Truncated normal at two standard deviations, after ModernBERT; norms at one."""
+        """Truncated normal at two standard deviations, after ModernBERT; norms one, biases zero."""
         if isinstance(module, nn.Linear | nn.Embedding):
             std = getattr(module, "init_std", self.config.initializer_range)
             init.trunc_normal_(module.weight, mean=0.0, std=std, a=-2 * std, b=2 * std)
-            if getattr(module, "bias", None) is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.RMSNorm):
+        elif isinstance(module, nn.RMSNorm | nn.LayerNorm):
             init.ones_(module.weight)
+        else:
+            return
+        if getattr(module, "bias", None) is not None:
+            init.zeros_(module.bias)
 
 
 class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
@@ -381,8 +386,13 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         self.layers = nn.ModuleList(
             ChineseModernBertLayer(config, layer) for layer in range(config.num_hidden_layers)
         )
-        self.final_norm = ChineseModernBertRMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.final_norm = _norm(config)
         self.gradient_checkpointing = False
+        # A bias that the configuration does not know of is reported.
+        biases = {"dense": config.classifier_bias, "norm": config.norm_bias}
+        self._keys_to_ignore_on_load_unexpected = self._keys_to_ignore_on_load_unexpected + [
+            rf"^head\.{name}\.bias$" for name, present in biases.items() if present
+        ]
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -622,9 +632,10 @@ class ChineseModernBertPredictionHead(nn.Module):
 
     def __init__(self, config: ChineseModernBertConfig):
         super().__init__()
-        self.dense = _linear(config.hidden_size, config.hidden_size, config.initializer_range)
-        self.act = ACT2FN[config.hidden_activation]
-        self.norm = ChineseModernBertRMSNorm(config.hidden_size, eps=config.norm_eps)
+        width, bias = config.hidden_size, config.classifier_bias
+        self.dense = _linear(width, width, config.initializer_range, bias)
+        self.act = ACT2FN[config.classifier_activation or config.hidden_activation]
+        self.norm = _norm(config)
 
     def forward(self, x: Tensor) -> Tensor:
         # Under autocast the projection is bf16 and the norm's weight fp32; the norm wants one type.
@@ -660,7 +671,7 @@ class ChineseModernBertForMaskedLM(ChineseModernBertWithHead):
         super().__init__(config)
         width = config.embedding_width
         self.projection = _between_widths(config, config.hidden_size, width)
-        self.decoder = nn.Linear(width, config.vocab_size)
+        self.decoder = nn.Linear(width, config.vocab_size, bias=config.decoder_bias)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:

@@ -13,6 +13,7 @@ import encoding
 import gpu
 import inputs
 import memory
+import modernbert_speed
 import parity
 import speed
 import throughput
@@ -209,3 +210,21 @@ def test_encoding_is_timed_beside_a_peer(tmp_path, run_script, capsys):
     out = capsys.readouterr().out
     assert "ratio" in out
     assert out.count("ns per character") == 2
+
+
+def test_a_converted_modernbert_is_timed_only_if_it_is_right(run_script, monkeypatch, capsys):
+    tiny = ("--layers", 2, "--hidden", 64, "--rounds", 1, "--lengths", "tiny")
+    monkeypatch.setitem(modernbert_speed.WORKLOADS, "tiny", ("2 × 40", [40, 40]))
+    run_script(modernbert_speed, *tiny)
+    assert "| 2 × 40 | " in capsys.readouterr().out
+    convert = modernbert_speed.convert_config
+
+    def under_the_wrong_norm(config):
+        converted, notes = convert(config)
+        converted.norm_type = "rmsnorm"
+        return converted, notes
+
+    monkeypatch.setattr(modernbert_speed, "convert_config", under_the_wrong_norm)
+    with pytest.raises(SystemExit, match="so no figures are given"):
+        run_script(modernbert_speed, *tiny)
+    assert "2 × 40" not in capsys.readouterr().out

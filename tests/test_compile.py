@@ -7,6 +7,7 @@ import torch
 
 from batches import documents, flatten, pack_rows, pad_rows
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
+from modernbert import WITH_BIASES
 
 BATCHES = [
     pad_rows(documents(50, 200, 131), "left"),
@@ -24,17 +25,18 @@ BATCHES = [
 
 # Each pair of backend, class and mode is there.
 @pytest.mark.parametrize(
-    ("backend", "cls", "training"),
+    ("backend", "cls", "training", "settings"),
     [
-        ("eager", ChineseModernBertModel, False),
-        ("eager", ChineseModernBertForMaskedLM, True),
-        ("sdpa", ChineseModernBertModel, True),
-        ("sdpa", ChineseModernBertForMaskedLM, False),
+        ("eager", ChineseModernBertModel, False, {}),
+        ("eager", ChineseModernBertForMaskedLM, True, {}),
+        ("sdpa", ChineseModernBertModel, True, {}),
+        ("sdpa", ChineseModernBertForMaskedLM, False, {}),
+        ("sdpa", ChineseModernBertForMaskedLM, True, WITH_BIASES),
     ],
 )
-def test_ten_different_batches_share_one_graph(make_model, backend, cls, training):
+def test_ten_different_batches_share_one_graph(make_model, backend, cls, training, settings):
     # A global layer and a local one: each takes seconds to trace.
-    model = make_model(backend, cls, num_hidden_layers=2)
+    model = make_model(backend, cls, num_hidden_layers=2, **settings)
     with_loss = training and cls is ChineseModernBertForMaskedLM
     model.train(training)
     graphs = []
@@ -124,8 +126,12 @@ def test_noise_on_the_embeddings_works_in_a_compiled_model(make_model):
 # --- model.compile(): the pieces that treat each token by itself ----------------------------------
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-def test_compiled_pieces_serve_all_layers_and_batches(make_model, training):
+@pytest.mark.parametrize(
+    ("training", "settings", "pieces"),
+    [(False, {}, 5), (True, {}, 5), (False, WITH_BIASES, 4)],
+    ids=["inference", "training", "inference with LayerNorm and biases"],
+)
+def test_compiled_pieces_serve_all_layers_and_batches(make_model, training, settings, pieces):
     torch._dynamo.reset()
     graphs = []
 
@@ -133,7 +139,7 @@ def test_compiled_pieces_serve_all_layers_and_batches(make_model, training):
         graphs.append(graph)
         return graph.forward
 
-    model = make_model("sdpa", ChineseModernBertForMaskedLM, num_hidden_layers=9)
+    model = make_model("sdpa", ChineseModernBertForMaskedLM, num_hidden_layers=9, **settings)
     reference = copy.deepcopy(model)
     model.train(training).compile(backend=count)
     for number, batch in enumerate(BATCHES):
@@ -144,8 +150,8 @@ def test_compiled_pieces_serve_all_layers_and_batches(make_model, training):
         if number == 0:
             first = len(graphs)
     # Embeddings, final norm, both halves of a layer, and the first half of the first layer, which
-    # has no norm before it.
-    assert len(graphs) == first == 5
+    # has no norm before it. A final norm that is torch's own LayerNorm is left as it is.
+    assert len(graphs) == first == pieces
 
 
 def test_gradients_of_compiled_pieces_are_the_same(make_model):

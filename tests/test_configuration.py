@@ -171,6 +171,9 @@ REFUSED = {
         {"rope_parameters": {GLOBAL: {"rope_theta": 8e4, "factor": 2.0}}},
         "rope_parameters.*full_attention.*factor",
     ),
+    "unknown norm": ({"norm_type": "batchnorm"}, "norm_type must be 'rmsnorm' or 'layernorm'"),
+    "bias of an RMSNorm": ({"norm_bias": True}, "norm_bias needs norm_type 'layernorm'"),
+    "no theta": ({"rope_parameters": {GLOBAL: {"rope_theta": None}}}, "must be positive, got None"),
     "theta not positive": ({"global_rope_theta": 0.0}, "rope_theta.*must be positive"),
 }
 
@@ -203,7 +206,11 @@ def test_round_trip_keeps_everything(tmp_path):
         "hidden_activation": "silu",
         "max_position_embeddings": 512,
         "initializer_range": 0.03,
+        "norm_type": "layernorm",
         "norm_eps": 1e-6,
+        "norm_bias": True,
+        "attention_bias": True,
+        "mlp_bias": True,
         "local_attention": 32,
         "layer_types": [LOCAL, GLOBAL, GLOBAL, LOCAL],
         "rope_parameters": {
@@ -215,6 +222,9 @@ def test_round_trip_keeps_everything(tmp_path):
         "mlp_dropout": 0.3,
         "classifier_pooling": "cls",
         "classifier_dropout": 0.4,
+        "classifier_bias": True,
+        "classifier_activation": "relu",
+        "decoder_bias": False,
         "pad_token_id": 10,
         "cls_token_id": 11,
         "sep_token_id": 12,

@@ -13,6 +13,7 @@ from modeling_chinese_modernbert import (
     ChineseModernBertForSequenceClassification,
     ChineseModernBertForTokenClassification,
 )
+from modernbert import WITH_BIASES
 
 # Logits are sums of 32 products of size one: as exact as the states.
 TOLERANCE = 1e-5
@@ -34,11 +35,13 @@ def make_head(make_model):
 
 
 @pytest.mark.parametrize("backend", PORTABLE_BACKENDS)
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_a_document_is_judged_alike_in_every_presentation(make_head, backend, pooling):
-    model = make_head(
-        ChineseModernBertForSequenceClassification, backend, classifier_pooling=pooling
-    )
+@pytest.mark.parametrize(
+    "settings",
+    [{"classifier_pooling": "mean"}, {"classifier_pooling": "cls"}, WITH_BIASES],
+    ids=["mean", "cls", "LayerNorm and biases"],
+)
+def test_a_document_is_judged_alike_in_every_presentation(make_head, backend, settings):
+    model = make_head(ChineseModernBertForSequenceClassification, backend, **settings)
     docs = documents(*LENGTHS)
     with torch.no_grad():
         alone = torch.cat([model(input_ids=doc[None]).logits for doc in docs])

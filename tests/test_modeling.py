@@ -25,6 +25,7 @@ from batches import (
     real_tokens,
 )
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
+from modernbert import WITH_BIASES
 from states import (
     STATE_TOLERANCE,
     assert_same_gradients,
@@ -143,9 +144,10 @@ def patch(mlp):
     mlp.Wi.forward = Doubled(copy.deepcopy(mlp.Wi)).forward
 
 
+@pytest.mark.parametrize("settings", [{}, WITH_BIASES], ids=["no biases", "biases"])
 @pytest.mark.parametrize("change", [put_around, hook, patch])
-def test_inference_goes_through_what_others_put_around_a_projection(make_model, change):
-    model, batch = make_model("sdpa"), pad_rows(documents(50, 20))
+def test_inference_goes_through_what_others_put_around_a_projection(make_model, change, settings):
+    model, batch = make_model("sdpa", **settings), pad_rows(documents(50, 20))
     for layer in model.layers:
         change(layer.mlp)
     with torch.no_grad():

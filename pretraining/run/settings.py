@@ -14,6 +14,7 @@ from transformers import (
 from transformers.integrations import get_available_reporting_integrations
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
+from pretraining.data.rows import MAX_VOCAB_SIZE
 from pretraining.files import read_json
 from pretraining.run.configuration import LearningRate, Run, RunConfigError, Schedule, Stage
 from pretraining.run.schedules import DampedCosine, WarmupStableDecay, mask_rate
@@ -99,6 +100,11 @@ def check_stage(run: Run, number: int, alone: bool) -> StageSettings:
     if source is not None and Path(source, "config.json").exists():
         config_file = Path(source, "config.json")
     config = _model_config(config_file)
+    if config.vocab_size > MAX_VOCAB_SIZE:
+        raise RunConfigError(
+            f"{config_file}: vocab_size {config.vocab_size}, but rows hold ids of 15 bits, so "
+            f"pretraining takes at most {MAX_VOCAB_SIZE} entries. Fine-tuning takes any number."
+        )
     tokenizer = AutoTokenizer.from_pretrained(run.tokenizer, trust_remote_code=True)
     if len(tokenizer) != config.vocab_size:
         raise RunConfigError(

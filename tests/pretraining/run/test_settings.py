@@ -57,6 +57,8 @@ def test_a_model_that_cannot_work_is_refused(refused, tmp_path):
     assert "stage2.train_rows: its rows of 256 tokens are longer than" in message
     message = refused(make_model_file(tmp_path, vocab_size=30_000))
     assert "vocab_size 30000 does not fit the tokenizer" in message
+    message = refused(make_model_file(tmp_path, vocab_size=256_000))
+    assert "vocab_size 256000, but rows hold ids of 15 bits" in message
     (tmp_path / "other.json").write_text("{", encoding="utf-8")
     assert "other.json: not a JSON file" in refused(f"model={tmp_path / 'other.json'}")
     assert "nowhere.json does not exist" in refused("model=nowhere.json")
