@@ -33,6 +33,7 @@ try:
         products,
         stream_attention,
     )
+    from .static_chinese_modernbert import StaticPlan, static_attention
     from .stream_chinese_modernbert import TokenStream
 except ImportError:  # imported from a checkout, where the files are not a package
     from backends_chinese_modernbert import *  # noqa: F403
@@ -42,6 +43,7 @@ except ImportError:  # imported from a checkout, where the files are not a packa
         products,
         stream_attention,
     )
+    from static_chinese_modernbert import StaticPlan, static_attention
     from stream_chinese_modernbert import TokenStream
 
 # ---------------------------------------------------------------------------------------------
@@ -348,13 +350,18 @@ def grid_of_batch(stream: TokenStream) -> Grid:
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, window: int | None, module: nn.Module
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: AttentionPlan | StaticPlan,
+    window: int | None,
+    module: nn.Module,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention within documents, by the plan's backend.
 
     Args:
         q, k, v: (total_tokens, heads, head size), queries and keys with RoPE applied.
-        plan: from `make_plan`.
+        plan: from `make_plan`, or the static form of it in a graph that is exported.
         window: tokens that a token sees to each side, itself not counted; None for the whole
             document.
         module: the caller, which is passed on to registered functions.
@@ -364,6 +371,8 @@ def attend(
         the padded input where the plan asks for them, else None. The output is computed from these
         very weights, so that gradients reach them.
     """
+    if isinstance(plan, StaticPlan):
+        return static_attention(q, k, v, plan, window), None
     if is_flash(plan.backend):
         return flash_attention(q, k, v, plan, window), None
     if plan.backend == "eager":

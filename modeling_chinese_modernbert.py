@@ -61,9 +61,11 @@ try:
         token_loss,
     )
     from .products_chinese_modernbert import is_hooked, is_plain_linear
+    from .static_chinese_modernbert import static_inputs
     from .stream_chinese_modernbert import (
         TokenStream,
         check_inputs,
+        is_exporting,
         make_stream,
         rotary_angles,
         rotate,
@@ -93,9 +95,11 @@ except ImportError:  # imported from a checkout, where the files are not a packa
         token_loss,
     )
     from products_chinese_modernbert import is_hooked, is_plain_linear
+    from static_chinese_modernbert import static_inputs
     from stream_chinese_modernbert import (
         TokenStream,
         check_inputs,
+        is_exporting,
         make_stream,
         rotary_angles,
         rotate,
@@ -194,7 +198,7 @@ class ChineseModernBertAttention(nn.Module):
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(tokens, hidden_size) -> q and k with RoPE, and v, each (tokens, heads, head_size)."""
-        qkv = self.Wqkv(x).view(len(x), 3, -1, self.config.head_size)
+        qkv = self.Wqkv(x).view(-1, 3, self.config.num_attention_heads, self.config.head_size)
         q, k = rotate(qkv[:, :2], cos[:, None], sin[:, None]).unbind(dim=1)
         return q, k, qkv[:, 2]
 
@@ -215,7 +219,8 @@ class ChineseModernBertMLP(nn.Module):
         self.Wo = _linear(inner, width, _output_std(config), bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and not torch.is_grad_enabled() and is_plain_linear(self.Wi):
+        plain = is_plain_linear(self.Wi) and not is_exporting()
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and plain:
             # Two narrow products take less time there than one wide product.
             biases = (None, None) if self.Wi.bias is None else self.Wi.bias.chunk(2)
             hidden, gate = map(F.linear, (x, x), self.Wi.weight.chunk(2), biases)
@@ -396,6 +401,12 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.tok_embeddings = value
 
+    def enter(self, **inputs) -> dict:
+        """`unpad_inputs`, or the static form of it in a graph that is exported."""
+        if is_exporting():
+            return static_inputs(self.config, self.attention_dtype(), **inputs)
+        return self.unpad_inputs(compiled=torch.compiler.is_compiling(), **inputs)
+
     @torch.compiler.disable  # shapes that depend on the data; what it returns has one form for all
     def unpad_inputs(
         self,
@@ -540,8 +551,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         embedding_width); hooks on layers see the stream, (total_tokens, hidden_size).
         """
         if plan is None:
-            inputs = self.unpad_inputs(
-                compiled=torch.compiler.is_compiling(),
+            inputs = self.enter(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
@@ -612,17 +622,6 @@ def keep_state(x: Tensor, kept: list[Tensor], stream: TokenStream) -> Tensor:
 # ---------------------------------------------------------------------------------------------
 
 
-def pool_documents(x: Tensor, stream: TokenStream, pooling: str) -> Tensor:
-    """(total_tokens, hidden_size) -> (documents, hidden_size): each one's mean, or first token.
-
-    It works on the stream, so padding on either side and packing make no difference.
-    """
-    if pooling == "cls":
-        return x[stream.cu_seqlens[:-1].long()]
-    lengths = stream.cu_seqlens.diff().long()
-    return torch.segment_reduce(x.float(), "mean", lengths=lengths, axis=0).to(x.dtype)
-
-
 def asked_for(outputs: BaseModelOutput) -> dict[str, tuple[Tensor, ...] | None]:
     """The encoder's hidden states and attentions, which every head returns beside its logits."""
     return {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
@@ -660,7 +659,7 @@ class ChineseModernBertWithHead(ChineseModernBertPreTrainedModel):
 
     def unpad_inputs(self, **inputs) -> dict:
         """The encoder's, which see."""
-        return self.model.unpad_inputs(compiled=torch.compiler.is_compiling(), **inputs)
+        return self.model.enter(**inputs)
 
 
 class ChineseModernBertForMaskedLM(ChineseModernBertWithHead):
@@ -756,14 +755,14 @@ class ChineseModernBertForFineTuning(ChineseModernBertWithHead):
         """
         inputs = self.unpad_inputs(**inputs)
         stream = inputs["plan"].stream
-        batch, documents = stream.batch_shape[0], len(stream.cu_seqlens) - 1
+        batch, documents = stream.batch_shape[0], stream.documents
         if documents < batch:
             raise ValueError(
                 f"only {documents} of the {batch} rows hold a real token: attention_mask is all "
                 "zero in the others, so there is nothing to classify in them. Leave them out."
             )
         outputs = self.model(**inputs, return_dict=True)
-        pooled = pool_documents(outputs.last_hidden_state, stream, self.config.classifier_pooling)
+        pooled = stream.pool(outputs.last_hidden_state, self.config.classifier_pooling)
         return self.classify(pooled), outputs
 
 

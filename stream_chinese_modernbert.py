@@ -44,6 +44,16 @@ class TokenStream:
         """Tokens of the longest document."""
         return max(end - start for start, end in itertools.pairwise(self.bounds))
 
+    @property
+    def lengths(self) -> Tensor:
+        """(documents,) int64, tokens of each document."""
+        return self.cu_seqlens.diff().long()
+
+    @property
+    def documents(self) -> int:
+        """How many documents there are."""
+        return len(self.bounds) - 1
+
     def unpad(self, x: Tensor) -> Tensor:
         """(batch, sequence, ...) -> (total_tokens, ...)."""
         x = x.reshape(-1, *x.shape[2:])
@@ -57,6 +67,15 @@ class TokenStream:
             padded = x.new_full((batch * sequence, *x.shape[1:]), value)
             x = padded.index_copy(0, self.indices, x)
         return x.view(batch, sequence, *x.shape[1:])
+
+    def pool(self, x: Tensor, pooling: str) -> Tensor:
+        """(total_tokens, size) -> (documents, size): each one's mean, or with "cls" first token.
+
+        Padding on either side and packing make no difference.
+        """
+        if pooling == "cls":
+            return x[self.cu_seqlens[:-1].long()]
+        return torch.segment_reduce(x.float(), "mean", lengths=self.lengths, axis=0).to(x.dtype)
 
 
 def check_inputs(
@@ -173,7 +192,11 @@ def make_stream(
     return TokenStream((batch, sequence), indices, cu_seqlens, tuple(bounds), document, positions)
 
 
-@torch.compiler.disable
+def is_exporting() -> bool:
+    """Whether a graph is made that has to hold for every batch without looking at its values."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
 def stream_labels(
     labels: Tensor | None, stream: TokenStream, compiled: bool
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -182,10 +205,17 @@ def stream_labels(
     Without labels, both are None. `compiled` says whether what follows is a compiled graph.
 
     Raises:
-        ValueError: on labels of another shape.
+        ValueError: on labels of another shape, or in an exported graph.
     """
     if labels is None:
         return None, None
+    if is_exporting():
+        raise ValueError("an exported graph computes no loss: leave labels out.")
+    return _stream_labels(labels, stream, compiled)
+
+
+@torch.compiler.disable  # shapes that depend on the data
+def _stream_labels(labels: Tensor, stream: TokenStream, compiled: bool) -> tuple[Tensor, Tensor]:
     if tuple(labels.shape) != tuple(stream.batch_shape):
         raise ValueError(
             f"labels has shape {tuple(labels.shape)}, expected {tuple(stream.batch_shape)}: "
@@ -213,13 +243,14 @@ def rotary_angles(
     rope, device = config.rope_parameters[layer_type], stream.positions.device
     magnitude = 1.0
     if rope["rope_type"] == "default":
-        exponent = torch.arange(0, config.head_size, 2, dtype=torch.float32, device=device)
-        frequencies = rope["rope_theta"] ** (-exponent / config.head_size)
+        # Rounded once, so that they are the same on every device and in every exported graph: far
+        # into a long text the last bit of a frequency moves the angle by a thousandth.
+        size, theta = config.head_size, rope["rope_theta"]
+        frequencies = torch.tensor([theta ** (-i / size) for i in range(0, size, 2)], device=device)
     else:
         # Dynamic scaling depends on each document's own length, so that none changes another.
-        lengths = stream.cu_seqlens.diff().long()
         frequencies, magnitude = ROPE_INIT_FUNCTIONS[rope["rope_type"]](
-            config, device, seq_len=lengths[:, None], layer_type=layer_type
+            config, device, seq_len=stream.lengths[:, None], layer_type=layer_type
         )
         if frequencies.dim() == 2:
             frequencies = frequencies[stream.document]

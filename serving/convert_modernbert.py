@@ -10,13 +10,9 @@ tokenizer, card and what else belongs to the model too.
 """
 
 import argparse
-import contextlib
-import os
 import re
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -28,9 +24,12 @@ from transformers.dynamic_module_utils import custom_object_save
 from pretraining.files import read_json, write_json
 from serving.modernbert_parity import HEADER, TOLERANCE, compare, open_tokenizer
 from serving.modernbert_source import Source, find_source, load_pickled, read_source
+from serving.output_folder import check_output, new_folder
 
 # No tokenizer or card is larger; that of mmBERT with its 256,000 entries has 34 MB.
 LARGEST_OTHER_FILE = 100 * 2**20
+
+EMPTY_CARD = "---\nlibrary_name: transformers\n---\n"
 
 NOTICE = """
 > **Converted.** These are the weights of {link}, unchanged, with the code of Chinese ModernBERT,
@@ -60,16 +59,6 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def check_output(output: Path) -> None:
-    """Refuses an output folder that holds something.
-
-    Raises:
-        ValueError: if it does, or is a file.
-    """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} is not an empty folder. Name another, or empty it.")
-
-
 def check_outputs(source: Source, tolerance: float) -> None:
     """Prints how far both codes are apart.
 
@@ -86,25 +75,6 @@ def check_outputs(source: Source, tolerance: float) -> None:
             "Nothing was written. If the differences are those of rounding, give a larger "
             "--tolerance."
         )
-
-
-@contextlib.contextmanager
-def new_folder(output: Path) -> Iterator[Path]:
-    """A folder to fill; it becomes `output` if the block ends without an error.
-
-    Raises:
-        OSError: if it cannot be made.
-    """
-    output = output.resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes it for its owner alone
-        os.replace(temporary, output)  # an empty folder there gives way
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def write(source: Source, card: ModelCard, folder: Path) -> None:
@@ -188,7 +158,7 @@ def make_card(source: Source, name: str) -> ModelCard:
     """
     file = source.folder / "README.md"
     try:
-        card = ModelCard.load(file) if file.is_file() else ModelCard("")
+        card = ModelCard.load(file) if file.is_file() else ModelCard(EMPTY_CARD)
     except Exception as error:  # of the YAML parser, or the library's own checks
         raise ValueError(f"{file}: its metadata cannot be read: {error}") from error
     if not isinstance(card.data, ModelCardData):

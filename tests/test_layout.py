@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "pretraining/tokenizer/": LIBRARY | rooms("pretraining/data/"),
     "pretraining/run/": LIBRARY | rooms("pretraining/data/", "pretraining/tokenizer/"),
     "pretraining/files.py": set(),
+    "serving/": LIBRARY,
     "data_collator_wwm.py": set(),
     "examples/": set(),
 }

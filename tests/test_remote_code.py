@@ -28,6 +28,7 @@ CODE = (
     "products_chinese_modernbert.py",
     "question_answering_chinese_modernbert.py",
     "spans_chinese_modernbert.py",
+    "static_chinese_modernbert.py",
     "stream_chinese_modernbert.py",
     "token_classification_chinese_modernbert.py",
 )

@@ -152,6 +152,7 @@ def test_the_finished_folder_is_ready_for_the_hub(run_dir):
         "products_chinese_modernbert.py",
         "question_answering_chinese_modernbert.py",
         "spans_chinese_modernbert.py",
+        "static_chinese_modernbert.py",
         "stream_chinese_modernbert.py",
         "token_classification_chinese_modernbert.py",
         "tokenization_chinese_modernbert.py",

@@ -1,0 +1,122 @@
+"""Whether an exported file does what the model in torch does, and how long it takes."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from serving.model_folder import ModelFolder
+from serving.runtime import Forward
+
+# fp32 sums in another order: between two of torch's own attention backends the logits of the small
+# model differ by 3e-6 of the largest.
+TOLERANCE = 2e-5
+# Cosine of a text's outputs in int8 with those in fp32, on average.
+INT8_COSINE = 0.99
+
+TEXTS = (
+    "早上好。",
+    "今天的天气比昨天暖和一些。",
+    "请把这份文件在星期五之前交给财务部门。",
+    "这家餐馆的面条很好吃，不过周末要排很久的队。",
+    "会议改到下午三点，地点还是二楼的会议室，请大家带上各自的材料。",
+    "研究人员用三年时间记录了这条河流的水位，发现每年夏天的最高水位都比前一年略低。",
+)
+
+# What is timed -> texts, tokens of each, and rounds.
+SPEEDS = {"milliseconds": (1, 32, 15), "tokens_per_second": (16, 128, 5)}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far outputs are from the reference.
+
+    Attributes:
+        difference: the largest, at tokens that are not padding.
+        largest: the largest output of the reference.
+        cosine: of a text's outputs with the reference's, on average.
+    """
+
+    difference: float
+    largest: float
+    cosine: float
+
+    def holds(self, int8: bool) -> bool:
+        """Whether it is close enough."""
+        if int8:
+            return self.cosine >= INT8_COSINE
+        return self.difference <= TOLERANCE * max(1.0, self.largest)
+
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+def batches_for(folder: ModelFolder) -> list[Batch]:
+    """Ids and masks of several shapes: one token, texts padded on either side, a long text."""
+    tokenizer = folder.tokenizer()
+    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(TEXTS))]
+    long = [token for row in rows for token in row] * 3
+    several = [rows, rows[:3], [long[: folder.max_tokens], rows[1]]]
+    batches = [padded(folder, [rows[0][:1]], "right"), padded(folder, rows[2:3], "right")]
+    return batches + [padded(folder, some, side) for some in several for side in ("left", "right")]
+
+
+def longest(folder: ModelFolder) -> int:
+    """Tokens of the longest text in `batches_for`."""
+    return max(ids.shape[-1] for ids, _ in batches_for(folder))
+
+
+def padded(folder: ModelFolder, rows: Sequence[Sequence[int]], side: str) -> Batch:
+    """Ids and mask (batch, sequence), or for multiple choice (batch, 1, sequence)."""
+    width = max(map(len, rows))
+    ids = np.full((len(rows), width), folder.config.get("pad_token_id") or 0, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for place, row in enumerate(rows):
+        there = slice(width - len(row), width) if side == "left" else slice(len(row))
+        ids[place, there], mask[place, there] = row, 1
+    if folder.head == "ForMultipleChoice":
+        return ids[:, None], mask[:, None]
+    return ids, mask
+
+
+def compare(
+    folder: ModelFolder, reference: Forward, forward: Forward, batches: Sequence[Batch]
+) -> Agreement:
+    """How far a file is from the model in torch."""
+    differences, largest, cosines = [], [], []
+    for ids, mask in batches:
+        expected, given = reference(ids, mask), forward(ids, mask)
+        for name in folder.outputs:
+            for row in range(len(ids)):
+                real = mask[row] == 1 if folder.is_of_tokens(name) else slice(None)
+                one, other = expected[name][row][real].ravel(), given[name][row][real].ravel()
+                differences.append(np.abs(one - other).max())
+                largest.append(np.abs(one).max())
+                cosines.append(
+                    one @ other / max(np.linalg.norm(one) * np.linalg.norm(other), 1e-12)
+                )
+    return Agreement(float(max(differences)), float(max(largest)), float(np.mean(cosines)))
+
+
+def timed(folder: ModelFolder, sides: Mapping[str, Forward]) -> dict[str, dict[str, float]]:
+    """Median milliseconds of one text of 32 tokens, and tokens per second at 16 × 128.
+
+    The sides take turns, so that a slower machine slows all of them.
+    """
+    row = [token for text in folder.tokenizer().encode_batch(list(TEXTS)) for token in text.ids] * 4
+    figures: dict[str, dict[str, float]] = {name: {} for name in sides}
+    for key, (count, length, rounds) in SPEEDS.items():
+        ids, mask = padded(folder, [row[:length]] * count, "right")
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(rounds + 1):
+            for name, forward in sides.items():
+                start = time.perf_counter()
+                forward(ids, mask)
+                if number:  # the first round warms up
+                    times[name].append(time.perf_counter() - start)
+        for name, seconds in times.items():
+            median = statistics.median(seconds)
+            figures[name][key] = 1000 * median if count == 1 else count * length / median
+    return figures

@@ -1,0 +1,166 @@
+"""What a model folder holds: its head, its outputs, its tokenizer, and the model itself in torch.
+
+A folder with `modules.json`, as sentence-transformers writes it, is an embedding model: it gives a
+vector for each text beside the states of the tokens.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from pretraining.files import read_json
+
+# End of the class's name -> the Auto class that opens it, and the names of its outputs.
+HEADS = {
+    "Model": ("AutoModel", ("last_hidden_state",)),
+    "ForMaskedLM": ("AutoModelForMaskedLM", ("logits",)),
+    "ForSequenceClassification": ("AutoModelForSequenceClassification", ("logits",)),
+    "ForTokenClassification": ("AutoModelForTokenClassification", ("logits",)),
+    "ForMultipleChoice": ("AutoModelForMultipleChoice", ("logits",)),
+    "ForQuestionAnswering": ("AutoModelForQuestionAnswering", ("start_logits", "end_logits")),
+}
+_PREFIX = "ChineseModernBert"
+EMBEDDING_OUTPUTS = ("token_embeddings", "sentence_embedding")
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How an embedding model makes a vector of a text: "mean" or "cls", and of which length."""
+
+    mode: str
+    normalized: bool
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder, read but not loaded.
+
+    Attributes:
+        path: the folder.
+        config: content of its config.json.
+        head: end of the class's name, of `HEADS`.
+        pooling: of an embedding model, else None.
+    """
+
+    path: Path
+    config: dict
+    head: str
+    pooling: Pooling | None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what the model gives."""
+        return EMBEDDING_OUTPUTS if self.pooling else HEADS[self.head][1]
+
+    def is_of_tokens(self, output: str) -> bool:
+        """Whether an output has an entry for each token, not one for each text."""
+        if self.pooling:
+            return output == EMBEDDING_OUTPUTS[0]
+        return self.head not in ("ForSequenceClassification", "ForMultipleChoice")
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest input that the model is made for."""
+        return self.config["max_position_embeddings"]
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; it cuts off what is longer than the model's context."""
+        tokenizer = Tokenizer.from_file(str(self.path / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.max_tokens)
+        return tokenizer
+
+    def load(self, dtype: torch.dtype = torch.float32, attention: str | None = None) -> nn.Module:
+        """The model in torch, in eval mode; it takes input_ids and attention_mask.
+
+        Args:
+            dtype: of its weights.
+            attention: the backend, None for the fastest.
+
+        Raises:
+            OSError: if the weights are missing or do not fit.
+        """
+        opened = "AutoModel" if self.pooling else HEADS[self.head][0]
+        model = getattr(transformers, opened).from_pretrained(
+            self.path, dtype=dtype, attn_implementation=attention, trust_remote_code=True
+        )
+        return (EmbeddingModel(model, self.pooling) if self.pooling else model).eval()
+
+
+class EmbeddingModel(nn.Module):
+    """An encoder and the pooling of its states."""
+
+    def __init__(self, encoder: nn.Module, pooling: Pooling):
+        super().__init__()
+        self.encoder = encoder
+        self.pooling = pooling
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """(batch, sequence) twice -> `token_embeddings` and `sentence_embedding` (batch, size)."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weight = attention_mask.unsqueeze(-1).to(states.dtype)
+        if self.pooling.mode == "cls":
+            weight = weight * (weight.cumsum(1) == 1)  # the first token alone
+        vector = (states * weight).sum(1) / weight.sum(1)
+        if self.pooling.normalized:
+            vector = nn.functional.normalize(vector, dim=-1)
+        return dict(zip(EMBEDDING_OUTPUTS, (states, vector), strict=True))
+
+
+def open_model_folder(path: Path) -> ModelFolder:
+    """Reads what a folder holds.
+
+    Raises:
+        OSError, ValueError: if it is no folder of this model; the message says what is missing.
+    """
+    for name in ("config.json", "tokenizer.json"):
+        if not (path / name).is_file():
+            raise ValueError(f"{path} is no model folder: it has no {name}.")
+    config = read_json(path / "config.json")
+    if config.get("model_type") != "chinese_modernbert":
+        raise ValueError(
+            f"{path / 'config.json'}: model_type is {config.get('model_type')!r}, not "
+            "'chinese_modernbert'. `python -m serving.convert_modernbert` converts a ModernBERT of "
+            "transformers."
+        )
+    (architecture, *_) = config.get("architectures") or [""]
+    head = architecture.removeprefix(_PREFIX)
+    if head not in HEADS:
+        raise ValueError(
+            f"{path / 'config.json'}: architectures is {config.get('architectures')}; expected one "
+            f"of {', '.join(_PREFIX + name for name in HEADS)}."
+        )
+    return ModelFolder(path, config, head, _read_pooling(path))
+
+
+def _read_pooling(path: Path) -> Pooling | None:
+    """The pooling of an embedding model, None for other models.
+
+    Raises:
+        ValueError: if its modules do something else.
+    """
+    if not (path / "modules.json").is_file():
+        return None
+    modules = [(m["type"].rsplit(".", 1)[-1], m["path"]) for m in read_json(path / "modules.json")]
+    kinds = [kind for kind, _ in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise ValueError(
+            f"{path / 'modules.json'}: the modules are {', '.join(kinds)}; Transformer, Pooling "
+            "and, if there is one, Normalize are supported."
+        )
+    file = path / modules[1][1] / "config.json"
+    config = read_json(file)
+    modes = {  # older versions write a key for each mode
+        key.removeprefix("pooling_mode_"): value
+        for key, value in config.items()
+        if key.startswith("pooling_mode_") and value
+    }
+    mode = config.get("pooling_mode") or " and ".join(modes)
+    mode = {"mean_tokens": "mean", "cls_token": "cls"}.get(mode, mode)
+    if mode not in ("mean", "cls"):
+        raise ValueError(f"{file}: the pooling is {mode!r}; 'mean' and 'cls' are supported.")
+    return Pooling(mode, "Normalize" in kinds)

@@ -1,0 +1,251 @@
+"""A model folder in torch, ONNX Runtime or OpenVINO, with one face.
+
+model = Runtime.open("exported", "onnx", int8=True)
+model.fill_masks(["今天[MASK]气很好。"])
+Runtime.open("embedding-model", "torch").vectors(["今天下雨。", "明天晴。"])
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from serving.model_folder import ModelFolder, open_model_folder
+
+# Runtime and whether it is int8 -> its file, as the Hub's tools look for it.
+FILES = {
+    ("onnx", False): "onnx/model.onnx",
+    ("onnx", True): "onnx/model_quantized.onnx",
+    ("openvino", False): "openvino/openvino_model.xml",
+    ("openvino", True): "openvino/openvino_model_qint8_quantized.xml",
+}
+RUNTIMES = ("torch", "onnx", "openvino")
+
+# (batch, sequence) ids and mask, int64 -> {output: array}; multiple choice has (batch, choices,
+# sequence).
+Forward = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+
+MISSING = "not installed: {}. In a checkout, `python -m pip install '.[export]'` installs it."
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A token for a [MASK], and its probability."""
+
+    token: str
+    probability: float
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis."""
+    exponents = np.exp(x - x.max(axis=-1, keepdims=True))
+    return exponents / exponents.sum(axis=-1, keepdims=True)
+
+
+class Runtime:
+    """Texts in, arrays out.
+
+    Texts of similar length share a batch, so that there is little padding; results are in the
+    order of the texts.
+
+    Args:
+        folder: what the model is.
+        forward: runs it on one batch.
+        batch_size: texts at a time.
+    """
+
+    def __init__(self, folder: ModelFolder, forward: Forward, batch_size: int = 16):
+        self.folder = folder
+        self.forward = forward
+        self.batch_size = batch_size
+        self.tokenizer: Tokenizer = folder.tokenizer()
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        runtime: str,
+        int8: bool = False,
+        threads: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "Runtime":
+        """Opens a model folder.
+
+        Args:
+            path: for torch a model folder, for the others one that `serving.export` wrote.
+            runtime: "torch", "onnx" or "openvino".
+            int8: whether to take the int8 file, not with torch.
+            threads: CPU threads, None for torch's number. With torch they are set for the process.
+            dtype: of torch's weights.
+
+        Raises:
+            ImportError: if the runtime is not installed.
+            OSError, ValueError: if the folder or the file is missing, or the runtime unknown.
+        """
+        if runtime not in RUNTIMES:
+            raise ValueError(f"runtime {runtime!r} is unknown; choose {', '.join(RUNTIMES)}.")
+        folder = open_model_folder(Path(path))
+        threads = threads or torch.get_num_threads()
+        if runtime == "torch":
+            if int8:
+                raise ValueError("there is no int8 in torch: choose onnx or openvino.")
+            torch.set_num_threads(threads)
+            return cls(folder, torch_forward(folder.load(dtype)))
+        file = folder.path / FILES[runtime, int8]
+        if not file.is_file():
+            raise ValueError(f"{file} is missing; `python -m serving.export` writes it.")
+        return cls(folder, FORWARDS[runtime](file, threads))
+
+    def batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+        """The places of some texts, their ids and their mask, shortest texts first."""
+        encoded = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        order = sorted(range(len(texts)), key=lambda place: len(encoded[place]))
+        for first in range(0, len(order), self.batch_size):
+            places = order[first : first + self.batch_size]
+            width = max(len(encoded[place]) for place in places)
+            shape = len(places), width
+            ids = np.full(shape, self.folder.config.get("pad_token_id") or 0, dtype=np.int64)
+            mask = np.zeros(shape, dtype=np.int64)
+            for row, place in enumerate(places):
+                length = len(encoded[place])
+                ids[row, :length], mask[row, :length] = encoded[place], 1
+            yield places, ids, mask
+
+    def outputs(self, texts: Sequence[str], name: str) -> list[np.ndarray]:
+        """One of the model's outputs for each text, without padding.
+
+        Raises:
+            ValueError: if the model has no such output.
+        """
+        if self.folder.head == "ForMultipleChoice":
+            raise ValueError(
+                "texts alone are no choices: call forward with (batch, choices, tokens)."
+            )
+        if name not in self.folder.outputs:
+            raise ValueError(
+                f"{self.folder.path} gives {', '.join(self.folder.outputs)}, no {name}."
+            )
+        results: list[np.ndarray] = [None] * len(texts)
+        for places, ids, mask in self.batches(texts):
+            output = self.forward(ids, mask)[name]
+            of_tokens = self.folder.is_of_tokens(name)
+            for row, place in enumerate(places):
+                results[place] = output[row, : mask[row].sum()] if of_tokens else output[row]
+        return results
+
+    def logits(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """For each text (labels,), or (tokens, labels) where tokens are labeled.
+
+        Raises:
+            ValueError: if the model has no `logits`.
+        """
+        return self.outputs(texts, "logits")
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """(texts, size), from an embedding model.
+
+        Raises:
+            ValueError: if the model is another.
+        """
+        return np.stack(self.outputs(texts, "sentence_embedding"))
+
+    def fill_masks(self, texts: Sequence[str], top: int = 5) -> list[list[list[Fill]]]:
+        """For each text and each [MASK] in it, the likeliest tokens.
+
+        Raises:
+            ValueError: if the model is no masked language model.
+        """
+        if self.folder.head != "ForMaskedLM":
+            raise ValueError(f"{self.folder.path} has no MLM head, so it cannot fill masks.")
+        results: list[list[list[Fill]]] = [[] for _ in texts]
+        for places, ids, mask in self.batches(texts):
+            logits = self.forward(ids, mask)["logits"]
+            for row, column in np.argwhere(ids == self.folder.config["mask_token_id"]):
+                chances = softmax(logits[row, column])
+                best = np.argsort(-chances, kind="stable")[:top]
+                results[places[row]].append(
+                    [Fill(self.tokenizer.id_to_token(int(n)), float(chances[n])) for n in best]
+                )
+        return results
+
+
+def torch_forward(model: torch.nn.Module) -> Forward:
+    """A model in torch, as `ModelFolder.load` gives it."""
+
+    @torch.inference_mode()
+    def forward(ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+        return {name: value.float().numpy() for name, value in outputs.items()}
+
+    return forward
+
+
+def onnx_forward(file: Path, threads: int) -> Forward:
+    """A file in ONNX Runtime, on the CPU.
+
+    Raises:
+        ImportError: if onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(MISSING.format("onnxruntime")) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def forward(ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        results = session.run(names, {"input_ids": ids, "attention_mask": mask})
+        return dict(zip(names, results, strict=True))
+
+    return forward
+
+
+@functools.cache
+def openvino_core():
+    """The one `openvino.Core` of this process.
+
+    Its CPU plugin sets the stack for signal handlers, and puts back at its end what it found at its
+    beginning. When the first of two cores ends first, the second puts back a stack that is no more,
+    and the next signal (a DataLoader worker that ends, say) kills the process.
+
+    Raises:
+        ImportError: if openvino is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError(MISSING.format("openvino")) from error
+    return openvino.Core()
+
+
+def openvino_forward(file: Path, threads: int) -> Forward:
+    """A file in OpenVINO, on the CPU, in fp32: it would choose bf16 by itself where it can.
+
+    Raises:
+        ImportError: if openvino is not installed.
+    """
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino_core().compile_model(file, "CPU", settings)
+    names = [output.any_name for output in compiled.outputs]
+
+    def forward(ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        results = compiled({"input_ids": ids, "attention_mask": mask})
+        return {name: results[number] for number, name in enumerate(names)}
+
+    return forward
+
+
+FORWARDS: dict[str, Callable[[Path, int], Forward]] = {
+    "onnx": onnx_forward,
+    "openvino": openvino_forward,
+}

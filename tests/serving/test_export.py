@@ -1,0 +1,367 @@
+"""What the export command writes does what the model in torch does, or is not there."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import runtimes
+from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
+from serving import export, export_check, javascript_cases
+from serving.export_check import Agreement
+from serving.javascript_cases import ALPHABETS, SPELLED_OUT, hostile_texts
+from serving.runtime import FILES, Runtime
+from tokenization_chinese_modernbert import ChineseModernBertTokenizer
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SHAPE = {
+    "vocab_size": 32_000,
+    "num_hidden_layers": 2,
+    "layer_types": ["full_attention", "sliding_attention"],
+    "max_position_embeddings": 300,
+}
+
+# The smallest logits have one digit before the point: fp32 has six behind it.
+TOLERANCE = 2e-5
+
+SENTENCE = "他们在河边的小屋里住了整整一个夏天，每天清晨都去划船。"
+# One token between the two that frame a text, some, several windows, more than the context.
+TEXTS = ["好", "今天[MASK]气很好，我们去公园[MASK]步吧。", SENTENCE, SENTENCE * 12, SENTENCE * 40]
+
+
+def save(model, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "tokenization_chinese_modernbert.py"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def write_modules(folder: Path, *kinds: str, pooling: str = "mean") -> None:
+    """What sentence-transformers writes beside an encoder."""
+    modules = [
+        {"idx": number, "path": f"{number}_{kind}" if number else "", "type": f"st.{kind}"}
+        for number, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": pooling}))
+
+
+def run(*arguments) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            export_check, "SPEEDS", {"milliseconds": (1, 9, 1), "tokens_per_second": (2, 9, 1)}
+        )
+        patch.setattr(sys, "argv", ["export", *map(str, arguments)])
+        export.main()
+
+
+@pytest.fixture(scope="module")
+def masked_lm(make_model, tmp_path_factory):
+    """A model folder and its export, in every format."""
+    folder = tmp_path_factory.mktemp("masked-lm")
+    save(make_model("eager", ChineseModernBertForMaskedLM, **SHAPE), folder / "model")
+    (folder / "model/README.md").write_text("---\nlicense: apache-2.0\n---\n# Card\n")
+    run("--model", folder / "model", "--output", folder / "exported", "--int8")
+    return folder / "model", folder / "exported"
+
+
+@pytest.fixture(scope="module")
+def embedder(make_model, tmp_path_factory):
+    """A folder as of sentence-transformers and its export, as ONNX."""
+    folder = tmp_path_factory.mktemp("embedder")
+    save(make_model("eager", ChineseModernBertModel, **SHAPE), folder / "model")
+    write_modules(folder / "model", "Transformer", "Pooling", "Normalize")
+    run("--model", folder / "model", "--output", folder / "exported", "--formats", "onnx")
+    return folder / "model", folder / "exported"
+
+
+# --- the files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_logits_are_those_of_torch(masked_lm, runtime):
+    model, exported = masked_lm
+    expected = Runtime.open(model, "torch").logits(TEXTS)
+    given = Runtime.open(exported, runtime).logits(TEXTS)
+    assert [len(logits) for logits in given][3:] == [242, 300]
+    for one, other in zip(expected, given, strict=True):
+        assert np.abs(one - other).max() <= TOLERANCE * max(1, np.abs(one).max())
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_int8_is_close_and_small(masked_lm, runtime):
+    model, exported = masked_lm
+    expected = Runtime.open(model, "torch").logits(TEXTS)
+    given = Runtime.open(exported, runtime, int8=True).logits(TEXTS)
+    for one, other in zip(expected, given, strict=True):
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] >= 0.99
+        assert np.abs(one - other).max() > TOLERANCE  # it is another file
+    sizes = [export.weight_of(exported / FILES[runtime, int8]) for int8 in (False, True)]
+    # A quarter, and what stays in fp32: a bias and a scale for each row of 32 numbers.
+    assert sizes[1] <= (1 / 4 + 2 / 32 + 0.04) * sizes[0]
+
+
+def test_embeddings_and_decoder_are_stored_once(masked_lm):
+    model, exported = masked_lm
+    parameters = (model / "model.safetensors").stat().st_size
+    graph = 600_000  # nodes and their names
+    assert (exported / FILES["onnx", False]).stat().st_size <= parameters + graph
+
+
+def test_masks_are_filled_alike(masked_lm):
+    model, exported = masked_lm
+    expected = Runtime.open(model, "torch").fill_masks(TEXTS)
+    given = Runtime.open(exported, "onnx").fill_masks(TEXTS)
+    assert [len(masks) for masks in given] == [0, 2, 0, 0, 0]
+    for one, other in zip(expected[1], given[1], strict=True):
+        assert [fill.token for fill in one] == [fill.token for fill in other]
+        assert one[0].probability == pytest.approx(other[0].probability, rel=1e-3)
+
+
+def test_vectors_are_pooled_and_normalized(embedder):
+    model, exported = embedder
+    vectors = Runtime.open(exported, "onnx").vectors(TEXTS)
+    encoder = ChineseModernBertModel.from_pretrained(model, attn_implementation="eager").eval()
+    tokenizer = Runtime.open(model, "torch").tokenizer
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        with torch.no_grad():
+            ids = torch.tensor([tokenizer.encode(text).ids])
+            mean = encoder(input_ids=ids).last_hidden_state[0].mean(0)
+        expected = torch.nn.functional.normalize(mean, dim=0).numpy()
+        assert np.abs(vector - expected).max() <= TOLERANCE
+
+
+def test_what_the_hubs_tools_look_for_lies_beside(masked_lm, embedder):
+    _, exported = masked_lm
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", *FILES.values()):
+        assert (exported / name).is_file(), name
+    assert (exported / "openvino/openvino_model.bin").is_file()
+    assert not list(exported.glob("*.safetensors"))
+    assert not [path for path in exported.iterdir() if path.name.startswith((".", "tmp"))]
+    for name in ("modules.json", "1_Pooling/config.json"):
+        assert (embedder[1] / name).is_file(), name
+    assert not (embedder[1] / "openvino").exists()
+
+
+def test_the_report_and_the_card_have_a_line_for_each_file(masked_lm):
+    _, exported = masked_lm
+    report = json.loads((exported / "export_report.json").read_text())
+    names = [file["name"] for file in report["files"]]
+    assert names == ["torch", *FILES.values()]
+    for file in report["files"]:
+        assert file["times"]["milliseconds"] > 0
+        assert file["times"]["tokens_per_second"] > 0
+    for file in report["files"][1:]:
+        assert file["size"] == export.weight_of(exported / file["name"])
+        assert file["agreement"]["cosine"] > 0.99
+    card = (exported / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\n---\n")
+    assert all(f"| {name} |" in card for name in names)
+
+
+# --- what does not hold up ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def converted(masked_lm, monkeypatch):
+    """The command, but for the conversion: its files are there already."""
+    _, exported = masked_lm
+    monkeypatch.setattr(
+        export,
+        "convert",
+        lambda *arguments: [
+            shutil.copytree(exported / kind, arguments[-1] / kind) for kind in ("onnx", "openvino")
+        ],
+    )
+    return masked_lm[0]
+
+
+def test_an_int8_file_that_is_not_close_is_left_out(converted, tmp_path, monkeypatch, capsys):
+    apart = Agreement(difference=0.0, largest=1.0, cosine=0.9)
+    monkeypatch.setattr(export, "compare", lambda *_: apart)
+    run("--model", converted, "--output", tmp_path / "out", "--int8")
+    for (_, int8), name in FILES.items():
+        assert (tmp_path / "out" / name).exists() is not int8
+    assert not (tmp_path / "out/openvino/openvino_model_qint8_quantized.bin").exists()
+    assert capsys.readouterr().out.count("not close enough, left out") == 2
+
+
+def test_a_file_that_differs_from_torch_stops_the_export(converted, tmp_path, monkeypatch):
+    apart = Agreement(difference=0.01, largest=10.0, cosine=1.0)
+    monkeypatch.setattr(export, "compare", lambda *_: apart)
+    with pytest.raises(SystemExit, match=r"model.onnx differs from torch by 1.0e-02"):
+        run("--model", converted, "--output", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Returns `refused(*arguments)`: the message of a command that writes nothing."""
+
+    def refused(model, *arguments) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(SystemExit) as ended:
+            run("--model", model, "--output", tmp_path / "out", *arguments)
+        assert sorted(tmp_path.rglob("*")) == before
+        return str(ended.value)
+
+    return refused
+
+
+@pytest.fixture
+def folder(masked_lm, tmp_path):
+    """A copy of the model folder, to be spoiled."""
+    return Path(shutil.copytree(masked_lm[0], tmp_path / "model"))
+
+
+def change(file: Path, **values) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_an_output_folder_that_holds_something_is_refused(masked_lm, tmp_path, refused):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").write_text("mine")
+    assert "out is not an empty folder" in refused(masked_lm[0])
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_folder_without_a_model_is_refused(folder, refused, name):
+    (folder / name).unlink()
+    assert f"is no model folder: it has no {name}" in refused(folder)
+
+
+def test_missing_weights_are_refused(folder, refused):
+    (folder / "model.safetensors").unlink()
+    assert "model.safetensors" in refused(folder)
+
+
+def test_another_model_is_sent_to_the_conversion(folder, refused):
+    change(folder / "config.json", model_type="modernbert")
+    message = refused(folder)
+    assert "model_type is 'modernbert'" in message
+    assert "serving.convert_modernbert" in message
+
+
+@pytest.mark.parametrize("architectures", [None, [], ["ChineseModernBertForPoetry"]])
+def test_an_unknown_head_is_refused(folder, refused, architectures):
+    change(folder / "config.json", architectures=architectures)
+    assert "expected one of ChineseModernBertModel" in refused(folder)
+
+
+def test_modules_that_do_something_else_are_refused(folder, refused):
+    write_modules(folder, "Transformer", "Pooling", "Dense")
+    assert "the modules are Transformer, Pooling, Dense" in refused(folder)
+
+
+def test_another_pooling_is_refused(folder, refused):
+    write_modules(folder, "Transformer", "Pooling", pooling="max")
+    assert "the pooling is 'max'" in refused(folder)
+
+
+def test_a_missing_package_is_named_before_work_starts(masked_lm, refused, monkeypatch):
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    message = refused(masked_lm[0], "--formats", "openvino")
+    assert "not installed: onnx, onnxscript, openvino." in message
+    assert ".[export]" in message
+
+
+def test_an_unknown_format_is_refused(masked_lm, refused, capsys):
+    refused(masked_lm[0], "--formats", "tflite")
+    assert "invalid choice: 'tflite'" in capsys.readouterr().err
+
+
+# --- the runtime --------------------------------------------------------------------------------
+
+
+def test_results_are_in_the_order_of_the_texts_whatever_the_batches(masked_lm):
+    model, _ = masked_lm
+    runtime = Runtime.open(model, "torch")
+    alone = [runtime.logits([text])[0] for text in TEXTS]
+    runtime.batch_size = 2
+    widths = [ids.shape for _, ids, _ in runtime.batches(TEXTS)]
+    assert [rows for rows, _ in widths] == [2, 2, 1]
+    assert sorted(width for _, width in widths) == [width for _, width in widths]
+    for one, other in zip(alone, runtime.logits(TEXTS), strict=True):
+        assert np.abs(one - other).max() <= TOLERANCE * np.abs(one).max()
+
+
+def test_a_runtime_says_what_it_cannot_do(masked_lm, embedder):
+    model, _ = masked_lm
+    with pytest.raises(ValueError, match="choose torch, onnx, openvino"):
+        Runtime.open(model, "tflite")
+    with pytest.raises(ValueError, match="no int8 in torch"):
+        Runtime.open(model, "torch", int8=True)
+    with pytest.raises(ValueError, match=r"serving\.export"):
+        Runtime.open(model, "onnx")
+    with pytest.raises(ValueError, match="gives logits, no sentence_embedding"):
+        Runtime.open(model, "torch").vectors(TEXTS)
+    with pytest.raises(ValueError, match="no MLM head"):
+        Runtime.open(embedder[1], "onnx").fill_masks(TEXTS)
+
+
+# --- what is built on it ------------------------------------------------------------------------
+
+
+def test_the_benchmark_has_a_line_for_each_file(masked_lm, tmp_path, monkeypatch, capsys):
+    model, exported = masked_lm
+    monkeypatch.setattr(runtimes, "LATENCY", (1, 9))
+    monkeypatch.setattr(runtimes, "THROUGHPUT", (2, 9))
+    command = ["runtimes", "--model", model, "--exported", exported, "--rounds", 1]
+    monkeypatch.setattr(sys, "argv", [*map(str, command), "--output", str(tmp_path)])
+    runtimes.main()
+    lines = capsys.readouterr().out.split("\n")
+    names = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
+    assert names == [
+        *("", "torch fp32", "torch bf16"),
+        *("onnx fp32", "onnx int8", "openvino fp32", "openvino int8"),
+    ]
+    columns = json.loads((tmp_path / "runtimes.json").read_text())["columns"]
+    assert all(value > 0 for values in columns.values() for value in values.values())
+
+
+def test_the_benchmark_counts_masked_tokens_that_are_named_right(masked_lm):
+    side = Runtime.open(masked_lm[0], "torch")
+    ids = np.array([2, 4, 700, 4, 3])
+    named = side.forward(ids[None], np.ones((1, 5), dtype=np.int64))["logits"][0].argmax(-1)
+    right = np.array([-100, named[1], -100, named[3], -100])
+    wrong = np.array([-100, named[1], -100, named[3] + 1, -100])
+    assert runtimes.masked_accuracy(side, [(ids, right)]) == 1
+    assert runtimes.masked_accuracy(side, [(ids, right), (ids, wrong)]) == 0.75
+
+
+def test_hostile_texts_are_always_the_same_and_hold_everything():
+    texts = hostile_texts(1000)
+    assert texts == hostile_texts(1000)
+    joined = "".join(texts)
+    assert set("".join(ALPHABETS)) <= set(joined)
+    assert all(token in joined for token in SPELLED_OUT)
+    assert "" in texts
+
+
+def test_the_runtime_reads_hostile_texts_as_the_tokenizer_does(masked_lm):
+    runtime = Runtime.open(masked_lm[0], "torch")
+    tokenizer = ChineseModernBertTokenizer.from_pretrained(ROOT)
+    for text in hostile_texts(200):
+        assert runtime.tokenizer.encode(text).ids == tokenizer(text)["input_ids"][:300]
+
+
+def test_the_cases_for_javascript_hold_tokens_and_fills(masked_lm, tmp_path, monkeypatch):
+    _, exported = masked_lm
+    command = ["javascript_cases", "--exported", exported, "--output", tmp_path / "cases.json"]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    javascript_cases.main()
+    cases = json.loads((tmp_path / "cases.json").read_text())
+    assert len(cases["tokens"]) == 1000
+    runtime = Runtime.open(exported, "onnx")
+    for case in cases["fills"]:
+        (masks,) = runtime.fill_masks([case["text"]])
+        assert case["tokens"]["fp32"] == [[fill.token for fill in mask] for mask in masks]
+        assert len(case["tokens"]["q8"]) == len(masks) > 0
