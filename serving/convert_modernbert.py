@@ -21,10 +21,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import save_file
 from transformers.dynamic_module_utils import custom_object_save
 
-from pretraining.files import read_json, write_json
+from pretraining.files import check_output, new_folder, read_json, write_json
 from serving.modernbert_parity import HEADER, TOLERANCE, compare, open_tokenizer
 from serving.modernbert_source import Source, find_source, load_pickled, read_source
-from serving.output_folder import check_output, new_folder
 
 # No tokenizer or card is larger; that of mmBERT with its 256,000 entries has 34 MB.
 LARGEST_OTHER_FILE = 100 * 2**20

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import torch
 
+from pretraining.files import check_output, new_folder
 from serving.conversion import to_int8_onnx, to_int8_openvino, to_onnx, to_openvino
 from serving.export_check import batches_for, compare, longest, timed
 from serving.export_report import ExportedFile, table, write_report
 from serving.model_folder import ModelFolder, open_model_folder
-from serving.output_folder import check_output, new_folder
 from serving.runtime import FILES, FORWARDS, MISSING, Forward, torch_forward
 
 FORMATS = ("onnx", "openvino")

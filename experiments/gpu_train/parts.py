@@ -4,12 +4,10 @@
 """
 
 import hashlib
-import os
-import shutil
 import tarfile
 from pathlib import Path
 
-from pretraining.files import read_json, sha256_of, write_json
+from pretraining.files import new_folder, read_json, sha256_of, write_json
 
 MIB = 1 << 20
 PART = 15 * MIB
@@ -79,15 +77,12 @@ def join(parts: Path, model: Path) -> dict:
             raise ValueError(f"{parts / name}: missing; copy the folder again.")
         if sha256_of(parts / name) != expected:
             raise ValueError(f"{parts / name}: damaged, its SHA-256 is not that of {INDEX}.")
-    temporary = model.with_name(f".{model.name}.incomplete")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    with tarfile.open(parts / ARCHIVE) as archive:
-        archive.extractall(temporary, filter="data")
-    with open(temporary / WEIGHTS, "wb") as weights:
-        for part in index["parts"]:
-            weights.write((parts / part["file"]).read_bytes())
-    if sha256_of(temporary / WEIGHTS) != index["weights"]:
-        raise ValueError(f"{parts}: the parts do not make up the weights of {INDEX}.")
-    os.replace(temporary, model)
+    with new_folder(model) as folder:
+        with tarfile.open(parts / ARCHIVE) as archive:
+            archive.extractall(folder, filter="data")
+        with open(folder / WEIGHTS, "wb") as weights:
+            for part in index["parts"]:
+                weights.write((parts / part["file"]).read_bytes())
+        if sha256_of(folder / WEIGHTS) != index["weights"]:
+            raise ValueError(f"{parts}: the parts do not make up the weights of {INDEX}.")
     return index

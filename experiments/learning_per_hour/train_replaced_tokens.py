@@ -9,8 +9,6 @@ seed and the position in training.
 
 import argparse
 import dataclasses
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from experiments.learning_per_hour.replaced_tokens import (
     LogOfBothLosses,
     ReplacedTokenDetection,
 )
-from pretraining.files import write_json
+from pretraining.files import new_folder, write_json
 from pretraining.run.allocator import keep_freed_memory
 from pretraining.run.checkpoints import (
     check_order,
@@ -81,12 +79,10 @@ def train(settings: StageSettings, data: StageData, resume: bool) -> None:
 
 def save_detector(trainer: Trainer, settings: StageSettings) -> None:
     """Writes detector, code, tokenizer and log; the folder appears once it is complete."""
-    temporary = settings.final.with_name(f"{settings.final.name}.incomplete")
-    shutil.rmtree(temporary, ignore_errors=True)
-    trainer.accelerator.unwrap_model(trainer.model).detector.save_pretrained(temporary)
-    settings.tokenizer.save_pretrained(temporary)
-    write_json(temporary / "training_log.json", trainer.state.log_history)
-    os.replace(temporary, settings.final)
+    with new_folder(settings.final) as folder:
+        trainer.accelerator.unwrap_model(trainer.model).detector.save_pretrained(folder)
+        settings.tokenizer.save_pretrained(folder)
+        write_json(folder / "training_log.json", trainer.state.log_history)
 
 
 def main() -> None:

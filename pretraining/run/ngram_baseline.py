@@ -132,9 +132,13 @@ def discounts(counts: np.ndarray) -> np.ndarray:
     return np.array([0, 0.5, 1, 1.5])
 
 
-def counted_rows(train: Rows) -> Iterator[np.ndarray]:
-    """The ids of a row set, some thousand rows at a time, laid end to end."""
-    number = min(len(train), max(1, COUNTED_TOKENS // train.seq_len))
+def counted_ids(train: Rows, most_tokens: int = COUNTED_TOKENS) -> Iterator[np.ndarray]:
+    """(tokens,) ids of some thousand rows at a time, laid end to end.
+
+    Args:
+        most_tokens: if the row set has more, rows at equal distances are taken.
+    """
+    number = min(len(train), max(1, most_tokens // train.seq_len))
     indices = np.linspace(0, len(train) - 1, number).astype(int)
     chunks = np.array_split(indices, math.ceil(number / CHUNK_ROWS))
     for chunk in tqdm(chunks, desc="count", unit=f" × {CHUNK_ROWS} rows"):
@@ -159,7 +163,7 @@ def predict(train: Rows, ids: np.ndarray, places: np.ndarray, order: int) -> np.
         inside.append(within[places])
         wanted = np.unique(keys[length][inside[length]])
         levels.append(Counts(wanted, length, special["cls_id"], longest=length == order - 1))
-    for chunk in counted_rows(train):
+    for chunk in counted_ids(train):
         countable = ~np.isin(chunk, framing)
         for level in levels:
             level.add(chunk, countable)

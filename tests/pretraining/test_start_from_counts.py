@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
+from configuration_chinese_modernbert import ChineseModernBertConfig
+from data_collator_wwm import split_row
 from pretraining import start_from_counts
 from pretraining.data.preparation import Preparation
 from runs import ROOT, SHAPE
@@ -22,7 +24,7 @@ def start(tmp_path_factory):
     corpus = [str(ROOT / "examples" / "corpus" / "train.jsonl")]
     Preparation(corpus, ROOT / "tokenizer.json", 64, folder / "rows").run()
     (folder / "model.json").write_text(json.dumps(CONFIG), encoding="utf-8")
-    command = ["start_from_counts", "--rows", f"{folder}/rows", "--tokenizer", str(ROOT)]
+    command = ["start_from_counts", "--rows", f"{folder}/rows"]
     command += ["--model", f"{folder}/model.json", "--output", f"{folder}/start"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", command)
@@ -66,14 +68,35 @@ def test_tokens_with_the_same_neighbors_lie_closer_than_others(model):
 def test_the_bias_orders_tokens_by_frequency(start, model):
     folder, _ = start
     rows = start_from_counts.open_rows(folder / "rows")
-    share = start_from_counts.frequencies(rows, len(rows), CONFIG["vocab_size"])
+    tokens = np.concatenate([split_row(row)[0] for row in rows])
+    seen = np.bincount(tokens, minlength=CONFIG["vocab_size"]).clip(0.5)
     bias = model.decoder.bias[5:].detach().numpy()
-    np.testing.assert_allclose(np.diff(bias), np.diff(np.log(share[5:])), atol=1e-4)
+    np.testing.assert_allclose(np.diff(bias), np.diff(np.log(seen[5:])), atol=1e-4)
     assert model.decoder.bias[:5].max() <= bias.min() + 1e-6  # special tokens are never predicted
 
 
 def test_an_output_that_is_there_is_not_overwritten(start, monkeypatch):
     _, command = start
     monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit, match="is there already"):
+    with pytest.raises(SystemExit, match="start is not an empty folder"):
         start_from_counts.main()
+
+
+def test_rows_of_a_larger_vocabulary_are_refused_and_nothing_is_left(start, monkeypatch):
+    folder, command = start
+    small = folder / "small.json"
+    small.write_text(json.dumps(CONFIG | {"vocab_size": 1_000}), encoding="utf-8")
+    changed = [*command[:3], "--model", str(small), "--output", str(folder / "other")]
+    monkeypatch.setattr(sys, "argv", changed)
+    before = sorted(folder.iterdir())
+    with pytest.raises(SystemExit, match=r"vocab_size in .*small.json is 1000"):
+        start_from_counts.main()
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_decoder_without_bias_starts_from_counts_too(start):
+    folder, _ = start
+    config = ChineseModernBertConfig(**CONFIG, decoder_bias=False)
+    rows = start_from_counts.open_rows(folder / "rows")
+    model, known = start_from_counts.make_model(config, rows, seed=1)
+    assert model.decoder.bias is None and known > 100

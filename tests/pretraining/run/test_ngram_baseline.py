@@ -97,7 +97,6 @@ def test_probabilities_sum_to_one(train, before):
     assert np.sum(found) == pytest.approx(1)
 
 
-def test_more_tokens_than_are_counted_are_sampled_evenly(train, monkeypatch):
-    monkeypatch.setattr(ngram_baseline, "COUNTED_TOKENS", 10)
-    (counted,) = ngram_baseline.counted_rows(train)
+def test_more_tokens_than_are_counted_are_sampled_evenly(train):
+    (counted,) = ngram_baseline.counted_ids(train, most_tokens=10)
     assert counted.tolist() == [CLS, 5, 6, 7, SEP, CLS, 9, 6, 7, SEP]
