@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import modeling_chinese_modernbert as modeling
 import runtimes
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
 from serving import export, export_check, javascript_cases
@@ -134,6 +135,32 @@ def test_vectors_are_pooled_and_normalized(embedder):
             mean = encoder(input_ids=ids).last_hidden_state[0].mean(0)
         expected = torch.nn.functional.normalize(mean, dim=0).numpy()
         assert np.abs(vector - expected).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("head", "outputs"),
+    [
+        ("SequenceClassification", {"logits": (3, 2)}),
+        ("TokenClassification", {"logits": (3, 140, 2)}),
+        ("QuestionAnswering", {"start_logits": (3, 140), "end_logits": (3, 140)}),
+        ("MultipleChoice", {"logits": (1, 3)}),
+    ],
+)
+def test_a_file_of_each_head_gives_what_torch_gives(make_model, tmp_path, head, outputs):
+    cls = getattr(modeling, f"ChineseModernBertFor{head}")
+    save(make_model("eager", cls, **SHAPE), tmp_path / "model")
+    run("--model", tmp_path / "model", "--output", tmp_path / "exported", "--formats", "onnx")
+    ids = np.random.default_rng(0).integers(5, SHAPE["vocab_size"], (3, 140))
+    mask = np.ones_like(ids)
+    mask[0, 40:] = mask[1, :75] = 0
+    if head == "MultipleChoice":
+        ids, mask = ids[None], mask[None]
+    expected = Runtime.open(tmp_path / "model", "torch").forward(ids, mask)
+    given = Runtime.open(tmp_path / "exported", "onnx").forward(ids, mask)
+    assert {name: output.shape for name, output in given.items()} == outputs
+    for name, output in given.items():
+        real = mask == 1 if output.shape == mask.shape or output.ndim == 3 else ...
+        assert np.abs(output - expected[name])[real].max() <= TOLERANCE
 
 
 def test_what_the_hubs_tools_look_for_lies_beside(masked_lm, embedder):
