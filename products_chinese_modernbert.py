@@ -11,6 +11,7 @@ They are operators of torch, so that a compiled graph calls them as they are.
 import functools
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,9 +104,16 @@ def products(
     Returns:
         The output, of q's shape.
     """
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # else each piece is copied
     out = torch.empty_like(q)
-    for piece in pieces(*q.shape[:3], k.shape[2]):
-        weights = _probabilities(q, k, mask, piece, None if kept is None else kept[piece])
+    # One for all pieces: the C library maps memory of that size anew each time, which takes as long
+    # as the product.
+    keys = k.shape[2]
+    memory = q.new_empty(min(math.prod(q.shape[:3]) * keys, max(SCORES, keys)))
+    for piece in pieces(*q.shape[:3], keys):
+        shape = (*q[piece].shape[:3], keys)
+        scores = memory[: math.prod(shape)].view(shape)
+        weights = _probabilities(q, k, mask, piece, scores, scores if kept is None else kept[piece])
         out[piece] = weights @ v[piece[:2]]
     return out
 
@@ -117,7 +125,7 @@ def products_backward(
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     for piece in pieces(*q.shape[:3], k.shape[2]):
         matrices, first = piece[:2], piece[2].start == 0
-        weights = _probabilities(q, k, mask, piece) if kept is None else kept[piece]
+        weights = kept[piece] if kept is not None else _probabilities(q, k, mask, piece)
         _put(dv[matrices], weights.mT @ grad[piece], first)
         weights = torch.ops.aten._softmax_backward_data(
             grad[piece] @ v[matrices].mT, weights, -1, weights.dtype
@@ -128,10 +136,16 @@ def products_backward(
 
 
 def _probabilities(
-    q: Tensor, k: Tensor, mask: Tensor | None, piece: tuple, out: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None,
+    piece: tuple,
+    scores: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
+    """Softmax of the scores of a piece; both are written where there is a tensor for them."""
     entry, head, row = piece
-    scores = q[piece] @ k[entry, head].mT
+    scores = torch.matmul(q[piece], k[entry, head].mT, out=scores)
     if mask is not None:
         scores += mask[entry, :, row]
     return torch.softmax(scores, -1, out=scores if out is None else out)
