@@ -1,0 +1,103 @@
+"""Search in a file that a visitor brings: passages, their vectors, exact cosines."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pretraining.files import decode
+from serving.page import PageError, max_tokens_of, read_input
+from serving.runtime import Runtime
+
+MAX_BYTES = 2_000_000
+MAX_PASSAGES = 2_000
+PASSAGE_LENGTH = 200  # characters
+CHUNK = 64  # passages between two reports of progress
+
+# The rest of a line if it is short, else up to the last end of a sentence, else what fits.
+_PASSAGE = re.compile(
+    rf".{{1,{PASSAGE_LENGTH}}}$|.{{0,{PASSAGE_LENGTH - 1}}}[。！？；!?;]|.{{1,{PASSAGE_LENGTH}}}",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class SearchIndex:
+    """Passages and their vectors.
+
+    Attributes:
+        passages: their texts.
+        vectors: (passages, size) of length 1.
+        is_complete: whether all passages of the file are there.
+    """
+
+    passages: list[str]
+    vectors: np.ndarray
+    is_complete: bool
+
+    def best(self, vector: np.ndarray, top: int = 5) -> list[tuple[int, float]]:
+        """The passages nearest to a vector (size,): their numbers and cosines, best first."""
+        cosines = self.vectors @ normalized(vector[None])[0]
+        order = np.argsort(-cosines, kind="stable")[:top]
+        return [(int(number), float(cosines[number])) for number in order]
+
+
+def normalized(vectors: np.ndarray) -> np.ndarray:
+    """(texts, size), each of length 1."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def split_passages(text: str) -> Iterator[str]:
+    """The lines of a text; long ones end with a sentence, and at the latest after 200 characters."""
+    return (passage.strip() for passage in _PASSAGE.findall(text) if passage.strip())
+
+
+def read_passages(file: Path) -> list[str]:
+    """The passages of a UTF-8 text file.
+
+    Raises:
+        PageError: if the file is too large, empty or not UTF-8 text.
+    """
+    size = file.stat().st_size
+    if size > MAX_BYTES:
+        raise PageError(
+            f"文件太大（{size / 1e6:.1f} MB），最多 {MAX_BYTES / 1e6:.0f} MB。 "
+            f"The file is too large ({size / 1e6:.1f} MB); up to {MAX_BYTES / 1e6:.0f} MB can be "
+            "searched here."
+        )
+    content = file.read_bytes()
+    try:
+        text = decode(content)
+    except ValueError as error:
+        raise PageError(
+            "文件不是 UTF-8 文本，请另存为 UTF-8 后再试。 "
+            "The file is not UTF-8 text: save it as UTF-8 and drop it again."
+        ) from error
+    passages = list(split_passages(text.replace("\r\n", "\n").replace("\r", "\n")))
+    if not passages:
+        raise PageError("文件是空的。 The file is empty.")
+    return passages
+
+
+def build_index(
+    runtime: Runtime, passages: list[str], report: Callable[[int, int], None] = lambda *_: None
+) -> SearchIndex:
+    """Vectors for up to `MAX_PASSAGES` passages; `report(done, all)` is called in between."""
+    kept = passages[:MAX_PASSAGES]
+    chunks = []
+    for start in range(0, len(kept), CHUNK):
+        report(start, len(kept))
+        chunks.append(runtime.vectors(kept[start : start + CHUNK]))
+    return SearchIndex(kept, normalized(np.concatenate(chunks)), len(kept) == len(passages))
+
+
+def search(runtime: Runtime, index: SearchIndex, question: str) -> list[tuple[int, float]]:
+    """Numbers and cosines of the passages nearest to a question.
+
+    Raises:
+        PageError: if the question is empty.
+    """
+    read = read_input(question, runtime.tokenizer, max_tokens_of(runtime))
+    return index.best(runtime.vectors([read.text])[0])
