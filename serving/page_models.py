@@ -101,28 +101,6 @@ def missing_packages() -> list[str]:
     return [name for name in PACKAGES[FORMAT] if importlib.util.find_spec(name) is None]
 
 
-def open_model(model: Path) -> OpenModel:
-    """A model folder: its export where the cache has one, else torch.
-
-    Raises:
-        OSError, ValueError: if it is no model folder.
-    """
-    open_model_folder(model)
-    if missing := missing_packages():
-        return open_torch(
-            model,
-            f"未安装 {', '.join(missing)}，改用 PyTorch，速度较慢。 "
-            f"{', '.join(missing)} not installed, so PyTorch answers, more slowly.",
-        )
-    if (export := cached_export(model)).is_dir():
-        return open_export(export)
-    return open_torch(
-        model,
-        "正在导出 int8 模型，完成后回答会更快。 "
-        "The int8 model is being exported (about a minute, once); answers are faster after that.",
-    )
-
-
 def export_into_cache(model: Path) -> OpenModel:
     """Exports a model folder in a process of its own, and opens what it wrote.
 
@@ -181,10 +159,21 @@ class Models:
     def _open(self, name: str, model: Path, export: Path | None) -> OpenModel:
         if export:
             return open_export(export)
-        opened = open_model(model)
-        if opened.note and not missing_packages():
-            self.waiting[name] = model
-        return opened
+        open_model_folder(model)
+        if missing := ", ".join(missing_packages()):
+            return open_torch(
+                model,
+                f"未安装 {missing}，改用 PyTorch，速度较慢。 "
+                f"Not installed: {missing}; PyTorch answers instead, more slowly.",
+            )
+        if cached_export(model).is_dir():
+            return open_export(cached_export(model))
+        self.waiting[name] = model
+        return open_torch(
+            model,
+            "正在后台导出 int8 模型（仅首次，约一分钟），之后会更快。 "
+            "The int8 model is being exported (once, about a minute); then answers come faster.",
+        )
 
     def export_in_background(self) -> threading.Thread:
         """Begins to export what the cache lacks; each model gives way when its export is there."""
@@ -198,7 +187,7 @@ class Models:
                 setattr(self, name, export_into_cache(model))
             except (ImportError, OSError, ValueError) as error:
                 log.warning("no int8: %s", error)
-                note = "int8 导出失败，继续使用 PyTorch。 The export to int8 failed, so PyTorch answers."
+                note = "int8 导出失败，继续使用 PyTorch。 The export failed, so PyTorch answers."
                 setattr(self, name, replace(getattr(self, name), note=note))
             del self.waiting[name]
 

@@ -50,7 +50,7 @@ def normalized(vectors: np.ndarray) -> np.ndarray:
 
 
 def split_passages(text: str) -> Iterator[str]:
-    """The lines of a text; long ones end with a sentence, and at the latest after 200 characters."""
+    """The lines of a text; long ones are cut behind a sentence, or else after 200 characters."""
     return (passage.strip() for passage in _PASSAGE.findall(text) if passage.strip())
 
 
