@@ -1,0 +1,343 @@
+"""A page on which to try the models: fills, confidence, tokens, similarity, search, entities.
+
+    python -m serving.app
+    python -m serving.app --embedding EMBEDDING-MODEL --entities TUNED-MODEL
+
+Opens on this machine alone, at http://127.0.0.1:7860; needs no network. Answers come from the int8
+export of the model; without --export, it is made once and kept in the cache of the Hub (`HF_HOME`).
+A Space runs this file as it is.
+"""
+
+import argparse
+import functools
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # as a Space runs it: `python serving/app.py`
+    sys.path[0] = str(ROOT)
+
+import gradio as gr
+
+from serving import page_examples as examples
+from serving import page_html as html
+from serving.page import (
+    MASK,
+    MAX_TEXTS,
+    PageError,
+    cut_into_pieces,
+    cut_remark,
+    fill_masks,
+    judge_words,
+    max_tokens_of,
+    read_input,
+    read_texts,
+    similarities,
+)
+from serving.page_models import Models, OpenModel
+from serving.page_search import (
+    MAX_BYTES,
+    MAX_PASSAGES,
+    SearchIndex,
+    build_index,
+    read_passages,
+    search,
+    split_passages,
+)
+
+HEAD = """<div class="cm cm-head"><h1>中文 ModernBERT</h1>
+<p>从零训练的中文编码器：填空、分词、相似度与搜索。
+A Chinese encoder built from scratch: fills, tokens, similarity, search.</p></div>"""
+FAILED = "出错了，请换一段文字再试。 Something went wrong; please try another text."
+
+log = logging.getLogger(__name__)
+
+
+def in_words(answer: Callable[..., str]) -> Callable[..., str]:
+    """Shows an error in place of a result; what is not the visitor's is logged, too."""
+
+    @functools.wraps(answer)
+    def shown(*arguments):
+        try:
+            return answer(*arguments)
+        except PageError as error:
+            return html.error(str(error))
+        except Exception:
+            log.exception("no answer")
+            return html.error(FAILED)
+
+    return shown
+
+
+def remarks(opened: OpenModel, started: float, dropped: int = 0) -> str:
+    """What stands below a result: was the text cut, what answered, how long it took."""
+    parts = [cut_remark(dropped)] if dropped else []
+    took = f"{(time.perf_counter() - started) * 1e3:,.0f} ms"
+    return "".join(map(html.note, parts)) + html.foot(opened.name, took, opened.note)
+
+
+class Answers:
+    """What the page's buttons call: texts in, HTML out."""
+
+    def __init__(self, models: Models):
+        self.models = models
+
+    @in_words
+    def fill(self, text: str) -> str:
+        """Fills the masks of a text."""
+        opened, started = self.models.filling, time.perf_counter()
+        result = fill_masks(opened.runtime, text)
+        return html.page(html.filled(result), remarks(opened, started, result.dropped))
+
+    @in_words
+    def judge(self, text: str) -> str:
+        """Colors the words of a text."""
+        opened, started = self.models.filling, time.perf_counter()
+        words, dropped = judge_words(opened.runtime, text)
+        return html.page(
+            html.judged(words), html.surprises(words), remarks(opened, started, dropped)
+        )
+
+    @in_words
+    def cut(self, text: str) -> str:
+        """Shows words, tokens and characters."""
+        parts, dropped = cut_into_pieces(self.models.filling.runtime.tokenizer, text)
+        return html.page(html.pieces(parts), html.note(cut_remark(dropped)) if dropped else "")
+
+    @in_words
+    def compare(self, text: str) -> str:
+        """Compares the lines of a text."""
+        opened, started = self.models.vectors, time.perf_counter()
+        runtime = opened.runtime
+        texts, left_out = read_texts(text, runtime.tokenizer, max_tokens_of(runtime))
+        cosines = similarities(runtime.vectors(texts))
+        return html.page(
+            html.heat_map(texts, cosines), *map(html.note, left_out), remarks(opened, started)
+        )
+
+    @in_words
+    def label(self, text: str) -> str:
+        """Finds the entities of a text."""
+        started, pipeline = time.perf_counter(), self.models.entities
+        tokenizer = self.models.filling.runtime.tokenizer
+        read = read_input(text, tokenizer, max_tokens_of(self.models.filling.runtime))
+        found = pipeline(read.text)
+        opened = OpenModel(self.models.filling.runtime, "PyTorch, fp32")
+        nothing = "没有找到实体。 No entities were found."
+        return html.page(
+            html.entities(read.text, found),
+            "" if found else html.note(nothing),
+            remarks(opened, started, read.dropped),
+        )
+
+    def read_file(self, file: str | None, progress=gr.Progress()) -> tuple[SearchIndex | None, str]:  # noqa: B008
+        """Indexes a file that was dropped: the index and what to say of it."""
+        if file is None:
+            return None, ""
+        try:
+            return self.index(read_passages(Path(file)), progress)
+        except PageError as error:
+            return None, html.error(str(error))
+
+    def read_sample(self, progress=gr.Progress()) -> tuple[SearchIndex, str]:  # noqa: B008
+        """Indexes the passages that the page brings."""
+        return self.index(list(split_passages(examples.PASSAGES)), progress)
+
+    def index(self, passages: list[str], progress: gr.Progress) -> tuple[SearchIndex, str]:
+        started = time.perf_counter()
+
+        def report(done: int, total: int) -> None:
+            progress((done, total), desc="正在计算向量 Computing vectors", unit="段 passages")
+
+        index = build_index(self.models.vectors.runtime, passages, report)
+        said = (
+            f"已就绪：{len(index.passages):,} 段，用时 {time.perf_counter() - started:.1f} 秒。 "
+            f"Ready: {len(index.passages):,} passages."
+        )
+        if not index.is_complete:
+            said += (
+                f" 只搜索前 {MAX_PASSAGES:,} 段。 Only the first {MAX_PASSAGES:,} of "
+                f"{len(passages):,} passages can be found."
+            )
+        return index, html.page(html.note(said))
+
+    @in_words
+    def search(self, index: SearchIndex | None, question: str) -> str:
+        """Finds passages of the file for a question."""
+        if index is None:
+            raise PageError(
+                "请先放入文件，或使用示例。 Please drop a file first, or take the example."
+            )
+        opened, started = self.models.vectors, time.perf_counter()
+        found = search(opened.runtime, index, question)
+        return html.page(html.hits(index.passages, found), remarks(opened, started))
+
+
+def text_tab(
+    title: str,
+    name: str,
+    hint: str,
+    answer: Callable[[str], str],
+    samples: list[str],
+    lines: int = 2,
+) -> None:
+    """A tab with a text, a button, examples and a result, all of which have ids after `name`."""
+    with gr.Tab(title, elem_id=f"{name}-tab"):
+        gr.HTML(f'<div class="cm-hint">{hint}</div>')
+        text = gr.Textbox(
+            label="文字 Text",
+            value=samples[0],
+            lines=lines,
+            max_lines=12,
+            elem_id=f"{name}-text",
+        )
+        button = gr.Button("运行 Run", variant="primary", elem_id=f"{name}-run")
+        result = gr.HTML(elem_id=f"{name}-result")
+        gr.Examples(
+            [[sample] for sample in samples],
+            text,
+            result,
+            answer,
+            cache_examples=False,
+            run_on_click=True,
+            label="示例（点击即运行） Examples, one click",
+            elem_id=f"{name}-examples",
+        )
+        gr.on([button.click, text.submit], answer, text, result, api_name=name)
+
+
+def search_tab(answers: Answers) -> None:
+    """The tab that takes a file."""
+    with gr.Tab("搜索 Search", elem_id="search-tab"):
+        gr.HTML(
+            '<div class="cm-hint">放入一个 UTF-8 文本文件，按意思查找段落。文件最大 '
+            f"{MAX_BYTES // 1_000_000} MB，最多 {MAX_PASSAGES:,} 段；文件只留在运行本页的机器上，"
+            "一小时内删除。<br>"
+            "Drop a UTF-8 text file and find passages by their meaning: up to "
+            f"{MAX_BYTES // 1_000_000} MB and {MAX_PASSAGES:,} passages. It stays on the machine "
+            "that runs this page and is deleted within an hour.</div>"
+        )
+        index = gr.State()
+        with gr.Row():
+            with gr.Column(scale=2):
+                file = gr.File(label="文件 File", height=150, elem_id="search-file")
+                sample = gr.Button("使用示例文件 Take the example file", elem_id="search-sample")
+            with gr.Column(scale=3):
+                question = gr.Textbox(
+                    label="问题 Question",
+                    value=examples.QUESTIONS[0],
+                    lines=1,
+                    elem_id="search-text",
+                )
+                button = gr.Button("搜索 Search", variant="primary", elem_id="search-run")
+                state = gr.HTML(elem_id="search-state")
+        result = gr.HTML(elem_id="search-result")
+        gr.Examples(
+            [[text] for text in examples.QUESTIONS],
+            question,
+            label="示例问题 Example questions",
+            elem_id="search-examples",
+        )
+        file.change(answers.read_file, file, [index, state], api_name=False)
+        sample.click(answers.read_sample, None, [index, state], api_name=False)
+        gr.on(
+            [button.click, question.submit],
+            answers.search,
+            [index, question],
+            result,
+            api_name=False,
+        )
+
+
+def build(models: Models) -> gr.Blocks:
+    """The page, not yet started."""
+    answers = Answers(models)
+    with gr.Blocks(
+        analytics_enabled=False, title="中文 ModernBERT", delete_cache=(600, 3600)
+    ) as blocks:
+        gr.HTML(HEAD)
+        text_tab(
+            "填空 Fill",
+            "fill",
+            f"在要填的位置写 {MASK}；颜色表示模型的把握。 Write {MASK} where a word is missing; the "
+            "color shows how sure the model is.",
+            answers.fill,
+            examples.FILL,
+        )
+        text_tab(
+            "逐词 Word by word",
+            "judge",
+            "依次遮住每个词，看模型给原词的概率；橙色的词出乎意料，也许是错字。 Each word is hidden in "
+            "turn; orange ones were not expected and may be slips.",
+            answers.judge,
+            examples.JUDGE,
+        )
+        text_tab(
+            "切分 Tokens",
+            "cut",
+            "同一段文字的词、词元与字符。 The words, tokens and characters of a text, side by side.",
+            answers.cut,
+            examples.CUT,
+        )
+        text_tab(
+            "相似度 Similarity",
+            "compare",
+            f"每行一段文字，最多 {MAX_TEXTS} 行。 One text a line, up to {MAX_TEXTS}.",
+            answers.compare,
+            examples.COMPARE,
+            lines=5,
+        )
+        search_tab(answers)
+        if models.entities:
+            text_tab(
+                "实体 Entities",
+                "label",
+                "人名、地名、机构等。 Persons, places, organizations and others.",
+                answers.label,
+                examples.LABEL,
+            )
+    return blocks
+
+
+def theme() -> gr.themes.Base:
+    """Fonts of the visitor's own system: none is fetched."""
+    fonts = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
+    return gr.themes.Soft(
+        primary_hue="teal",
+        secondary_hue="teal",
+        neutral_hue="slate",
+        font=fonts,
+        font_mono=["ui-monospace", "monospace"],
+    )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, default=ROOT, help="folder of the model (the root)")
+    parser.add_argument("--export", type=Path, help="what serving.export wrote of it")
+    parser.add_argument("--embedding", type=Path, help="folder of an embedding model")
+    parser.add_argument("--entities", type=Path, help="folder of a tuned token classification")
+    parser.add_argument("--port", type=int, help="port (the first that is free from 7860)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        models = Models(arguments.model, arguments.export, arguments.embedding, arguments.entities)
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f"app: {error}")
+    models.export_in_background()
+    build(models).launch(
+        server_port=arguments.port, theme=theme(), css=html.STYLE, footer_links=[], ssr_mode=False
+    )
+
+
+if __name__ == "__main__":
+    main()
