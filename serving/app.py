@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # as a Space runs it: `python serving/app.py`
+# ruff: noqa: E402 (a Space runs `python serving/app.py`, where the repository must be found first)
+if not __package__:
     sys.path[0] = str(ROOT)
 
 import gradio as gr
@@ -262,23 +263,24 @@ def build(models: Models) -> gr.Blocks:
         text_tab(
             "填空 Fill",
             "fill",
-            f"在要填的位置写 {MASK}；颜色表示模型的把握。 Write {MASK} where a word is missing; the "
-            "color shows how sure the model is.",
+            f"在要填的位置写 {MASK}；颜色表示模型的把握。 "
+            f"Write {MASK} where a word is missing; the color shows how sure the model is.",
             answers.fill,
             examples.FILL,
         )
         text_tab(
             "逐词 Word by word",
             "judge",
-            "依次遮住每个词，看模型给原词的概率；橙色的词出乎意料，也许是错字。 Each word is hidden in "
-            "turn; orange ones were not expected and may be slips.",
+            "依次遮住每个词，看模型给原词的概率；橙色的词出乎意料，也许是错字。 "
+            "Each word is hidden in turn; orange ones were not expected and may be slips.",
             answers.judge,
             examples.JUDGE,
         )
         text_tab(
             "切分 Tokens",
             "cut",
-            "同一段文字的词、词元与字符。 The words, tokens and characters of a text, side by side.",
+            "同一段文字的词、词元与字符。 "
+            "The words, tokens and characters of a text, side by side.",
             answers.cut,
             examples.CUT,
         )
