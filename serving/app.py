@@ -75,9 +75,10 @@ def in_words(answer: Callable[..., str]) -> Callable[..., str]:
 
 def remarks(opened: OpenModel, started: float, dropped: int = 0) -> str:
     """What stands below a result: was the text cut, what answered, how long it took."""
-    parts = [cut_remark(dropped)] if dropped else []
+    notes = [cut_remark(dropped)] if dropped else []
+    notes += [opened.note] if opened.note else []
     took = f"{(time.perf_counter() - started) * 1e3:,.0f} ms"
-    return "".join(map(html.note, parts)) + html.foot(opened.name, took, opened.note)
+    return "".join(map(html.note, notes)) + html.foot(opened.name, took)
 
 
 class Answers:
@@ -163,7 +164,7 @@ class Answers:
                 f" 只搜索前 {MAX_PASSAGES:,} 段。 Only the first {MAX_PASSAGES:,} of "
                 f"{len(passages):,} passages can be found."
             )
-        return index, html.page(html.note(said))
+        return index, html.page(html.done(said))
 
     @in_words
     def search(self, index: SearchIndex | None, question: str) -> str:
@@ -184,8 +185,12 @@ def text_tab(
     answer: Callable[[str], str],
     samples: list[str],
     lines: int = 2,
-) -> None:
-    """A tab with a text, a button, examples and a result, all of which have ids after `name`."""
+) -> tuple[gr.Textbox, gr.HTML]:
+    """A tab with a text, a button, examples and a result, all of which have ids after `name`.
+
+    Returns:
+        The text and the result.
+    """
     with gr.Tab(title, elem_id=f"{name}-tab"):
         gr.HTML(f'<div class="cm-hint">{hint}</div>')
         text = gr.Textbox(
@@ -196,7 +201,7 @@ def text_tab(
             elem_id=f"{name}-text",
         )
         button = gr.Button("运行 Run", variant="primary", elem_id=f"{name}-run")
-        result = gr.HTML(elem_id=f"{name}-result")
+        result = gr.HTML(elem_id=f"{name}-result", render=False)
         gr.Examples(
             [[sample] for sample in samples],
             text,
@@ -207,7 +212,9 @@ def text_tab(
             label="示例（点击即运行） Examples, one click",
             elem_id=f"{name}-examples",
         )
+        result.render()
         gr.on([button.click, text.submit], answer, text, result, api_name=name)
+    return text, result
 
 
 def search_tab(answers: Answers) -> None:
@@ -235,13 +242,14 @@ def search_tab(answers: Answers) -> None:
                 )
                 button = gr.Button("搜索 Search", variant="primary", elem_id="search-run")
                 state = gr.HTML(elem_id="search-state")
-        result = gr.HTML(elem_id="search-result")
+        result = gr.HTML(elem_id="search-result", render=False)
         gr.Examples(
             [[text] for text in examples.QUESTIONS],
             question,
             label="示例问题 Example questions",
             elem_id="search-examples",
         )
+        result.render()
         file.change(answers.read_file, file, [index, state], api_name=False)
         sample.click(answers.read_sample, None, [index, state], api_name=False)
         gr.on(
@@ -260,7 +268,7 @@ def build(models: Models) -> gr.Blocks:
         analytics_enabled=False, title="中文 ModernBERT", delete_cache=(600, 3600)
     ) as blocks:
         gr.HTML(HEAD)
-        text_tab(
+        text, result = text_tab(
             "填空 Fill",
             "fill",
             f"在要填的位置写 {MASK}；颜色表示模型的把握。 "
@@ -301,6 +309,7 @@ def build(models: Models) -> gr.Blocks:
                 answers.label,
                 examples.LABEL,
             )
+        blocks.load(answers.fill, text, result, api_name=False)  # nobody sees an empty page
     return blocks
 
 
@@ -313,6 +322,12 @@ def theme() -> gr.themes.Base:
         neutral_hue="slate",
         font=fonts,
         font_mono=["ui-monospace", "monospace"],
+    ).set(
+        body_text_color_subdued="*neutral_500",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
     )
 
 

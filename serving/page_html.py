@@ -11,98 +11,126 @@ from serving.runtime import Fill
 # White space that would not be seen.
 VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\u3000": "□"})
 
-# Colors work on a light and on a dark page: they lie transparent on its own.
+# Colors lie transparent on the page's own, so that they work on a light and on a dark one.
+TEAL, ORANGE = "13, 148, 136", "224, 112, 32"
+
 STYLE = """
-.gradio-container { max-width: 1040px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1000px !important; margin: 0 auto !important; }
+.gradio-container .html-container { padding: 0 !important; }
+.gradio-container textarea, .gradio-container input[type=text] { font-size: 18px !important;
+  line-height: 1.6 !important; }
+.gradio-container .gallery-item { font-size: 14.5px; white-space: normal; text-align: left; }
 .cm { font-size: 16px; line-height: 1.6; color: var(--body-text-color); }
-.cm-head { padding: 18px 4px 6px; }
-.cm-head h1 { font-size: 30px; font-weight: 700; letter-spacing: .01em; margin: 0 0 4px; }
-.cm-head p { margin: 0; color: var(--body-text-color-subdued); font-size: 15px; }
-.cm-hint { color: var(--body-text-color-subdued); font-size: 14px; padding: 2px 4px 0; }
+.cm-head { padding: 14px 0 0; }
+.cm-head h1 { font-size: 32px; font-weight: 700; margin: 0 0 6px; }
+.cm-head p, .cm-hint { margin: 0; color: var(--body-text-color-subdued); font-size: 15px;
+  line-height: 1.6; }
+.cm-hint { padding: 6px 0 0; }
 .cm-card { border: 1px solid var(--border-color-primary); border-radius: 14px;
-  background: var(--block-background-fill); padding: 18px 20px; }
-.cm-card + .cm-card { margin-top: 14px; }
-.cm-text { font-size: 21px; line-height: 2.05; overflow-wrap: anywhere; white-space: pre-wrap; }
-.cm-word { border-radius: 6px; padding: 3px 3px; margin: 0 1px; box-decoration-break: clone;
+  background: var(--block-background-fill); padding: 20px 22px; }
+.cm-text { font-size: 22px; line-height: 2.05; overflow-wrap: anywhere; white-space: pre-wrap; }
+.cm-word { border-radius: 6px; padding: 4px 4px; margin: 0 1px; box-decoration-break: clone;
   -webkit-box-decoration-break: clone; }
-.cm-word.filled { padding: 4px 9px; font-weight: 650; }
+.cm-word.filled { padding: 4px 10px; margin: 0 3px; font-weight: 650;
+  border-bottom: 2px solid rgba(TEAL, .7); }
 .cm-grid { display: grid; gap: 14px; margin-top: 14px;
-  grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }
-.cm-grid .cm-card { margin: 0; }
-.cm-title { font-size: 13px; font-weight: 600; color: var(--body-text-color-subdued);
-  margin: 0 0 10px; letter-spacing: .02em; }
-.cm-bar { display: grid; grid-template-columns: 5.2em 1fr 4.2em; gap: 12px; align-items: center;
-  font-size: 17px; padding: 3px 0; }
-.cm-bar b { font-weight: 600; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 480px)); }
+.cm-title { font-size: 14px; font-weight: 600; color: var(--body-text-color-subdued);
+  margin: 0 0 10px; }
+.cm-bar { display: grid; grid-template-columns: minmax(3.2em, auto) 1fr 3.6em; gap: 14px;
+  align-items: center; font-size: 18px; padding: 3px 0; }
+.cm-bar b { font-weight: 600; }
 .cm-track { height: 10px; border-radius: 5px; background: rgba(128, 138, 150, .18); }
-.cm-track i { display: block; height: 10px; border-radius: 5px; min-width: 3px; }
-.cm-share { text-align: right; font-variant-numeric: tabular-nums; font-size: 15px;
+.cm-track i { display: block; height: 10px; border-radius: 5px; min-width: 3px;
+  background: rgba(TEAL, .85); }
+.cm-share { text-align: right; font-variant-numeric: tabular-nums; font-size: 15px; }
+.cm-foot { display: flex; flex-wrap: wrap; gap: 4px 18px; margin-top: 12px; font-size: 13px; }
+.cm .cm-foot span, .cm .cm-share { color: var(--body-text-color-subdued); }
+.cm-note, .cm-done, .cm-error { border-left: 4px solid rgb(217, 162, 27); border-radius: 8px;
+  background: rgba(217, 162, 27, .13); padding: 10px 16px; margin-top: 14px; font-size: 15px; }
+.cm-done { border-color: rgb(TEAL); background: rgba(TEAL, .12); margin-top: 0; }
+.cm-error { border-color: rgb(209, 73, 91); background: rgba(209, 73, 91, .12); margin-top: 0;
+  padding: 14px 18px; font-size: 16px; }
+.cm-legend { display: flex; align-items: center; gap: 10px; font-size: 13px; margin-top: 16px;
   color: var(--body-text-color-subdued); }
-.cm-foot { display: flex; flex-wrap: wrap; gap: 4px 18px; margin-top: 12px; padding: 0 4px;
-  font-size: 13px; color: var(--body-text-color-subdued); }
-.cm-note { border-left: 4px solid #d9a21b; background: rgba(217, 162, 27, .12);
-  border-radius: 8px; padding: 10px 16px; margin-top: 14px; font-size: 15px; }
-.cm-error { border-left: 4px solid #d1495b; background: rgba(209, 73, 91, .12);
-  border-radius: 8px; padding: 14px 18px; font-size: 16px; }
-.cm-legend { display: flex; align-items: center; gap: 10px; font-size: 13px; margin-top: 14px;
-  color: var(--body-text-color-subdued); }
-.cm-legend i { width: 180px; height: 10px; border-radius: 5px; }
-.cm-stats { display: flex; flex-wrap: wrap; gap: 10px 32px; margin-bottom: 16px; }
-.cm-stats div { font-size: 13px; color: var(--body-text-color-subdued); }
-.cm-stats b { display: block; font-size: 24px; font-weight: 650; line-height: 1.25;
+.cm-legend i { width: 200px; height: 10px; border-radius: 5px; }
+.cm-stats { display: flex; flex-wrap: wrap; gap: 12px 36px; margin-bottom: 22px; }
+.cm-stats div { font-size: 14px; color: var(--body-text-color-subdued); }
+.cm-stats b { display: block; font-size: 26px; font-weight: 650; line-height: 1.3;
   color: var(--body-text-color); font-variant-numeric: tabular-nums; }
-.cm-pieces { display: flex; flex-wrap: wrap; gap: 12px 8px; }
-.cm-labels, .cm-piece { display: grid; gap: 4px; grid-template-rows: 34px 34px 30px; }
-.cm-labels { align-items: center; font-size: 12.5px; padding-right: 10px;
-  color: var(--body-text-color-subdued); }
-.cm-row { display: flex; gap: 4px; justify-content: stretch; }
-.cm-row span { flex: 1 0 auto; text-align: center; padding: 2px 8px; border-radius: 7px;
-  font-size: 17px; line-height: 30px; white-space: nowrap; }
-.cm-row.words span { background: rgba(47, 111, 214, .20); }
-.cm-row.tokens span { background: rgba(21, 148, 128, .22); }
-.cm-row.tokens span.byte { font: 12px/30px ui-monospace, monospace; }
-.cm-row.characters span { background: rgba(128, 138, 150, .14); font-size: 15px;
-  line-height: 26px; }
+.cm-stats i { display: inline-block; width: 13px; height: 13px; border-radius: 4px;
+  margin-right: 6px; vertical-align: -1px; }
+.cm-pieces { display: flex; flex-wrap: wrap; gap: 16px 8px; }
+.cm-piece { display: grid; gap: 4px; }
+.cm-row { display: flex; gap: 4px; }
+.cm-row span { flex: 1 0 auto; text-align: center; padding: 0 9px; border-radius: 7px;
+  font-size: 18px; line-height: 36px; height: 36px; white-space: nowrap; }
+.cm-row span.byte { font: 12px/36px ui-monospace, monospace; }
+.cm-row.characters span { font-size: 15px; height: 30px; line-height: 30px; }
+.words span, i.words { background: rgba(47, 111, 214, .20); }
+.tokens span, i.tokens { background: rgba(TEAL, .24); }
+.characters span, i.characters { background: rgba(128, 138, 150, .16); }
 .cm-scroll { overflow-x: auto; }
 .cm table.cm-heat { border-collapse: separate; border-spacing: 4px; width: 100%; margin: 0;
-  table-layout: auto; border: 0; }
-.cm table.cm-heat th, .cm table.cm-heat td { border: 0; padding: 0; background: none; }
-.cm table.cm-heat th { font-weight: 400; font-size: 14.5px; text-align: left;
+  border: 0; }
+.cm table.cm-heat :is(tr, th, td) { border: 0; padding: 0; background: none; }
+.cm table.cm-heat th { font-weight: 400; font-size: 16px; text-align: left;
   color: var(--body-text-color); }
-.cm table.cm-heat th.top { text-align: center; color: var(--body-text-color-subdued); }
-.cm table.cm-heat th div { max-width: 360px; overflow: hidden; text-overflow: ellipsis;
-  white-space: nowrap; padding-right: 10px; }
-.cm table.cm-heat th small { color: var(--body-text-color-subdued); margin-right: 8px;
-  font-size: 13px; }
-.cm table.cm-heat td { text-align: center; height: 46px; min-width: 56px; border-radius: 8px;
-  font-size: 15px; font-variant-numeric: tabular-nums; }
-.cm-hit { display: grid; grid-template-columns: 3.4em 1fr; gap: 14px; padding: 12px 0;
-  border-top: 1px solid var(--border-color-primary); }
-.cm-hit:first-of-type { border-top: 0; padding-top: 0; }
+.cm table.cm-heat th.top { text-align: center; font-size: 14px;
+  color: var(--body-text-color-subdued); }
+.cm table.cm-heat th div { max-width: 340px; overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap; padding-right: 12px; }
+.cm table.cm-heat small { color: var(--body-text-color-subdued); margin-right: 10px;
+  font-size: 14px; }
+.cm table.cm-heat td { text-align: center; height: 48px; min-width: 54px; border-radius: 8px;
+  font-size: 16px; font-variant-numeric: tabular-nums; }
+.cm-hit { display: grid; grid-template-columns: 3.6em 1fr; gap: 16px; padding: 13px 0;
+  border-top: 1px solid var(--border-color-primary); font-size: 17px; }
+.cm-hit:first-of-type { border-top: 0; padding-top: 2px; }
+.cm-hit:last-of-type { padding-bottom: 0; }
 .cm-hit .score { font-size: 15px; font-weight: 600; text-align: center; border-radius: 8px;
   height: 30px; line-height: 30px; font-variant-numeric: tabular-nums; }
-.cm-hit small { display: block; color: var(--body-text-color-subdued); font-size: 12.5px; }
+.cm-hit small { display: block; color: var(--body-text-color-subdued); font-size: 13px; }
 .cm-entity { border-radius: 7px; padding: 4px 8px; margin: 0 2px; }
 .cm-entity small { font-size: 12px; font-weight: 600; margin-left: 7px; opacity: .75; }
-"""
+@media (max-width: 600px) {
+  .cm-card { padding: 16px; }
+  .cm-text { font-size: 20px; }
+  .cm table.cm-heat th div { max-width: 120px; }
+}
+""".replace("TEAL", TEAL)
 
 # Hues of the types of entities, in the order in which they turn up.
 HUES = (212, 28, 160, 280, 350, 60, 190, 320, 100, 240)
 
 
-def color(share: float, opacity: float = 0.42) -> str:
-    """From orange (0) by yellow to green-blue (1); told apart without red and green."""
-    hue = 24 + 150 * min(max(share, 0), 1)
-    return f"hsla({hue:.0f}, 72%, 45%, {opacity})"
+def confidence(probability: float) -> str:
+    """From orange (0) by nearly nothing (a quarter) to teal (1); needs no red and green to tell.
+
+    Probabilities of words crowd near 0, their square roots do not.
+    """
+    place = 2 * min(max(probability, 0), 1) ** 0.5 - 1
+    return f"rgba({TEAL if place > 0 else ORANGE}, {0.08 + 0.47 * abs(place):.2f})"
 
 
-def legend(low: str, high: str) -> str:
-    """The scale of `color`, its ends in words."""
-    stops = ", ".join(color(step / 4) for step in range(5))
+def closeness(cosine: float, low: float, high: float) -> str:
+    """From nearly nothing (`low`) to teal (`high`)."""
+    share = (cosine - low) / (high - low) if high > low else 1
+    return f"rgba({TEAL}, {0.06 + 0.54 * min(max(share, 0), 1):.2f})"
+
+
+def legend(low: str, high: str, colors: Sequence[str]) -> str:
+    """A scale of colors, its ends in words."""
+    stops = ", ".join(colors)
     return (
         f'<div class="cm-legend">{low}<i style="background: linear-gradient(90deg, {stops})"></i>'
         f"{high}</div>"
     )
+
+
+def confidence_legend(low: str, high: str) -> str:
+    """The scale of `confidence`."""
+    return legend(f"0% {low}", f"100% {high}", [confidence((step / 8) ** 2) for step in range(9)])
 
 
 def percent(share: float) -> str:
@@ -123,6 +151,11 @@ def card(content: str, title: str = "") -> str:
 def note(message: str) -> str:
     """A remark beside a result."""
     return f'<div class="cm-note">{escape(message)}</div>'
+
+
+def done(message: str) -> str:
+    """What has been done."""
+    return f'<div class="cm-done">{escape(message)}</div>'
 
 
 def page(*parts: str) -> str:
@@ -157,13 +190,13 @@ def filled(result: FilledText) -> str:
         best = fills[0]
         text += (
             f'<span class="cm-word filled" title="{percent(best.probability)}" style="background: '
-            f'{color(best.probability)}">{shown(best.token)}</span>{escape(part)}'
+            f'{confidence(best.probability)}">{shown(best.token)}</span>{escape(part)}'
         )
     cards = "".join(
         card(bars(fills), f"第 {number} 处 · Mask {number}")
         for number, fills in enumerate(result.fills, 1)
     )
-    scale = legend("没把握 unsure", "有把握 sure")
+    scale = confidence_legend("没把握 unsure", "有把握 sure")
     return card(f'<div class="cm-text">{text}</div>{scale}') + f'<div class="cm-grid">{cards}</div>'
 
 
@@ -173,10 +206,10 @@ def judged(words: Sequence[JudgedWord]) -> str:
         escape(word.text)
         if word.probability is None
         else f'<span class="cm-word" title="{percent(word.probability)}" style="background: '
-        f'{color(word.probability**0.5)}">{escape(word.text)}</span>'
+        f'{confidence(word.probability)}">{escape(word.text)}</span>'
         for word in words
     )
-    scale = legend("意外 unexpected", "意料之中 expected")
+    scale = confidence_legend("意外 unexpected", "意料之中 expected")
     return card(f'<div class="cm-text">{text}</div>{scale}')
 
 
@@ -195,16 +228,13 @@ def pieces(parts: Sequence[Piece]) -> str:
         for name in ("words", "tokens", "characters")
     )
     stats = (
-        f"<div><b>{words:,}</b>词 words</div><div><b>{tokens:,}</b>词元 tokens</div>"
-        f"<div><b>{characters:,}</b>字符 characters</div>"
+        f'<div><b>{words:,}</b><i class="words"></i>词 words</div>'
+        f'<div><b>{tokens:,}</b><i class="tokens"></i>词元 tokens</div>'
+        f'<div><b>{characters:,}</b><i class="characters"></i>字符 characters</div>'
         f"<div><b>{characters / tokens:.2f}</b>字符／词元 characters per token</div>"
     )
-    labels = "<div>词<br>words</div><div>词元<br>tokens</div><div>字符<br>characters</div>"
-    columns = "".join(piece(part) for part in parts)
-    return card(
-        f'<div class="cm-stats">{stats}</div><div class="cm-pieces">'
-        f'<div class="cm-labels">{labels}</div>{columns}</div>'
-    )
+    columns = "".join(map(piece, parts))
+    return card(f'<div class="cm-stats">{stats}</div><div class="cm-pieces">{columns}</div>')
 
 
 def piece(part: Piece) -> str:
@@ -233,13 +263,16 @@ def heat_map(texts: Sequence[str], cosines: np.ndarray) -> str:
         cells = "".join(
             '<td style="background: rgba(128, 138, 150, .12)">–</td>'
             if column == number
-            else f'<td style="background: {color((value - low) / max(high - low, 1e-6))}">'
-            f"{value:.2f}</td>"
+            else f'<td style="background: {closeness(value, low, high)}">{value:.2f}</td>'
             for column, value in enumerate(row)
         )
         label = f'<div title="{escape(text)}"><small>{number + 1}</small>{escape(text)}</div>'
         rows += f"<tr><th>{label}</th>{cells}</tr>"
-    scale = legend(f"{low:.2f} 最不相似 least alike", f"{high:.2f} 最相似 most alike")
+    scale = legend(
+        f"{low:.2f} 最不相似 least alike",
+        f"{high:.2f} 最相似 most alike",
+        [closeness(0, 0, 1), closeness(1, 0, 1)],
+    )
     return card(
         f'<div class="cm-scroll"><table class="cm-heat"><tr><th></th>{top}</tr>{rows}</table></div>'
         f"{scale}"
@@ -252,7 +285,7 @@ def hits(passages: Sequence[str], found: Sequence[tuple[int, float]]) -> str:
     return card(
         "".join(
             f'<div class="cm-hit"><div class="score" style="background: '
-            f'{color((cosine - low) / max(high - low, 1e-6))}">{cosine:.2f}</div>'
+            f'{closeness(cosine, low, high)}">{cosine:.2f}</div>'
             f"<div>{escape(passages[number])}<small>第 {number + 1} 段 passage "
             f"{number + 1}</small></div></div>"
             for number, cosine in found

@@ -88,7 +88,9 @@ class Visitor:
 
     def requests(self) -> set[str]:
         """Addresses that the browser asked for since the last call."""
-        messages = (json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance"))
+        messages = (
+            json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")
+        )
         return {
             message["params"]["request"]["url"]
             for message in messages

@@ -256,9 +256,7 @@ def test_no_text_becomes_markup():
         page_html.pieces([page.Piece([EVIL], [(EVIL, 1)], [EVIL])]),
         page_html.heat_map([EVIL, EVIL], np.eye(2)),
         page_html.hits([EVIL], [(0, 0.5)]),
-        page_html.entities(
-            EVIL, [{"entity_group": EVIL, "start": 0, "end": 9, "score": 0.9}]
-        ),
+        page_html.entities(EVIL, [{"entity_group": EVIL, "start": 0, "end": 9, "score": 0.9}]),
     ]
     for result in shown:
         assert "<script" not in result
