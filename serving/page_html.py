@@ -105,11 +105,11 @@ HUES = (212, 28, 160, 280, 350, 60, 190, 320, 100, 240)
 
 
 def confidence(probability: float) -> str:
-    """From orange (0) by nearly nothing (a quarter) to teal (1); needs no red and green to tell.
+    """From orange (0) by nearly nothing (an eighth) to teal (1); needs no red and green to tell.
 
-    Probabilities of words crowd near 0, their square roots do not.
+    Probabilities of words crowd near 0, their cube roots do not.
     """
-    place = 2 * min(max(probability, 0), 1) ** 0.5 - 1
+    place = 2 * min(max(probability, 0), 1) ** (1 / 3) - 1
     return f"rgba({TEAL if place > 0 else ORANGE}, {0.08 + 0.47 * abs(place):.2f})"
 
 
@@ -130,7 +130,7 @@ def legend(low: str, high: str, colors: Sequence[str]) -> str:
 
 def confidence_legend(low: str, high: str) -> str:
     """The scale of `confidence`."""
-    return legend(f"0% {low}", f"100% {high}", [confidence((step / 8) ** 2) for step in range(9)])
+    return legend(f"0% {low}", f"100% {high}", [confidence((step / 8) ** 3) for step in range(9)])
 
 
 def percent(share: float) -> str:
@@ -177,7 +177,7 @@ def bars(fills: Sequence[Fill]) -> str:
     """Tokens and their probabilities; the bars begin at 0 and end at 1."""
     return "".join(
         f'<div class="cm-bar"><b>{shown(fill.token)}</b><div class="cm-track"><i style="width: '
-        f'{fill.probability:.2%}; background: {color(fill.probability, 0.85)}"></i></div>'
+        f'{fill.probability:.2%}"></i></div>'
         f'<span class="cm-share">{percent(fill.probability)}</span></div>'
         for fill in fills
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+# ruff: noqa: E402 (the imports below need what is looked for here)
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 

@@ -77,7 +77,7 @@ def test_fills_stand_between_the_parts_of_the_text(runtime):
     for fills in result.fills:
         shares = [fill.probability for fill in fills]
         assert shares == sorted(shares, reverse=True)
-        assert 0 < shares[-1] and sum(shares) < 1
+        assert shares[-1] > 0 and sum(shares) < 1
 
 
 def test_a_text_without_a_mask_is_told_so(runtime):
@@ -267,7 +267,7 @@ def test_a_heat_map_is_colored_between_its_lowest_and_highest_pair():
     cosines = np.array([[1, 0.9, 0.8], [0.9, 1, 0.85], [0.8, 0.85, 1]])
     shown = page_html.heat_map(["甲", "乙", "丙"], cosines)
     for value, share in (("0.80", 0), ("0.85", 0.5), ("0.90", 1)):
-        assert f'{page_html.color(share)}">{value}</td>' in shown
+        assert f'{page_html.closeness(0.8 + share / 10, 0.8, 0.9)}">{value}</td>' in shown
     assert shown.count("–</td>") == 3
 
 

@@ -4,13 +4,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from conftest import save_with_tokenizer
-from modeling_chinese_modernbert import ChineseModernBertForTokenClassification
 from serving import page_models
-from serving.page_models import Models, cached_export
+from serving.page_models import Models
 
 TEXTS = ["今天下雨。", "明天去河边划船，后天回家。"]
 
