@@ -323,11 +323,29 @@ def theme() -> gr.themes.Base:
         font=fonts,
         font_mono=["ui-monospace", "monospace"],
     ).set(
+        body_background_fill="*neutral_50",
         body_text_color_subdued="*neutral_500",
+        block_background_fill="white",
+        block_border_width="0px",
+        block_title_text_color="*neutral_600",
+        block_title_text_color_dark="*neutral_300",
+        block_title_background_fill="none",
+        block_title_background_fill_dark="none",
+        block_title_padding="0px",
+        block_label_text_color="*neutral_600",
+        block_label_text_color_dark="*neutral_300",
+        block_label_background_fill="none",
+        block_label_background_fill_dark="none",
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        input_border_color_dark="*neutral_600",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover_dark="*primary_600",
+        button_secondary_border_color="*neutral_300",
+        button_secondary_border_color_dark="*neutral_600",
+        button_border_width="1px",
     )
 
 
@@ -345,7 +363,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("serving").setLevel(logging.INFO)
     try:
         models = Models(arguments.model, arguments.export, arguments.embedding, arguments.entities)
     except (ImportError, OSError, ValueError) as error:

@@ -19,6 +19,7 @@ STYLE = """
 .gradio-container .html-container { padding: 0 !important; }
 .gradio-container textarea, .gradio-container input[type=text] { font-size: 18px !important;
   line-height: 1.6 !important; }
+.gradio-container .block:has(> label > .input-container) { padding: 16px 20px; }
 .gradio-container .gallery-item { font-size: 14.5px; white-space: normal; text-align: left; }
 .cm { font-size: 16px; line-height: 1.6; color: var(--body-text-color); }
 .cm-head { padding: 14px 0 0; }

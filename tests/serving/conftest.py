@@ -9,6 +9,13 @@ import pytest
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from serving import export, export_check
 
+# As small as a model can be: every length up to the longest is checked when it is exported.
+SHAPE = {
+    "vocab_size": 32_000,
+    "num_hidden_layers": 1,
+    "layer_types": ["full_attention"],
+    "max_position_embeddings": 200,
+}
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -25,7 +32,7 @@ def page_models(made_once, make_model) -> Path:
     """A folder with `model`, a masked language model, and `export`, as the page makes it."""
 
     def make(folder: Path) -> None:
-        model = make_model("eager", ChineseModernBertForMaskedLM, vocab_size=32_000)
+        model = make_model("eager", ChineseModernBertForMaskedLM, **SHAPE)
         save_with_tokenizer(model, folder / "model")
         command = ["export", "--model", folder / "model", "--output", folder / "export"]
         command += ["--formats", "onnx", "--int8"]

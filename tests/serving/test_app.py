@@ -20,7 +20,7 @@ from selenium.common.exceptions import StaleElementReferenceException, WebDriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from conftest import ROOT, save_with_tokenizer
+from conftest import ROOT, SHAPE, save_with_tokenizer
 from modeling_chinese_modernbert import ChineseModernBertForTokenClassification
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -121,7 +121,7 @@ def visitor(page_models, make_model, tmp_path) -> Iterator[Visitor]:
     tagger = make_model(
         "eager",
         ChineseModernBertForTokenClassification,
-        vocab_size=32_000,
+        **SHAPE,
         id2label={0: "PER", 1: "LOC"},
         label2id={"PER": 0, "LOC": 1},
     )

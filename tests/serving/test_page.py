@@ -118,7 +118,7 @@ def test_masks_in_a_judged_text_have_no_probability(runtime):
 
 
 def test_a_judged_text_is_cut_sooner(runtime):
-    words, dropped = page.judge_words(runtime, SENTENCE * 20)
+    words, dropped = page.judge_words(runtime, SENTENCE * 12)
     assert dropped > 0
     kept = "".join(word.text for word in words)
     assert len(runtime.tokenizer.encode(kept).ids) <= page.MAX_JUDGED_TOKENS
