@@ -369,7 +369,7 @@ def main() -> None:
         models = Models(arguments.model, arguments.export, arguments.embedding, arguments.entities)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"app: {error}")
-    models.export_in_background()
+    models.prepare_in_background()
     build(models).launch(
         server_port=arguments.port, theme=theme(), css=html.STYLE, footer_links=[], ssr_mode=False
     )

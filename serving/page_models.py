@@ -4,6 +4,7 @@ A model that comes without an export is exported once, in the background, into t
 (`HF_HOME`); until that is done, and where the packages for it are missing, torch answers.
 """
 
+import functools
 import hashlib
 import importlib.util
 import logging
@@ -124,7 +125,6 @@ class Models:
 
     Attributes:
         filling: fills masks.
-        vectors: gives vectors of texts.
         entities: transformers' pipeline for entities, or None.
         waiting: names of the attributes above that an export will replace.
 
@@ -145,6 +145,7 @@ class Models:
         embedding: Path | None = None,
         entities: Path | None = None,
     ):
+        self.model = model
         self.waiting: dict[str, Path] = {}
         self.filling = self._open("filling", model, export)
         expect(self.filling, "logits", f"{export or model}: fills need a masked language model")
@@ -152,9 +153,12 @@ class Models:
             is_export = (embedding / FILES[FORMAT, False]).is_file()
             self.vectors = self._open("vectors", embedding, embedding if is_export else None)
             expect(self.vectors, "sentence_embedding", f"{embedding}: no modules.json, no vectors")
-        else:
-            self.vectors = mean_pooled(model)
         self.entities = entity_pipeline(entities) if entities else None
+
+    @functools.cached_property
+    def vectors(self) -> OpenModel:
+        """Gives vectors of texts. The means of the base model are opened when they are needed."""
+        return mean_pooled(self.model)
 
     def _open(self, name: str, model: Path, export: Path | None) -> OpenModel:
         if export:
@@ -175,13 +179,17 @@ class Models:
             "The int8 model is being exported (once, about a minute); then answers come faster.",
         )
 
-    def export_in_background(self) -> threading.Thread:
-        """Begins to export what the cache lacks; each model gives way when its export is there."""
-        thread = threading.Thread(target=self._export, daemon=True)
+    def prepare_in_background(self) -> threading.Thread:
+        """Opens what was left for later, and exports what the cache lacks.
+
+        Each model gives way when its export is there.
+        """
+        thread = threading.Thread(target=self._prepare, daemon=True)
         thread.start()
         return thread
 
-    def _export(self) -> None:
+    def _prepare(self) -> None:
+        _ = self.vectors
         for name, model in list(self.waiting.items()):
             try:
                 setattr(self, name, export_into_cache(model))

@@ -132,8 +132,8 @@ def visitor(page_models, make_model, tmp_path) -> Iterator[Visitor]:
     command += ["--entities", str(tmp_path / "tagger")]
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--lang=en"):
-        options.add_argument(option)
+    for option in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1200,1000"):
+        options.add_argument(f"--{option}")
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     with open(tmp_path / "log", "w") as log:
         server = subprocess.Popen(

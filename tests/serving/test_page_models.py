@@ -39,6 +39,6 @@ def test_torch_answers_until_the_export_is_there(model, exporting):
     models = Models(model)
     assert models.filling.name == "PyTorch, fp32"
     assert "is being exported" in models.filling.note
-    models.export_in_background().join(60)
+    models.prepare_in_background().join(60)
     assert (models.filling.name, models.filling.note) == ("ONNX Runtime, int8", "")
     assert Models(model).filling.name == "ONNX Runtime, int8"  # it is kept
