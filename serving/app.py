@@ -50,7 +50,7 @@ from serving.page_search import (
 )
 
 HEAD = """<div class="cm cm-head"><h1>中文 ModernBERT</h1>
-<p>从零训练的中文编码器：填空、分词、相似度与搜索。
+<p>从零训练的中文编码器：填空、分词、相似度与搜索。<br>
 A Chinese encoder built from scratch: fills, tokens, similarity, search.</p></div>"""
 FAILED = "出错了，请换一段文字再试。 Something went wrong; please try another text."
 
@@ -166,6 +166,15 @@ class Answers:
             )
         return index, html.page(html.done(said))
 
+    def ask_sample(
+        self, index: SearchIndex | None, question: str
+    ) -> tuple[SearchIndex, dict | str, str]:
+        """Asks a question, of the passages that the page brings where no file was dropped."""
+        if index is not None:
+            return index, gr.skip(), self.search(index, question)
+        index, said = self.read_sample()
+        return index, said, self.search(index, question)
+
     @in_words
     def search(self, index: SearchIndex | None, question: str) -> str:
         """Finds passages of the file for a question."""
@@ -192,7 +201,7 @@ def text_tab(
         The text and the result.
     """
     with gr.Tab(title, elem_id=f"{name}-tab"):
-        gr.HTML(f'<div class="cm-hint">{hint}</div>')
+        gr.HTML(f'<div class="cm-hint">{hint.replace("\n", "<br>")}</div>')
         text = gr.Textbox(
             label="文字 Text",
             value=samples[0],
@@ -243,13 +252,16 @@ def search_tab(answers: Answers) -> None:
                 button = gr.Button("搜索 Search", variant="primary", elem_id="search-run")
                 state = gr.HTML(elem_id="search-state")
         result = gr.HTML(elem_id="search-result", render=False)
-        gr.Examples(
+        samples = gr.Examples(
             [[text] for text in examples.QUESTIONS],
             question,
-            label="示例问题 Example questions",
+            label="示例问题（点击即搜索） Example questions, one click",
             elem_id="search-examples",
         )
         result.render()
+        samples.load_input_event.then(
+            answers.ask_sample, [index, question], [index, state, result], api_name=False
+        )
         file.change(answers.read_file, file, [index, state], api_name=False)
         sample.click(answers.read_sample, None, [index, state], api_name=False)
         gr.on(
@@ -271,7 +283,7 @@ def build(models: Models) -> gr.Blocks:
         text, result = text_tab(
             "填空 Fill",
             "fill",
-            f"在要填的位置写 {MASK}；颜色表示模型的把握。 "
+            f"在要填的位置写 {MASK}；颜色表示模型的把握。\n"
             f"Write {MASK} where a word is missing; the color shows how sure the model is.",
             answers.fill,
             examples.FILL,
@@ -279,7 +291,7 @@ def build(models: Models) -> gr.Blocks:
         text_tab(
             "逐词 Word by word",
             "judge",
-            "依次遮住每个词，看模型给原词的概率；橙色的词出乎意料，也许是错字。 "
+            "依次遮住每个词，看模型给原词的概率；橙色的词出乎意料，也许是错字。\n"
             "Each word is hidden in turn; orange ones were not expected and may be slips.",
             answers.judge,
             examples.JUDGE,
@@ -287,7 +299,7 @@ def build(models: Models) -> gr.Blocks:
         text_tab(
             "切分 Tokens",
             "cut",
-            "同一段文字的词、词元与字符。 "
+            "同一段文字的词、词元与字符。\n"
             "The words, tokens and characters of a text, side by side.",
             answers.cut,
             examples.CUT,
@@ -295,7 +307,7 @@ def build(models: Models) -> gr.Blocks:
         text_tab(
             "相似度 Similarity",
             "compare",
-            f"每行一段文字，最多 {MAX_TEXTS} 行。 One text a line, up to {MAX_TEXTS}.",
+            f"每行一段文字，最多 {MAX_TEXTS} 行。\nOne text a line, up to {MAX_TEXTS}.",
             answers.compare,
             examples.COMPARE,
             lines=5,
@@ -305,7 +317,7 @@ def build(models: Models) -> gr.Blocks:
             text_tab(
                 "实体 Entities",
                 "label",
-                "人名、地名、机构等。 Persons, places, organizations and others.",
+                "人名、地名、机构等。\nPersons, places, organizations and others.",
                 answers.label,
                 examples.LABEL,
             )
