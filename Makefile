@@ -5,10 +5,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint card soak gpu gpu-train
+.PHONY: quickstart demo test lint card soak gpu gpu-train
 
 quickstart: $(VENV)/installed
 	$(BIN)/python examples/quickstart.py
+
+# The page on which to try the model: http://127.0.0.1:7860.
+demo: $(VENV)/demo-installed
+	$(BIN)/python -m serving.app
 
 test: $(VENV)/test-installed lint
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
@@ -52,5 +56,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/test-installed: $(VENV)/installed
-	$(BIN)/python -m pip install --constraint constraints.txt ".[train,test]"
+	$(BIN)/python -m pip install --constraint constraints.txt ".[train,test,demo]"
+	touch $@
+
+$(VENV)/demo-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --constraint constraints.txt ".[demo]"
 	touch $@

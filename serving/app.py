@@ -201,7 +201,7 @@ def text_tab(
         The text and the result.
     """
     with gr.Tab(title, elem_id=f"{name}-tab"):
-        gr.HTML(f'<div class="cm-hint">{hint.replace("\n", "<br>")}</div>')
+        gr.HTML(f'<div class="cm-hint">{hint}</div>')
         text = gr.Textbox(
             label="文字 Text",
             value=samples[0],
@@ -283,7 +283,7 @@ def build(models: Models) -> gr.Blocks:
         text, result = text_tab(
             "填空 Fill",
             "fill",
-            f"在要填的位置写 {MASK}；颜色表示模型的把握。\n"
+            f"在要填的位置写 {MASK}；颜色表示模型的把握。<br>"
             f"Write {MASK} where a word is missing; the color shows how sure the model is.",
             answers.fill,
             examples.FILL,
@@ -291,7 +291,7 @@ def build(models: Models) -> gr.Blocks:
         text_tab(
             "逐词 Word by word",
             "judge",
-            "依次遮住每个词，看模型给原词的概率；橙色的词出乎意料，也许是错字。\n"
+            "依次遮住每个词，看模型给原词的概率；橙色的词出乎意料，也许是错字。<br>"
             "Each word is hidden in turn; orange ones were not expected and may be slips.",
             answers.judge,
             examples.JUDGE,
@@ -299,7 +299,7 @@ def build(models: Models) -> gr.Blocks:
         text_tab(
             "切分 Tokens",
             "cut",
-            "同一段文字的词、词元与字符。\n"
+            "同一段文字的词、词元与字符。<br>"
             "The words, tokens and characters of a text, side by side.",
             answers.cut,
             examples.CUT,
@@ -307,7 +307,7 @@ def build(models: Models) -> gr.Blocks:
         text_tab(
             "相似度 Similarity",
             "compare",
-            f"每行一段文字，最多 {MAX_TEXTS} 行。\nOne text a line, up to {MAX_TEXTS}.",
+            f"每行一段文字，最多 {MAX_TEXTS} 行。<br>One text a line, up to {MAX_TEXTS}.",
             answers.compare,
             examples.COMPARE,
             lines=5,
@@ -317,7 +317,7 @@ def build(models: Models) -> gr.Blocks:
             text_tab(
                 "实体 Entities",
                 "label",
-                "人名、地名、机构等。\nPersons, places, organizations and others.",
+                "人名、地名、机构等。<br>Persons, places, organizations and others.",
                 answers.label,
                 examples.LABEL,
             )
