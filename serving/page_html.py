@@ -35,7 +35,8 @@ STYLE = """
 .cm-word.filled { padding: 4px 10px; margin: 0 3px; font-weight: 650;
   border-bottom: 2px solid rgba(TEAL, .7); }
 .cm-grid { display: grid; gap: 14px; margin-top: 14px;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 480px)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 1fr)); }
+.cm-grid .cm-card { max-width: 480px; }
 .cm-title { font-size: 14px; font-weight: 600; color: var(--body-text-color-subdued);
   margin: 0 0 10px; }
 .cm-bar { display: grid; grid-template-columns: minmax(3.2em, auto) 1fr 3.6em; gap: 14px;

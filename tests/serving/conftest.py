@@ -28,7 +28,7 @@ def save_with_tokenizer(model, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def page_models(made_once, make_model) -> Path:
+def page_models_made(made_once, make_model) -> Path:
     """A folder with `model`, a masked language model, and `export`, as the page makes it."""
 
     def make(folder: Path) -> None:

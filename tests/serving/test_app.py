@@ -115,7 +115,7 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def visitor(page_models, make_model, tmp_path) -> Iterator[Visitor]:
+def visitor(page_models_made, make_model, tmp_path) -> Iterator[Visitor]:
     if not CHROMIUM or not DRIVER:
         pytest.skip("no browser: apt-get install chromium chromium-driver")
     tagger = make_model(
@@ -128,7 +128,12 @@ def visitor(page_models, make_model, tmp_path) -> Iterator[Visitor]:
     save_with_tokenizer(tagger, tmp_path / "tagger")
     port = free_port()
     command = [sys.executable, "serving/app.py", "--port", str(port)]
-    command += ["--model", str(page_models / "model"), "--export", str(page_models / "export")]
+    command += [
+        "--model",
+        str(page_models_made / "model"),
+        "--export",
+        str(page_models_made / "export"),
+    ]
     command += ["--entities", str(tmp_path / "tagger")]
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
