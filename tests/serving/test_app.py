@@ -1,5 +1,6 @@
 """The demo page in a browser: started as a Space starts it, and used as a visitor uses it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import pytest
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 
-from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -24,7 +25,7 @@ from conftest import ROOT, SHAPE, save_with_tokenizer
 from modeling_chinese_modernbert import ChineseModernBertForTokenClassification
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-PATIENCE = 30  # seconds until something on the page is taken not to come
+PATIENCE = 60  # seconds until something on the page is taken not to come
 
 
 class Visitor:
@@ -33,14 +34,8 @@ class Visitor:
     def __init__(self, browser, address: str):
         self.browser = browser
         self.address = address
-        until(self._open)
-
-    def _open(self) -> bool:
-        try:
-            self.browser.get(self.address)
-        except WebDriverException:  # not started yet
-            return False
-        return bool(until(lambda: self.browser.find_elements(By.ID, "fill-run")))
+        browser.get(address)
+        until(lambda: browser.find_elements(By.ID, "fill-run"))
 
     def element(self, name: str):
         return self.browser.find_element(By.ID, name)
@@ -114,45 +109,56 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def visitor(page_models_made, make_model, tmp_path) -> Iterator[Visitor]:
-    if not CHROMIUM or not DRIVER:
-        pytest.skip("no browser: apt-get install chromium chromium-driver")
-    tagger = make_model(
-        "eager",
-        ChineseModernBertForTokenClassification,
-        **SHAPE,
-        id2label={0: "PER", 1: "LOC"},
-        label2id={"PER": 0, "LOC": 1},
-    )
-    save_with_tokenizer(tagger, tmp_path / "tagger")
-    port = free_port()
-    command = [sys.executable, "serving/app.py", "--port", str(port)]
-    command += [
-        "--model",
-        str(page_models_made / "model"),
-        "--export",
-        str(page_models_made / "export"),
-    ]
-    command += ["--entities", str(tmp_path / "tagger")]
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def open_browser():
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for option in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1200,1000"):
         options.add_argument(f"--{option}")
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    with open(tmp_path / "log", "w") as log:
+    return webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+
+
+@contextlib.contextmanager
+def started_page(*arguments: str | Path, folder: Path) -> Iterator[str]:
+    """The address of the page, started as a Space starts it; it ends with the block."""
+    port = free_port()
+    command = [sys.executable, "serving/app.py", "--port", str(port), *map(str, arguments)]
+    with open(folder / "log", "w") as log:
         server = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | {"HF_HOME": str(tmp_path)}
+            command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | {"HF_HOME": str(folder)}
         )
     try:
-        browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-        try:
-            yield Visitor(browser, f"http://127.0.0.1:{port}/")
-        finally:
-            browser.quit()
+        until(
+            lambda: listens(port) or server.poll() is not None,
+            lambda: f"not started: {(folder / 'log').read_text()}",
+        )
+        assert server.poll() is None, (folder / "log").read_text()
+        yield f"http://127.0.0.1:{port}/"
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.fixture
+def visitor(page_models_made, make_model, tmp_path) -> Iterator[Visitor]:
+    if not CHROMIUM or not DRIVER:
+        pytest.skip("no browser: apt-get install chromium chromium-driver")
+    labels = {"id2label": {0: "PER", 1: "LOC"}, "label2id": {"PER": 0, "LOC": 1}}
+    tagger = make_model("eager", ChineseModernBertForTokenClassification, **SHAPE, **labels)
+    save_with_tokenizer(tagger, tmp_path / "tagger")
+    options = ["--model", page_models_made / "model", "--export", page_models_made / "export"]
+    options += ["--entities", tmp_path / "tagger"]
+    with started_page(*options, folder=tmp_path) as address:
+        browser = open_browser()
+        try:
+            yield Visitor(browser, address)
+        finally:
+            browser.quit()
 
 
 def test_a_visit(visitor, tmp_path):

@@ -117,8 +117,10 @@ def test_masks_in_a_judged_text_have_no_probability(runtime):
     assert [word.text for word in words if word.probability is None] == ["[MASK]"]
 
 
-def test_a_judged_text_is_cut_sooner(runtime):
-    words, dropped = page.judge_words(runtime, SENTENCE * 12)
+def test_a_judged_text_is_cut_sooner(runtime, monkeypatch):
+    assert page.MAX_JUDGED_TOKENS < page.MAX_TOKENS
+    monkeypatch.setattr(page, "MAX_JUDGED_TOKENS", 20)
+    words, dropped = page.judge_words(runtime, SENTENCE * 3)
     assert dropped > 0
     kept = "".join(word.text for word in words)
     assert len(runtime.tokenizer.encode(kept).ids) <= page.MAX_JUDGED_TOKENS

@@ -101,7 +101,7 @@ def test_without_an_embedding_model_vectors_are_means_and_it_is_said(folder, exp
 def test_an_embedding_model_gives_the_vectors(folder, exported, make_model, tmp_path):
     encoder = make_model("eager", ChineseModernBertModel, seed=1, **SHAPE)
     embedding = save_with_tokenizer(encoder, tmp_path / "embedding")
-    with pytest.raises(ValueError, match="no modules.json"):
+    with pytest.raises(ValueError, match=r"no modules\.json"):
         Models(folder, exported, embedding)
     modules = [
         {"idx": number, "path": path, "type": f"st.{path[2:] or 'Transformer'}"}
