@@ -15,7 +15,8 @@ VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\u3000": "□"})
 TEAL, ORANGE = "13, 148, 136", "224, 112, 32"
 
 STYLE = """
-.gradio-container { max-width: 1000px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1000px !important;
+  margin: 0 auto !important; }
 .gradio-container .html-container { padding: 0 !important; }
 .gradio-container textarea, .gradio-container input[type=text] { font-size: 18px !important;
   line-height: 1.6 !important; }
@@ -39,8 +40,9 @@ STYLE = """
 .cm-grid .cm-card { max-width: 480px; }
 .cm-title { font-size: 14px; font-weight: 600; color: var(--body-text-color-subdued);
   margin: 0 0 10px; }
-.cm-bar { display: grid; grid-template-columns: minmax(3.2em, auto) 1fr 3.6em; gap: 14px;
-  align-items: center; font-size: 18px; padding: 3px 0; }
+.cm-bars { display: grid; grid-template-columns: minmax(2.6em, auto) 1fr auto; gap: 6px 16px;
+  align-items: center; font-size: 18px; }
+.cm-bar { display: contents; }
 .cm-bar b { font-weight: 600; }
 .cm-track { height: 10px; border-radius: 5px; background: rgba(128, 138, 150, .18); }
 .cm-track i { display: block; height: 10px; border-radius: 5px; min-width: 3px;
@@ -177,12 +179,13 @@ def foot(*remarks: str) -> str:
 
 def bars(fills: Sequence[Fill]) -> str:
     """Tokens and their probabilities; the bars begin at 0 and end at 1."""
-    return "".join(
+    rows = "".join(
         f'<div class="cm-bar"><b>{shown(fill.token)}</b><div class="cm-track"><i style="width: '
         f'{fill.probability:.2%}"></i></div>'
         f'<span class="cm-share">{percent(fill.probability)}</span></div>'
         for fill in fills
     )
+    return f'<div class="cm-bars">{rows}</div>'
 
 
 def filled(result: FilledText) -> str:
