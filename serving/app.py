@@ -136,13 +136,15 @@ class Answers:
         )
 
     def read_file(self, file: str | None, progress=gr.Progress()) -> tuple[SearchIndex | None, str]:  # noqa: B008
-        """Indexes a file that was dropped: the index and what to say of it."""
+        """Indexes a file that was dropped, and deletes it: the index and what to say of it."""
         if file is None:
             return None, ""
         try:
             return self.index(read_passages(Path(file)), progress)
         except PageError as error:
             return None, html.error(str(error))
+        finally:
+            Path(file).unlink(missing_ok=True)
 
     def read_sample(self, progress=gr.Progress()) -> tuple[SearchIndex, str]:  # noqa: B008
         """Indexes the passages that the page brings."""
@@ -231,11 +233,10 @@ def search_tab(answers: Answers) -> None:
     with gr.Tab("搜索 Search", elem_id="search-tab"):
         gr.HTML(
             '<div class="cm-hint">放入一个 UTF-8 文本文件，按意思查找段落。文件最大 '
-            f"{MAX_BYTES // 1_000_000} MB，最多 {MAX_PASSAGES:,} 段；文件只留在运行本页的机器上，"
-            "一小时内删除。<br>"
+            f"{MAX_BYTES // 1_000_000} MB，最多 {MAX_PASSAGES:,} 段；读取后立即删除。<br>"
             "Drop a UTF-8 text file and find passages by their meaning: up to "
-            f"{MAX_BYTES // 1_000_000} MB and {MAX_PASSAGES:,} passages. It stays on the machine "
-            "that runs this page and is deleted within an hour.</div>"
+            f"{MAX_BYTES // 1_000_000} MB and {MAX_PASSAGES:,} passages. It is deleted as soon "
+            "as it has been read.</div>"
         )
         index = gr.State()
         with gr.Row():

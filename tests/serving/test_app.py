@@ -130,7 +130,11 @@ def started_page(*arguments: str | Path, folder: Path) -> Iterator[str]:
     command = [sys.executable, "serving/app.py", "--port", str(port), *map(str, arguments)]
     with open(folder / "log", "w") as log:
         server = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | {"HF_HOME": str(folder)}
+            command,
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"HF_HOME": str(folder), "GRADIO_TEMP_DIR": str(folder / "dropped")},
         )
     try:
         until(
@@ -168,6 +172,7 @@ def test_a_visit(visitor, tmp_path):
     searches_the_example_file(visitor)
     refuses_bad_files(visitor, tmp_path)
     searches_a_file(visitor, tmp_path)
+    assert [file for file in (tmp_path / "dropped").rglob("*") if file.is_file()] == []
     finds_entities(visitor)
     elsewhere = {
         url
