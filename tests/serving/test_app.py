@@ -172,7 +172,8 @@ def test_a_visit(visitor, tmp_path):
     searches_the_example_file(visitor)
     refuses_bad_files(visitor, tmp_path)
     searches_a_file(visitor, tmp_path)
-    assert [file for file in (tmp_path / "dropped").rglob("*") if file.is_file()] == []
+    dropped = [file for file in (tmp_path / "dropped").rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in dropped) == 0  # Gradio leaves empty files
     finds_entities(visitor)
     elsewhere = {
         url
