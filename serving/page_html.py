@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
@@ -11,98 +12,10 @@ from serving.runtime import Fill
 # White space that would not be seen.
 VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\u3000": "□"})
 
-# Colors lie transparent on the page's own, so that they work on a light and on a dark one.
+STYLE = Path(__file__).with_name("page.css")
+
 TEAL, ORANGE = "13, 148, 136", "224, 112, 32"
 
-STYLE = """
-.gradio-container { width: 100% !important; max-width: 1000px !important;
-  margin: 0 auto !important; }
-.gradio-container .html-container { padding: 0 !important; }
-.gradio-container textarea, .gradio-container input[type=text] { font-size: 18px !important;
-  line-height: 1.6 !important; }
-.gradio-container .block:has(> label > .input-container) { padding: 16px 20px; }
-.gradio-container .gallery-item { font-size: 14.5px; white-space: normal; text-align: left; }
-.cm { font-size: 16px; line-height: 1.6; color: var(--body-text-color); }
-.cm-head { padding: 14px 0 0; }
-.cm-head h1 { font-size: 32px; font-weight: 700; margin: 0 0 6px; }
-.cm-head p, .cm-hint { margin: 0; color: var(--body-text-color-subdued); font-size: 15px;
-  line-height: 1.6; }
-.cm-hint { padding: 6px 0 0; }
-.cm-card { border: 1px solid var(--border-color-primary); border-radius: 14px;
-  background: var(--block-background-fill); padding: 20px 22px; }
-.cm-text { font-size: 22px; line-height: 2.05; overflow-wrap: anywhere; white-space: pre-wrap; }
-.cm-word { border-radius: 6px; padding: 4px 4px; margin: 0 1px; box-decoration-break: clone;
-  -webkit-box-decoration-break: clone; }
-.cm-word.filled { padding: 4px 10px; margin: 0 3px; font-weight: 650;
-  border-bottom: 2px solid rgba(TEAL, .7); }
-.cm-grid { display: grid; gap: 14px; margin-top: 14px;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 1fr)); }
-.cm-grid .cm-card { max-width: 480px; }
-.cm-title { font-size: 14px; font-weight: 600; color: var(--body-text-color-subdued);
-  margin: 0 0 10px; }
-.cm-bars { display: grid; grid-template-columns: minmax(2.6em, auto) 1fr auto; gap: 6px 16px;
-  align-items: center; font-size: 18px; }
-.cm-bar { display: contents; }
-.cm-bar b { font-weight: 600; }
-.cm-track { height: 10px; border-radius: 5px; background: rgba(128, 138, 150, .18); }
-.cm-track i { display: block; height: 10px; border-radius: 5px; min-width: 3px;
-  background: rgba(TEAL, .85); }
-.cm-share { text-align: right; font-variant-numeric: tabular-nums; font-size: 15px; }
-.cm-foot { display: flex; flex-wrap: wrap; gap: 4px 18px; margin-top: 12px; font-size: 13px; }
-.cm .cm-foot span, .cm .cm-share { color: var(--body-text-color-subdued); }
-.cm-note, .cm-done, .cm-error { border-left: 4px solid rgb(217, 162, 27); border-radius: 8px;
-  background: rgba(217, 162, 27, .13); padding: 10px 16px; margin-top: 14px; font-size: 15px; }
-.cm-done { border-color: rgb(TEAL); background: rgba(TEAL, .12); margin-top: 0; }
-.cm-error { border-color: rgb(209, 73, 91); background: rgba(209, 73, 91, .12); margin-top: 0;
-  padding: 14px 18px; font-size: 16px; }
-.cm-legend { display: flex; align-items: center; gap: 10px; font-size: 13px; margin-top: 16px;
-  color: var(--body-text-color-subdued); }
-.cm-legend i { width: 200px; height: 10px; border-radius: 5px; }
-.cm-stats { display: flex; flex-wrap: wrap; gap: 12px 36px; margin-bottom: 22px; }
-.cm-stats div { font-size: 14px; color: var(--body-text-color-subdued); }
-.cm-stats b { display: block; font-size: 26px; font-weight: 650; line-height: 1.3;
-  color: var(--body-text-color); font-variant-numeric: tabular-nums; }
-.cm-stats i { display: inline-block; width: 13px; height: 13px; border-radius: 4px;
-  margin-right: 6px; vertical-align: -1px; }
-.cm-pieces { display: flex; flex-wrap: wrap; gap: 16px 8px; }
-.cm-piece { display: grid; gap: 4px; }
-.cm-row { display: flex; gap: 4px; }
-.cm-row span { flex: 1 0 auto; text-align: center; padding: 0 9px; border-radius: 7px;
-  font-size: 18px; line-height: 36px; height: 36px; white-space: nowrap; }
-.cm-row span.byte { font: 12px/36px ui-monospace, monospace; }
-.cm-row.characters span { font-size: 15px; height: 30px; line-height: 30px; }
-.words span, i.words { background: rgba(47, 111, 214, .20); }
-.tokens span, i.tokens { background: rgba(TEAL, .24); }
-.characters span, i.characters { background: rgba(128, 138, 150, .16); }
-.cm-scroll { overflow-x: auto; }
-.cm table.cm-heat { border-collapse: separate; border-spacing: 4px; width: 100%; margin: 0;
-  border: 0; }
-.cm table.cm-heat :is(tr, th, td) { border: 0; padding: 0; background: none; }
-.cm table.cm-heat th { font-weight: 400; font-size: 16px; text-align: left;
-  color: var(--body-text-color); }
-.cm table.cm-heat th.top { text-align: center; font-size: 14px;
-  color: var(--body-text-color-subdued); }
-.cm table.cm-heat th div { max-width: 340px; overflow: hidden; text-overflow: ellipsis;
-  white-space: nowrap; padding-right: 12px; }
-.cm table.cm-heat small { color: var(--body-text-color-subdued); margin-right: 10px;
-  font-size: 14px; }
-.cm table.cm-heat td { text-align: center; height: 48px; min-width: 54px; border-radius: 8px;
-  font-size: 16px; font-variant-numeric: tabular-nums; }
-.cm-hit { display: grid; grid-template-columns: 3.6em 1fr; gap: 16px; padding: 13px 0;
-  border-top: 1px solid var(--border-color-primary); font-size: 17px; }
-.cm-hit:first-of-type { border-top: 0; padding-top: 2px; }
-.cm-hit:last-of-type { padding-bottom: 0; }
-.cm-hit .score { font-size: 15px; font-weight: 600; text-align: center; border-radius: 8px;
-  height: 30px; line-height: 30px; font-variant-numeric: tabular-nums; }
-.cm-hit small { display: block; color: var(--body-text-color-subdued); font-size: 13px; }
-.cm-entity { border-radius: 7px; padding: 4px 8px; margin: 0 2px; }
-.cm-entity small { font-size: 12px; font-weight: 600; margin-left: 7px; opacity: .75; }
-@media (max-width: 600px) {
-  .cm-card { padding: 16px; }
-  .cm-text { font-size: 20px; }
-  .cm table.cm-heat th div { max-width: 120px; }
-}
-""".replace("TEAL", TEAL)
 
 # Hues of the types of entities, in the order in which they turn up.
 HUES = (212, 28, 160, 280, 350, 60, 190, 320, 100, 240)
