@@ -224,12 +224,16 @@ def main() -> None:
     logging.getLogger("serving").setLevel(logging.INFO)
     try:
         models = Models(arguments.model, arguments.export, arguments.embedding, arguments.entities)
+        models.prepare_in_background()
+        build(models).launch(
+            server_port=arguments.port,
+            theme=theme(),
+            css_paths=STYLE,
+            footer_links=[],
+            ssr_mode=False,
+        )
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"app: {error}")
-    models.prepare_in_background()
-    build(models).launch(
-        server_port=arguments.port, theme=theme(), css_paths=STYLE, footer_links=[], ssr_mode=False
-    )
 
 
 if __name__ == "__main__":
