@@ -34,11 +34,13 @@ class Opening:
         path, at, dimensions = name.rpartition("@")
         if not (at and dimensions.isdigit()):
             path, dimensions = name, ""
-        if Path(path).is_dir() and not (Path(path) / "config.json").exists():
-            if not (Path(path) / "modules.json").exists():
-                raise ValueError(
-                    f"{path} holds neither config.json nor modules.json: not a model's folder."
-                )
+        folder = Path(path)
+        if folder.is_dir() and not any(
+            (folder / name).exists() for name in ("config.json", "modules.json")
+        ):
+            raise ValueError(
+                f"{path} holds neither config.json nor modules.json: not a model's folder."
+            )
         return cls(path, int(dimensions) if dimensions else None, dtype)
 
     def open(self) -> SentenceTransformer:

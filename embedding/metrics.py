@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 
 def pair_metrics(scores: np.ndarray, truth: list[float], binary: bool) -> dict[str, float]:
-    """Spearman and Pearson of the scores of pairs with their grades, and AUC where these are 0 and 1.
+    """Spearman and Pearson of scores with grades, and AUC where the grades are 0 and 1.
 
     Raises:
         ValueError: if all grades are the same, so that nothing can be said.

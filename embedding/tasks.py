@@ -57,7 +57,7 @@ def rows_of_tsv(file: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
         fields = line.split("\t")
         if len(fields) != columns:
             raise ValueError(
-                f"{file}, line {number}: {len(fields)} fields; expected {columns}, separated by tabs."
+                f"{file}, line {number}: {len(fields)} fields, not {columns} separated by tabs."
             )
         yield number, fields
 
