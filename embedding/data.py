@@ -12,6 +12,7 @@ A field of `triplets` and `ranked` may be a list of texts. NLI: of each premise,
 contradicted hypothesis.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ def load_task(spec: TaskSpec, seed: int, held_out: HeldOut | None = None) -> Loa
     """Reads a task of any kind but `teacher`.
 
     Raises:
-        OSError, ValueError: if a file or a row cannot be used; the message names file, line, remedy.
+        OSError, ValueError: if a file or row cannot be used; the message names file, line, remedy.
     """
     examples = list(KINDS[spec.kind](spec, _rows(spec)))
     if not examples:
@@ -139,7 +140,7 @@ def _ranked(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
         anchor, *candidates = _texts(fields, where)
         if len(candidates) < 2:
             raise ValueError(f"{where}: at least two candidates expected, the best first.")
-        for better, worse in zip(candidates, candidates[1:], strict=False):
+        for better, worse in itertools.pairwise(candidates):
             yield {"anchor": anchor, "positive": better, "negative_1": worse}
 
 

@@ -2,7 +2,7 @@
 
     model: .                            any SentenceTransformer or encoder
     output: runs/embedding/simclue      folder to make
-    exclude: TASKS                      optional: rows with a text of the test sets there are dropped
+    exclude: TASKS                      optional: rows with a text of its test sets are dropped
     dimensions: [256, 128]              optional: Matryoshka sizes below the full one
     prompts: {query: "查询：", document: ""}   optional: saved with the model
     turns: proportional                 or round_robin: how tasks take turns, batch by batch
