@@ -37,7 +37,7 @@ def pieces_of(paths: list[str], seed: int) -> Iterator[str]:
 def draw_pieces(
     pieces: Iterator[str], count: int, seed: int, held_out: HeldOut | None
 ) -> list[str]:
-    """`count` distinct pieces, or all if there are fewer; which ones depends on seed and texts alone.
+    """`count` distinct pieces, or all if there are fewer; which ones, seed and texts alone decide.
 
     The pieces with the smallest draws are kept, so memory holds no more than `count` of them.
     """

@@ -48,12 +48,14 @@ Task = Pairs | Ranking | Retrieval
 
 
 def rows_of_tsv(file: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and fields of a file of tab-separated values.
+    """Line numbers and fields of a file of tab-separated values; empty lines are skipped.
 
     Raises:
         ValueError: if a line has another number of fields; the message names file and line.
     """
-    for number, line in enumerate(read_text(file).splitlines(), 1):
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        if not line.strip():
+            continue
         fields = line.split("\t")
         if len(fields) != columns:
             raise ValueError(
