@@ -22,7 +22,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.base.sampler import DefaultBatchSampler, NoDuplicatesBatchSampler
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, RandomSampler
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -103,7 +103,8 @@ def load_data(run: RunFile) -> tuple[dict[str, Dataset], dict[str, object]]:
 def sampler_for(dataset: Dataset, **options) -> BatchSampler:
     """Rows without labels are contrasted within the batch, so no text may be in it twice."""
     if any(column in dataset.column_names for column in LABELS):
-        return DefaultBatchSampler(dataset, **options)
+        shuffled = RandomSampler(dataset, generator=options["generator"])
+        return DefaultBatchSampler(shuffled, **options)
     return NoDuplicatesBatchSampler(dataset, **options)
 
 
