@@ -137,6 +137,13 @@ def arguments_for(run: RunFile, rows: dict[str, Dataset]) -> SentenceTransformer
         raise ValueError(f"training: {error}") from error
 
 
+class Trainer(SentenceTransformerTrainer):
+    """The library's trainer without its card, which quotes rows of data that are not ours."""
+
+    def add_model_card_callback(self, default_args_dict: dict) -> None:
+        """Adds nothing."""
+
+
 class KeepLosses(TrainerCallback):
     """Saves what the losses themselves learn (projections) with each checkpoint, for resuming."""
 
@@ -181,9 +188,7 @@ def train(run: RunFile) -> SentenceTransformer:
         task.name: loss_for(task, model, run.dimensions, vectors.get(task.name))
         for task in run.tasks
     }
-    trainer = SentenceTransformerTrainer(
-        model=model, args=arguments_for(run, rows), train_dataset=rows, loss=losses
-    )
+    trainer = Trainer(model=model, args=arguments_for(run, rows), train_dataset=rows, loss=losses)
     keeper = KeepLosses(trainer)
     trainer.add_callback(keeper)
     if checkpoint:
@@ -197,7 +202,7 @@ def train(run: RunFile) -> SentenceTransformer:
 def save(run: RunFile, model: SentenceTransformer, log: list[dict]) -> None:
     """Writes the output folder: the model, the run and its log."""
     with new_folder(run.output) as folder:
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder), create_model_card=False)
         write_json(folder / "training_run.json", {"run": as_plain(run), "log": log})
 
 
