@@ -12,18 +12,18 @@ import sys
 from pathlib import Path
 
 from embedding.held_out import HeldOut
-from embedding.run_file import load_run_file
+from embedding.run_file import RunFile, load_run_file
 from embedding.train import LABELS, load_data
 
 
-def leaks(run_file: Path, held_out: HeldOut) -> dict[str, list[str]]:
+def leaks(run: RunFile, held_out: HeldOut) -> dict[str, list[str]]:
     """The texts of test sets in each task of a run, by the task's name.
 
     Raises:
         OSError, ValueError: if the run's data cannot be read.
     """
     found = {}
-    rows, _ = load_data(load_run_file(run_file))
+    rows, _ = load_data(run)
     for name, data in rows.items():
         texts = {
             text for column in data.column_names if column not in LABELS for text in data[column]
@@ -43,7 +43,7 @@ def main() -> None:
     try:
         held_out = HeldOut(args.tasks)
         for run_file in args.runs:
-            for name, texts in leaks(run_file, held_out).items():
+            for name, texts in leaks(load_run_file(run_file), held_out).items():
                 total += len(texts)
                 example = f", such as {texts[0]!r}" if texts else ""
                 print(f"{run_file} {name}: {len(texts):,} texts of the test sets{example}")

@@ -1,0 +1,278 @@
+"""A teacher's vectors on disk, and training that a kill does not change, with a tiny model."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from embedding import distill
+from embedding.encoder import Opening
+from embedding.held_out import HeldOut
+from embedding.leakage import leaks
+from embedding.losses import TeacherLoss, loss_for
+from embedding.run_file import TaskSpec, load_run_file
+from embedding.teacher import TeacherNote, digest_of, open_vectors, read_teacher
+from embedding.train import KeepLosses, train, work_folder
+from modeling_chinese_modernbert import ChineseModernBertModel
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SENTENCES = [
+    f"{day}{weather}，{plan}。"
+    for day in ("今天", "明天")
+    for weather in ("下雨", "晴")
+    for plan in ("我们在家看书", "他们去河边钓鱼", "图书馆照常开门")
+]
+
+
+@pytest.fixture(scope="module")
+def folder(make_model, tmp_path_factory) -> Path:
+    """A tiny encoder with the root's tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_model(cls=ChineseModernBertModel, vocab_size=32_000).save_pretrained(folder)
+    for file in (*ROOT.glob("*_chinese_modernbert.py"), *ROOT.glob("tokenizer*.json")):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    """A complete folder of a teacher with vectors of size 8."""
+    output = tmp_path_factory.mktemp("teacher")
+    note = TeacherNote("t", "f", None, digest_of(SENTENCES), len(SENTENCES), 8, len(SENTENCES))
+    distill.start_or_resume(output, note, SENTENCES)
+    vectors = np.random.default_rng(0).normal(size=(len(SENTENCES), 8))
+    open_vectors(output, note, "r+")[:] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return output
+
+
+@pytest.fixture
+def run_file(folder, teacher, tmp_path):
+    """Returns `run_file(name)`: a run of three tasks with an output of that name."""
+    pairs, scores = tmp_path / "pairs.jsonl", tmp_path / "scores.tsv"
+    pairs.write_text(
+        "".join(
+            f"{json.dumps({'q': text, 't': text[::-1]}, ensure_ascii=False)}\n"
+            for text in SENTENCES
+        )
+    )
+    scores.write_text(
+        "".join(f"{text}\t{SENTENCES[0]}\t{n % 6}\n" for n, text in enumerate(SENTENCES))
+    )
+    training = {
+        "max_steps": 4,
+        "save_steps": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    run = {
+        "model": str(folder),
+        "dimensions": [16],
+        "turns": "round_robin",
+        "prompts": {"query": "查询："},
+        "training": training,
+        "tasks": {
+            "vectors": {"kind": "teacher", "teacher": str(teacher)},
+            "pairs": {"kind": "pairs", "files": [str(pairs)], "columns": ["q", "t"],
+                      "prompts": ["query"], "mini_batch": 2},
+            "scores": {"kind": "scored", "files": [str(scores)], "columns": [0, 1, 2],
+                       "score_range": [0, 5]},
+        },
+    }  # fmt: skip
+
+    def write(name: str) -> Path:
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(json.dumps(run | {"output": str(tmp_path / name)}))
+        return file
+
+    return write
+
+
+def weights_of(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "model.safetensors")
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(run_file, folder, monkeypatch):
+    whole, killed = load_run_file(run_file("whole")), load_run_file(run_file("killed"))
+    train(whole)
+    with monkeypatch.context() as patch:
+        keep = KeepLosses.on_save
+
+        def kill(*args, **kwargs):
+            keep(*args, **kwargs)
+            raise KeyboardInterrupt
+
+        patch.setattr(KeepLosses, "on_save", kill)
+        with pytest.raises(KeyboardInterrupt):
+            train(killed)
+    assert not killed.output.exists()
+    assert (work_folder(killed) / "checkpoint-2/losses.safetensors").exists()
+    train(killed)
+
+    weights, start = weights_of(whole.output), weights_of(folder)
+    assert any(not torch.equal(weights[name], start[name]) for name in weights)
+    for name, weight in weights_of(killed.output).items():
+        torch.testing.assert_close(weight, weights[name], rtol=0, atol=0, msg=name)
+
+    model = SentenceTransformer(str(whole.output), trust_remote_code=True)
+    assert model.prompts["query"] == "查询："
+    assert model.encode(SENTENCES).shape == (len(SENTENCES), 32)
+    # No row of the data is in what may be published.
+    shipped = "".join(file.read_text() for file in whole.output.glob("*.[jm][sd]*[on]"))
+    assert SENTENCES[0] not in shipped
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(run_file, tmp_path):
+    file = run_file("other")
+    work = work_folder(load_run_file(file))
+    work.mkdir()
+    (work / "run.json").write_text('{"digest": "another"}')
+    with pytest.raises(ValueError, match="a run of other settings or data"):
+        train(load_run_file(file))
+
+
+def test_an_output_that_holds_something_is_left_alone(run_file, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("keep")
+    with pytest.raises(ValueError, match="is not an empty folder"):
+        train(load_run_file(run_file("full")))
+    assert (tmp_path / "full/mine.txt").read_text() == "keep"
+
+
+def test_leaks_of_a_run_are_listed_by_task(run_file, monkeypatch):
+    held_out = HeldOut.__new__(HeldOut)
+    held_out._texts = {"今天下雨我们在家看书"}
+    found = leaks(load_run_file(run_file("leaky")), held_out)
+    assert found == {name: [SENTENCES[0]] for name in ("vectors", "pairs", "scores")}
+
+
+# --- losses -------------------------------------------------------------------------------------
+
+
+class Fixed(torch.nn.Module):
+    """A student whose vectors are given."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, vectors: torch.Tensor):
+        super().__init__()
+        self.vectors = torch.nn.Parameter(vectors)
+
+    def get_embedding_dimension(self) -> int:
+        return self.vectors.shape[1]
+
+    def forward(self, features) -> dict:
+        return {"sentence_embedding": self.vectors}
+
+
+def test_a_student_with_the_teachers_similarities_has_no_loss_of_them():
+    teacher = torch.nn.functional.normalize(torch.randn(6, 4), dim=1)
+    rotation = torch.linalg.qr(torch.randn(4, 4)).Q
+    labels = torch.tensor([3, 1, 5])
+    student = 7 * teacher[labels] @ rotation  # lengths and axes of its own
+    loss = TeacherLoss(Fixed(student), teacher.numpy(), similarity_weight=2.0)
+    terms = loss([{}], labels)
+    torch.testing.assert_close(terms["similarities"], torch.tensor(0.0), atol=1e-10, rtol=0)
+    with torch.no_grad():
+        loss.projection.weight.copy_(rotation)
+        loss.projection.bias.zero_()
+    torch.testing.assert_close(loss([{}], labels)["vectors"], torch.tensor(0.0), atol=1e-6, rtol=0)
+
+
+def test_similarities_count_at_each_size_and_by_their_weight():
+    teacher, labels = np.eye(3, 4, dtype=np.float32), torch.arange(3)
+    vectors = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 1]])
+
+    def similarities(weight: float, *sizes: int) -> float:
+        loss = TeacherLoss(Fixed(vectors), teacher, weight, sizes)
+        return loss([{}], labels)["similarities"].item()
+
+    # Full size: cos = 1/√2 for one pair, counted twice of 9 cosines. Two dimensions: the same, and
+    # the third vector is 0, so that its own cosine is 0 instead of 1.
+    assert similarities(1.0) == pytest.approx(2 * 0.5 / 9)
+    assert similarities(3.0) == pytest.approx(3 * 2 * 0.5 / 9)
+    assert similarities(1.0, 2) == pytest.approx((1 / 9 + 2 / 9) / 2)
+
+
+def test_a_size_that_the_model_does_not_have_is_refused():
+    spec = TaskSpec("task", "pairs", (Path("x"),), columns=("q", "t"))
+    with pytest.raises(ValueError, match="dimensions: 3, but the model's vectors have 3"):
+        loss_for(spec, Fixed(torch.eye(3)), (3,))
+
+
+# --- teacher ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def distilled(folder, tmp_path, monkeypatch, capsys):
+    """Returns `distilled(*options)`: what the command printed; blocks of five sentences."""
+    (tmp_path / "sentences.txt").write_text("".join(f"{text}\n" for text in SENTENCES))
+    monkeypatch.setattr(distill, "BLOCK", 5)
+
+    def run(*options) -> str:
+        arguments = ["--teacher", folder, "--sentences", tmp_path / "sentences.txt"]
+        arguments += ["--output", tmp_path / "vectors", *options]
+        monkeypatch.setattr("sys.argv", ["distill", *map(str, arguments)])
+        distill.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_teachers_vectors_are_those_of_the_model_and_a_kill_loses_one_block(
+    distilled, folder, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        written = distill.write_note
+
+        def kill(output: Path, note: TeacherNote):
+            written(output, note)
+            if note.done == 5:
+                raise KeyboardInterrupt
+
+        patch.setattr(distill, "write_note", kill)
+        with pytest.raises(KeyboardInterrupt):
+            distilled()
+    with pytest.raises(ValueError, match="5 of 12 vectors are written"):
+        read_teacher(tmp_path / "vectors")
+    assert distilled().startswith("10 of 12")
+    sentences, vectors = read_teacher(tmp_path / "vectors")
+    assert sentences == SENTENCES
+    expected = Opening.of(str(folder)).open().encode(SENTENCES, normalize_embeddings=True)
+    np.testing.assert_allclose(vectors, expected, atol=1e-3)  # fp16 beside fp32
+
+
+def test_vectors_of_other_sentences_are_kept(distilled, tmp_path):
+    distilled()
+    (tmp_path / "sentences.txt").write_text("换了一句话。\n")
+    with pytest.raises(SystemExit, match="of another teacher, prompt or other sentences"):
+        distilled()
+    assert read_teacher(tmp_path / "vectors")[0] == SENTENCES
+
+
+def test_what_cannot_be_distilled_is_refused(distilled, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="no prompt 'q'; it has query, document"):
+        distilled("--prompt", "q")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
+        with pytest.raises(SystemExit, match="are free. Make room, or take fewer sentences"):
+            distilled()
+    (tmp_path / "sentences.txt").write_text("\n")
+    with pytest.raises(SystemExit, match="sentences.txt has no text"):
+        distilled()
+
+
+def test_changed_sentences_are_noticed(teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "copy")
+    (tmp_path / "copy/sentences.txt").write_text("别的句子。\n")
+    with pytest.raises(ValueError, match="was changed"):
+        read_teacher(tmp_path / "copy")
