@@ -75,11 +75,9 @@ def open_results(file: Path) -> dict:
 def table(results: dict, names: list[str]) -> str:
     """A Markdown table, one line a model; a column that no model has a figure for is left out."""
     rows = {name: _cells(results["models"][name]) for name in names}
-    headings = [
-        heading
-        for heading in dict.fromkeys(heading for cells in rows.values() for heading in cells)
-        if any(heading in cells for cells in rows.values())
-    ]
+    found = dict.fromkeys(heading for cells in rows.values() for heading in cells)
+    known = [*COLUMNS, *(heading for heading in found if heading not in COLUMNS)]
+    headings = [heading for heading in known if heading in found]
     lines = ["| model | " + " | ".join(headings) + " |", "|---" * (len(headings) + 1) + "|"]
     for name, cells in rows.items():
         values = [cells.get(heading, "—") for heading in headings]
