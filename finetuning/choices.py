@@ -104,7 +104,7 @@ def _ask(example: dict, tokenizer, framing: Frame, max_length: int) -> tuple[lis
 
 
 def _fill(example: dict, tokenizer, framing: Frame, max_length: int) -> tuple[list[dict], bool]:
-    left, right = (_around(part, tokenizer) for part in _split(example))
+    left, right = around_blank(example, tokenizer)
     rows, is_cut = [], False
     for choice in example["choices"]:
         filled = _ids(choice, tokenizer)
@@ -125,23 +125,26 @@ def _check_room(room: int, example: dict, max_length: int) -> None:
         )
 
 
-def _split(example: dict) -> list[str]:
+def around_blank(example: dict, tokenizer) -> tuple[list[int], list[int]]:
+    """The tokens to the left and to the right of an example's blank.
+
+    Other blanks of the text become masks; a model without masks reads nothing there.
+
+    Raises:
+        ValueError: if the text holds no blank or several.
+    """
     parts = example["text"].split(BLANK)
     if len(parts) != 2:
         raise ValueError(
             f"example {example['id']!r}: 'text' must hold one {BLANK!r}, it holds "
             f"{len(parts) - 1}; write an example for each blank."
         )
-    return parts
-
-
-def _around(text: str, tokenizer) -> list[int]:
-    """The tokens of a text, its other blanks masked (empty if the model has no mask)."""
     hidden = [] if tokenizer.mask_token_id is None else [tokenizer.mask_token_id] * IDIOM_TOKENS
-    ids = []
-    for number, part in enumerate(text.split(OTHER_BLANK)):
-        ids += [*(hidden if number else ()), *_ids(part, tokenizer)]
-    return ids
+    sides = []
+    for part in parts:
+        first, *others = (_ids(text, tokenizer) for text in part.split(OTHER_BLANK))
+        sides.append([*first, *(token for ids in others for token in (*hidden, *ids))])
+    return sides[0], sides[1]
 
 
 def cut_around(left: int, right: int, room: int) -> tuple[int, int]:

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from finetuning.choice_data import BLANK, OTHER_BLANK, read_chid
-from finetuning.choices import ChoiceDecoding, cut_around, decode
+from finetuning.choice_data import BLANK, read_chid
+from finetuning.choices import ChoiceDecoding, around_blank, cut_around, decode
 from finetuning.spans import frame
 from pretraining.files import write_json
 
@@ -68,7 +68,7 @@ class MaskedScorer:
         """The scores of each example's choices in its blank, and how many tokens they have."""
         rows, lengths = [], []
         for number, example in enumerate(examples):
-            left, right = (self._context(part) for part in example["text"].split(BLANK))
+            left, right = around_blank(example, self.tokenizer)
             fills = [self._ids(choice) for choice in example["choices"]]
             rows += self._rows(number, left, right, fills)
             lengths.append(list(map(len, fills)))
@@ -102,13 +102,6 @@ class MaskedScorer:
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _context(self, text: str) -> list[int]:
-        ids = []
-        for number, part in enumerate(text.split(OTHER_BLANK)):
-            ids += [self.tokenizer.mask_token_id] * 4 if number else []
-            ids += self._ids(part)
-        return ids
 
     def _rows(self, number: int, left: list[int], right: list[int], fills) -> list[MaskedRow]:
         """One row for each length of the fills."""
@@ -151,7 +144,7 @@ class ClozeResult:
         chance: the accuracy of guessing.
         plain, mean, calibrated: accuracy by the sum of the log-probabilities, by their mean, and by
             the sum minus that of the idiom alone. Blanks of one group are answered together.
-        standard_error: of these accuracies, at `calibrated`.
+        standard_error: of the largest of these accuracies.
         texts: texts whose pseudo-perplexity was measured, with the right idioms.
         pseudo_perplexity: per character.
     """
@@ -186,7 +179,7 @@ def probe(scorer: MaskedScorer, examples: list[dict], texts: int) -> ClozeResult
         name: sum(map(int.__eq__, decode(way, decoding), labels)) / len(labels)
         for name, way in ways.items()
     }
-    share = accuracy["calibrated"]
+    share = max(accuracy.values())
     return ClozeResult(
         examples=len(examples),
         chance=sum(1 / len(row) for row in scores) / len(scores),
