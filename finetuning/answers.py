@@ -73,6 +73,10 @@ def features(examples, tokenizer, settings, training: bool) -> tuple[list[dict],
         if context not in encoded:
             encoded[context] = encode(context, tokenizer, settings.borders)
         tokens = encoded[context]
+        if not len(tokens):
+            raise ValueError(
+                f"example {example['id']!r}: the tokenizer leaves nothing of 'context'."
+            )
         question = encode(example["question"], tokenizer, "plain").ids
         size = settings.max_length - framing.size - len(question)
         if size < 1:
@@ -112,7 +116,7 @@ def decode(logits, decoding: AnswerDecoding) -> list[dict]:
     Args:
         logits: (start logits, end logits), each (rows, positions), padded on the right, or lists.
     """
-    best = [{"text": "", "start": 0, "score": 0.0} for _ in decoding.contexts]
+    best = [{"text": "", "start": 0, "score": -1.0} for _ in decoding.contexts]
     for begin, finish, row in zip(*logits, decoding.rows, strict=True):
         number, start, stop, offset, length = row
         tokens = decoding.tokens[number]
@@ -120,8 +124,6 @@ def decode(logits, decoding: AnswerDecoding) -> list[dict]:
         first = _log_softmax(np.asarray(begin, dtype=np.float64)[:length])[inside]
         last = _log_softmax(np.asarray(finish, dtype=np.float64)[:length])[inside]
         spans = tokens.spans[start:stop]
-        if not len(spans):
-            continue
         size = spans[None, :, 1] - spans[:, None, 0]
         fits = np.triu((size > 0) & (size <= decoding.longest))
         scores = np.where(fits, first[:, None] + last[None, :], -np.inf)

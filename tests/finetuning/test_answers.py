@@ -100,6 +100,12 @@ def test_an_answer_that_ends_within_a_token_is_counted(tokenizer):
     assert decode(certain(rows), decoding)[0]["text"] == "银行"
 
 
+def test_a_context_of_which_no_token_is_left_is_refused(tokenizer):
+    empty = {"id": 7, "context": "", "question": "几点？", "answers": []}
+    with pytest.raises(ValueError, match="7: the tokenizer leaves nothing of 'context'"):
+        features([empty], tokenizer, AnswerSettings(), training=False)
+
+
 def test_a_question_that_fills_the_input_is_refused(tokenizer):
     with pytest.raises(ValueError, match=r"leave no room for the context in 8; raise max_length"):
         features([ask("周末" * 9, "六点")], tokenizer, AnswerSettings(8), training=False)
