@@ -40,8 +40,8 @@ class AnswerDecoding:
         rows: (example, start, stop, offset, length) of each row of the data set: which tokens of
             which context, where in the row they begin, and how long the row is.
         longest: characters of the longest answer.
-        inexact: in training, examples left out and answers that no run of tokens can stand for, by
-            reason.
+        inexact: examples that are left out in training, and examples whose answer no run of tokens
+            stands for (the one that is trained on; when scored, all of them), by reason.
     """
 
     contexts: list[str]
@@ -66,8 +66,8 @@ def features(examples, tokenizer, settings, training: bool) -> tuple[list[dict],
     encoded: dict[str, Tokens] = {}  # several questions share one context
     for example in examples:
         context = example["context"]
-        span = _first_span(example)
-        if training and span is None:
+        spans = _spans(example)
+        if training and not spans:
             inexact["no answer at its offset"] += 1
             continue
         if context not in encoded:
@@ -84,9 +84,11 @@ def features(examples, tokenizer, settings, training: bool) -> tuple[list[dict],
                 f"example {example['id']!r}: the question's {len(question)} tokens leave no room "
                 f"for the context in {settings.max_length}; raise max_length."
             )
-        covered = tokens.cover(*span) if training else None
-        if training and not tokens.representable(*span):
+        # One answer is trained on; when scored, any of them will do.
+        spans = spans[:1] if training else spans
+        if spans and not any(tokens.representable(*span) for span in spans):
             inexact["ends within a token"] += 1
+        covered = tokens.cover(*spans[0]) if training else None
         offset = framing.start_of(1, question)
         for start, stop in windows(len(tokens), size, min(settings.stride, size)):
             row = framing.build(question, tokens.ids[start:stop])
@@ -101,11 +103,12 @@ def features(examples, tokenizer, settings, training: bool) -> tuple[list[dict],
     return data, AnswerDecoding(contexts, texts, rows, settings.longest, inexact)
 
 
-def _first_span(example: dict) -> tuple[int, int] | None:
-    for answer in example.get("answers") or ():
-        if answer["start"] is not None:
-            return answer["start"], answer["start"] + len(answer["text"])
-    return None
+def _spans(example: dict) -> list[tuple[int, int]]:
+    return [
+        (answer["start"], answer["start"] + len(answer["text"]))
+        for answer in example.get("answers") or ()
+        if answer["start"] is not None
+    ]
 
 
 def decode(logits, decoding: AnswerDecoding) -> list[dict]:

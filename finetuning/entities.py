@@ -46,8 +46,8 @@ class EntityDecoding:
         rows: (example, start, stop) of each row of the data set: which tokens of which example.
         offset: where in a row the text begins.
         tags: the classes of the model.
-        inexact: entities that no run of tokens can stand for, and entities that could not be
-            labeled, by reason.
+        inexact: entities that cannot be predicted exactly, by reason: no run of tokens stands for
+            them, or another entity has their tokens.
     """
 
     texts: list[Tokens]
@@ -64,8 +64,8 @@ def features(examples, tokenizer, settings, training: bool) -> tuple[list[dict],
         training: whether rows get `labels`.
 
     Raises:
-        ValueError: in training, if an example has no entities listed or one of an unknown label;
-            the message names the example.
+        ValueError: on a text without tokens or an unknown label, or in training, if an example
+            has no entities listed; the message names the example.
     """
     framing = frame(tokenizer, 1)
     texts, rows, data, inexact = [], [], [], Counter()
@@ -73,7 +73,11 @@ def features(examples, tokenizer, settings, training: bool) -> tuple[list[dict],
         tokens = encode(example["text"], tokenizer, settings.borders)
         if not len(tokens):
             raise ValueError(f"example {example['id']!r}: the tokenizer leaves nothing of 'text'.")
-        tags = _tags(example, tokens, settings, inexact) if training else None
+        if training and example["entities"] is None:
+            raise ValueError(
+                f"example {example['id']!r} has no entities listed; train on a split with labels."
+            )
+        tags = _tags(example, tokens, settings, inexact)
         for start, stop in windows(
             len(tokens), settings.max_length - framing.size, settings.stride
         ):
@@ -91,13 +95,9 @@ def features(examples, tokenizer, settings, training: bool) -> tuple[list[dict],
 
 
 def _tags(example: dict, tokens: Tokens, settings: EntitySettings, inexact: Counter) -> np.ndarray:
-    if example["entities"] is None:
-        raise ValueError(
-            f"example {example['id']!r} has no entities listed; train on a split with labels."
-        )
     index = {tag: number for number, tag in enumerate(settings.tags)}
     tags = np.zeros(len(tokens), dtype=np.int64)
-    for start, end, label in example["entities"]:
+    for start, end, label in example["entities"] or ():
         if label not in settings.labels:
             raise ValueError(
                 f"example {example['id']!r}: unknown label {label!r}; the labels are "

@@ -100,6 +100,16 @@ def test_an_answer_that_ends_within_a_token_is_counted(tokenizer):
     assert decode(certain(rows), decoding)[0]["text"] == "银行"
 
 
+def test_when_scored_only_examples_without_any_exact_answer_are_counted(tokenizer):
+    answers = [{"text": "银", "start": 1}, {"text": "去银行", "start": 0}]
+    example = {"id": 0, "context": "去银行", "question": "？", "answers": answers}
+    settings = AnswerSettings(borders="plain")
+    assert not features([example], tokenizer, settings, training=False)[1].inexact
+    half = example | {"answers": answers[:1]}
+    _, decoding = features([half], tokenizer, settings, training=False)
+    assert decoding.inexact == {"ends within a token": 1}
+
+
 def test_a_context_of_which_no_token_is_left_is_refused(tokenizer):
     empty = {"id": 7, "context": "", "question": "几点？", "answers": []}
     with pytest.raises(ValueError, match="7: the tokenizer leaves nothing of 'context'"):

@@ -82,6 +82,8 @@ def test_entities_that_end_within_tokens_are_counted_and_trained_on_what_holds_t
     rows, decoding = features([example], tokenizer, settings, training=True)
     assert decoding.inexact == {"ends within a token": 1, "no tokens of its own": 1}
     assert decode(certain(rows, 5), decoding) == [[[0, 2, "address"]]]
+    _, unlabeled = features([example], tokenizer, settings, training=False)
+    assert unlabeled.inexact == decoding.inexact
 
 
 def test_without_training_rows_have_no_labels(tokenizer):
