@@ -29,7 +29,7 @@ class EntitySettings:
     labels: tuple[str, ...]
     max_length: int = 512
     stride: int = 256
-    borders: str = "characters"
+    borders: str = "words"
 
     @property
     def tags(self) -> list[str]:
