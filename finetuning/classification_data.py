@@ -155,7 +155,7 @@ def _examples(
         if example["label"] is None:
             unlabeled = unlabeled or where
         if example["label"] in ignored:
-            skipped[f"label {example['label']!r}"] += 1
+            skipped[f"left out: label {example['label']!r}"] += 1
             continue
         examples.append({"id": record.get("id", number), **example})
     if not examples:

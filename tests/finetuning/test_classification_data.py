@@ -56,7 +56,7 @@ def test_ignored_labels_are_counted(tmp_path):
     file = write(tmp_path, "a.json", lines({"a": "甲", "label": "-"}, {"a": "乙", "label": "x"}))
     examples, skipped = read_columns(file, Columns("a", ignored=("-",)))
     assert [example["id"] for example in examples] == [1]
-    assert skipped == {"label '-'": 1}
+    assert skipped == {"left out: label '-'": 1}
 
 
 @pytest.mark.parametrize(
