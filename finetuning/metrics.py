@@ -5,8 +5,13 @@
 All values are shares from 0 to 1, as in `evaluate`'s own metrics.
 """
 
-import datasets
-import evaluate
+try:
+    import datasets
+    import evaluate
+except ImportError as error:
+    raise ImportError(
+        f'fine-tuning needs the package {error.name}: pip install ".[finetune]"'
+    ) from error
 
 from finetuning import cmrc_rules
 

@@ -1,6 +1,7 @@
 """Models by name: folders and Hub names, random weights, and the arithmetic that is fast here."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,11 @@ class Model:
     def is_random(self) -> bool:
         """Whether its weights are random."""
         return self.source.startswith(RANDOM)
+
+    @property
+    def file_name(self) -> str:
+        """Its name as a folder of results is called."""
+        return re.sub(r"[^\w.-]+", "-", self.name).strip("-")
 
     @property
     def folder(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finetuning.tasks import HubReader, Task
 
-LABELED = ("train", "dev", "test")
+ORDER = ("train", "dev", "test", "hidden")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def load(task: Task, folder: Path) -> tuple[Task, dict[str, Split]]:
         ValueError: on an unknown label, a labeled split without labels, or train of one class only.
     """
     splits = {}
-    for name, files in task.splits.items():
+    for name, files in sorted(task.splits.items(), key=lambda item: ORDER.index(item[0])):
         paths = [folder / file for file in files]
         is_local = not isinstance(task.read, HubReader)
         missing = [str(path) for path in paths if is_local and not path.exists()]

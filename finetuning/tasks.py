@@ -8,7 +8,7 @@ labeled, that one is scored too, as `test`.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Task:
         blanks: for choices, whether they fill a blank of the text.
         borders: for spans, where tokens have to end, see `finetuning.spans.encode`.
         held_out: the share of train that becomes dev, if the task has no dev of its own.
+        hub: the Hub data set that holds the task.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Task:
     blanks: bool = False
     borders: str = "words"
     held_out: float = 0.0
+    hub: str = ""
 
 
 _CLUE = "CLUE (arXiv:2004.05986) and its baselines"
@@ -232,7 +234,11 @@ _ALL = (
     _few_task("ocnli", _OCNLI, _NLI),
     _few_task("tnews", _SENTENCE, _NEWS),
 )
-TASKS = {task.name: task for task in _ALL}
+_ON_HUB = (
+    *("afqmc", "tnews", "iflytek", "cmnli", "ocnli", "cluewsc2020", "csl", "cmrc2018", "drcd"),
+    *("chid", "c3"),
+)
+TASKS = {task.name: replace(task, hub="clue/clue" if task.name in _ON_HUB else "") for task in _ALL}
 
 
 @dataclass(frozen=True)

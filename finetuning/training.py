@@ -90,12 +90,12 @@ def train(
         report: called with a short text after each epoch.
 
     Returns:
-        What a result file holds: scores and predictions of each split but train, the history of
-        dev, what was cut or could not be represented, seconds, and the environment.
+        What a result file holds: scores and predictions of each split but train, the loss of
+        training (None if it was not finite), the history of dev, what was cut or could not be
+        represented, seconds, and the environment.
 
     Raises:
-        ValueError: on examples that cannot be inputs, inputs longer than the model's context, or a
-            loss that is not finite.
+        ValueError: on examples that cannot be inputs, or inputs longer than the model's context.
     """
     began = time.perf_counter()
     task, head = run.task, HEADS[run.task.head]
@@ -121,7 +121,7 @@ def train(
         return head.score(splits["dev"].examples, found), found
 
     progress = Progress(score_dev, task.metric, task.patience, report)
-    _fit(run, model, collator, inputs["train"][0], progress)
+    loss = _fit(run, model, collator, inputs["train"][0], progress)
     model.load_state_dict(progress.weights)
 
     scores = {"dev": progress.history[progress.best]}
@@ -134,6 +134,7 @@ def train(
         save(model, tokenizer, task, folder)
     return {
         "scores": scores,
+        "loss": loss,
         "history": progress.history,
         "best_epoch": progress.best + 1,
         "inexact": {name: dict(decoding.inexact) for name, (_, decoding) in inputs.items()},
@@ -161,7 +162,7 @@ def _check_context(task: Task, model) -> None:
         )
 
 
-def _fit(run: Run, model, collator, rows: list[dict], progress: Progress) -> None:
+def _fit(run: Run, model, collator, rows: list[dict], progress: Progress) -> float | None:
     task, place = run.task, next(model.parameters()).device
     data = Dataset.from_list([row | {"length": _length(row)} for row in rows])
     steps = math.ceil(len(rows) / task.batch_size) * task.epochs
@@ -186,10 +187,7 @@ def _fit(run: Run, model, collator, rows: list[dict], progress: Progress) -> Non
         trainer = Trainer(model, arguments, collator, data, callbacks=[progress])
         trainer.remove_callback(transformers.PrinterCallback)
         loss = trainer.train().training_loss
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"{task.name}: the loss became {loss} at a rate of {run.learning_rate}; lower the rate."
-        )
+    return loss if math.isfinite(loss) else None
 
 
 def _length(row: dict) -> int:
