@@ -24,6 +24,7 @@ from finetuning.splits import Split
 from finetuning.tasks import Task
 from pretraining.files import write_json
 
+SETTINGS_FILE = "task.json"  # of a fine-tuned folder
 WARMUP = 0.1  # of the steps
 WEIGHT_DECAY = 0.01
 # Tokens of a batch when predicting, padding included: 4 MiB of a layer of 256 in fp32.
@@ -231,4 +232,4 @@ def save(model, tokenizer, task: Task, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     fields = ("name", "head", "labels", "max_length", "choices", "blanks", "borders")
-    write_json(folder / "task.json", {field: getattr(task, field) for field in fields})
+    write_json(folder / SETTINGS_FILE, {field: getattr(task, field) for field in fields})

@@ -8,6 +8,7 @@ import torch
 
 from finetuning.heads import HEADS
 from finetuning.models import Model
+from finetuning.predict import Predictor, example_of, parse
 from finetuning.training import Run, outputs, train
 from tests.finetuning.made_up import made_up_splits, made_up_task
 
@@ -25,10 +26,35 @@ def test_each_head_learns_a_made_up_task(tiny_folder, tmp_path, head):
     assert result["history"][result["best_epoch"] - 1] == result["scores"]["dev"]
     assert [name for name, _ in result["predictions"]["test"]] == list(range(40))
     json.dumps(result)
-    saved = HEADS[head].auto.from_pretrained(tmp_path / "saved", trust_remote_code=True)
-    assert json.loads((tmp_path / "saved" / "task.json").read_text())["head"] == head
+    plain = [
+        {
+            key: example[key]
+            for key in ("text", "text_pair", "question", "context", "choices")
+            if key in example
+        }
+        for example in splits["test"].examples
+    ]
+    predictor = Predictor(tmp_path / "saved")
+    found = [answer for _, answer in result["predictions"]["test"]]
+    assert json.loads(json.dumps(predictor(plain))) == json.loads(json.dumps(found))
     if classes := HEADS[head].classes(HEADS[head].settings(run.task)):
+        saved = HEADS[head].auto.from_pretrained(tmp_path / "saved", trust_remote_code=True)
         assert list(saved.config.id2label.values()) == classes
+    with pytest.raises(ValueError, match=r"example 0: '.*' is missing or empty"):
+        predictor([{}])
+
+
+def test_a_folder_without_its_task_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"task\.json is missing; name a folder"):
+        Predictor(tmp_path)
+
+
+def test_the_command_asks_as_its_options_say():
+    ask = ["folder", "去哪里买？", "--context", "没有米了。"]
+    assert example_of(parse(ask)) == {"question": "去哪里买？", "context": "没有米了。"}
+    choose = {"text": "没有米了。", "text_pair": "去哪里买？", "choices": ["超市", "车站"]}
+    assert example_of(parse([*ask, "--choices", "超市", "车站"])) == choose
+    assert example_of(parse(["folder", "甲", "--pair", "乙"])) == {"text": "甲", "text_pair": "乙"}
 
 
 def test_a_run_is_a_function_of_its_seed(tiny_folder):
