@@ -32,6 +32,7 @@ class Head:
         decode: (logits, decoding) -> predictions, in the words of the examples.
         score: (examples, predictions) -> values from 0 to 1 by name.
         outputs: the model's outputs that `decode` takes.
+        present: (example, prediction) -> the prediction as it is kept and shown.
     """
 
     auto: type
@@ -42,6 +43,7 @@ class Head:
     decode: Callable
     score: Callable[[list[dict], list], dict[str, float]]
     outputs: tuple[str, ...] = ("logits",)
+    present: Callable = lambda example, prediction: prediction
 
     def decode_rows(self, rows: list[tuple[np.ndarray, ...]], decoding) -> list:
         """Predictions from the outputs of each row, a tuple by `outputs`."""
@@ -74,6 +76,11 @@ def _score_entities(examples, predictions) -> dict[str, float]:
         predictions=list(map(character_tags, lengths, predictions)),
         references=[character_tags(len(e["text"]), e["entities"]) for e in examples],
     )
+
+
+def _with_words(example, prediction) -> list[list]:
+    """Entities as [start, end, label, words]."""
+    return [[*entity, example["text"][entity[0] : entity[1]]] for entity in prediction]
 
 
 def _score_answers(examples, predictions) -> dict[str, float]:
@@ -125,6 +132,7 @@ HEADS = {
         entities.features,
         entities.decode,
         _score_entities,
+        present=_with_words,
     ),
     "answers": Head(
         AutoModelForQuestionAnswering,

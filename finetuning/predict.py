@@ -65,8 +65,8 @@ class Predictor:
                 question about the text, "text_pair".
 
         Returns:
-            For classes {"label", "score"}, for entities [[start, end, label], …], for answers
-            {"text", "start", "score"}, for choices the index of one.
+            For classes {"label", "score"}; for entities [[start, end, label, words], …]; for
+            answers {"text", "start", "score"}; for choices the index of one.
 
         Raises:
             ValueError: on an example that lacks something, or whose text is empty.
@@ -85,7 +85,8 @@ class Predictor:
         rows, decoding = self._head.features(full, self._tokenizer, self._settings, training=False)
         collator = self._head.collator(self._tokenizer)
         found = outputs(self._model, rows, collator, self._head.outputs)
-        return self._head.decode_rows(found, decoding)
+        answers = self._head.decode_rows(found, decoding)
+        return list(map(self._head.present, examples, answers))
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

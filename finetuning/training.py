@@ -146,7 +146,7 @@ def train(
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "predictions": {
             name: [
-                [example["id"], found]
+                [example["id"], head.present(example, found)]
                 for example, found in zip(splits[name].examples, predictions[name], strict=True)
             ]
             for name in predictions
