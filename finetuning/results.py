@@ -139,9 +139,16 @@ def table(results: list[dict]) -> str:
             for name in published:
                 value = PUBLISHED[name].get(task, {}).get(score) if split == "dev" else None
                 cells.append("–" if value is None else f"{value:.1f}")
-            rows.append([task, split, score.replace("_", " "), *cells])
+            rows.append([_named(of_task[0], task, "train"), _named(of_task[0], split, split)])
+            rows[-1] += [score.replace("_", " "), *cells]
     rows.insert(1, ["---"] * len(rows[0]))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _named(summary: Summary, name: str, part: str) -> str:
+    """A name, and how many examples of a split there are if it is a subset."""
+    limit = summary.settings.get(f"{part}_examples")
+    return f"{name} ({limit:,} of {part})" if limit else name
 
 
 def _rank(model: str) -> tuple[int, str]:
@@ -169,8 +176,9 @@ def page(results: list[dict]) -> str:
         settings = summary.settings
         sizes = ", ".join(f"{part} {n:,}" for part, n in settings["examples"].items())
         note = f"- **{settings['task']}**, {settings['model']}: {sizes}"
-        if settings["train_examples"]:
-            note += f" (at most {settings['train_examples']:,} of train, drawn by seed 0)"
+        for part in ("train", "dev"):
+            if limit := settings[f"{part}_examples"]:
+                note += f" (at most {limit:,} of {part}, drawn by seed 0)"
         if settings["learning_rate"]:
             note += f"; rate {settings['learning_rate']:g}, {settings['max_length']} tokens"
         for part, counts in summary.first["inexact"].items():

@@ -14,7 +14,7 @@ def result(task: str, model: str, dev: float, seed=None, rate=None, **others) ->
     settings = {
         **{"task": task, "model": model, "seed": seed, "learning_rate": rate},
         **{"metric": "accuracy", "head": "classification", "max_length": 128},
-        **{"train_examples": None, "protocol": "CLUE", "hub": "clue/clue"},
+        **{"train_examples": None, "dev_examples": None, "protocol": "CLUE", "hub": "clue/clue"},
         "examples": {"train": 1000, "dev": 100},
     }
     scores = {"dev": {"accuracy": dev}}
@@ -51,6 +51,13 @@ def test_a_model_that_a_task_is_not_for_has_no_score():
     results = [*RESULTS, result("mine", "ours", 0.9, 0, 1e-4)]
     assert "| mine | dev | accuracy | 90.0 | – | – | – |" in table(results)
     assert mean(None) == "–"
+
+
+def test_the_table_names_subsets():
+    few = result("tnews", "ours", 0.5, 0, 1e-4)
+    few["settings"] |= {"train_examples": 4000, "dev_examples": 1000}
+    expected = "| tnews (4,000 of train) | dev (1,000 of dev) | accuracy | 50.0 |"
+    assert table([few]).splitlines()[-1].startswith(expected)
 
 
 def test_a_result_in_one_line_says_when_a_run_diverged():
