@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 from finetuning.heads import HEADS
 from finetuning.models import Model
@@ -55,6 +56,31 @@ def test_the_command_asks_as_its_options_say():
     choose = {"text": "没有米了。", "text_pair": "去哪里买？", "choices": ["超市", "车站"]}
     assert example_of(parse([*ask, "--choices", "超市", "车站"])) == choose
     assert example_of(parse(["folder", "甲", "--pair", "乙"])) == {"text": "甲", "text_pair": "乙"}
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory):
+    """A tiny BERT of transformers, whose tokenizer knows the made-up texts' characters."""
+    folder = tmp_path_factory.mktemp("bert")
+    splits = (made_up_splits(head, train=100)["train"] for head in HEADS)
+    text = "".join(json.dumps(split.examples, ensure_ascii=False) for split in splits)
+    entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(text) - {" "})]
+    (folder / "vocab.txt").write_text("\n".join(entries), encoding="utf-8")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = BertConfig(vocab_size=len(entries), num_attention_heads=2, **size)
+    BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_another_encoder_of_transformers_takes_its_place(bert_folder, head):
+    splits = made_up_splits(head, train=16, dev=4)
+    run = Run(made_up_task(head, epochs=1), Model(str(bert_folder), "bert"), 0, 1e-3)
+    result = train(run, splits)
+    assert len(result["predictions"]["dev"]) == 4
+    assert result["loss"] > 0
+    assert not result["inexact"]["dev"]  # a token a character
 
 
 def test_a_run_is_a_function_of_its_seed(tiny_folder):
