@@ -147,8 +147,14 @@ def table(results: list[dict]) -> str:
 
 def _named(summary: Summary, name: str, part: str) -> str:
     """A name, and how many examples of a split there are if it is a subset."""
-    limit = summary.settings.get(f"{part}_examples")
+    limit = _limit(summary.settings, part)
     return f"{name} ({limit:,} of {part})" if limit else name
+
+
+def _limit(settings: dict, part: str) -> int | None:
+    """How many examples a split was cut down to, if it was."""
+    limit = settings.get(f"{part}_examples")
+    return limit if limit == settings["examples"].get(part) else None
 
 
 def _rank(model: str) -> tuple[int, str]:
@@ -177,8 +183,8 @@ def page(results: list[dict]) -> str:
         sizes = ", ".join(f"{part} {n:,}" for part, n in settings["examples"].items())
         note = f"- **{settings['task']}**, {settings['model']}: {sizes}"
         for part in ("train", "dev"):
-            if limit := settings[f"{part}_examples"]:
-                note += f" (at most {limit:,} of {part}, drawn by seed 0)"
+            if limit := _limit(settings, part):
+                note += f" ({limit:,} of {part} drawn by seed 0)"
         if settings["learning_rate"]:
             note += f"; rate {settings['learning_rate']:g}, {settings['max_length']} tokens"
         for part, counts in summary.first["inexact"].items():

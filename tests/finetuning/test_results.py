@@ -55,9 +55,11 @@ def test_a_model_that_a_task_is_not_for_has_no_score():
 
 def test_the_table_names_subsets():
     few = result("tnews", "ours", 0.5, 0, 1e-4)
-    few["settings"] |= {"train_examples": 4000, "dev_examples": 1000}
-    expected = "| tnews (4,000 of train) | dev (1,000 of dev) | accuracy | 50.0 |"
+    few["settings"] |= {"train_examples": 1000, "dev_examples": 100}
+    expected = "| tnews (1,000 of train) | dev (100 of dev) | accuracy | 50.0 |"
     assert table([few]).splitlines()[-1].startswith(expected)
+    few["settings"] |= {"train_examples": 4000, "dev_examples": 4000}  # more than there are
+    assert table([few]).splitlines()[-1].startswith("| tnews | dev | accuracy | 50.0 |")
 
 
 def test_a_result_in_one_line_says_when_a_run_diverged():
@@ -72,7 +74,7 @@ def test_the_page_says_what_was_measured():
     few = result("tnews", "ours", 0.5, 0, 1e-4, **cut)
     few["settings"]["train_examples"] = 1000
     assert (
-        "- **tnews**, ours: train 1,000, dev 100 (at most 1,000 of train, drawn by seed 0); "
+        "- **tnews**, ours: train 1,000, dev 100 (1,000 of train drawn by seed 0); "
         "rate 0.0001, 128 tokens; dev: 7 × text is cut. CLUE." in page([few])
     )
 
