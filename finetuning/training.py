@@ -122,7 +122,7 @@ def train(
         return head.score(splits["dev"].examples, found), found
 
     progress = Progress(score_dev, task.metric, task.patience, report)
-    loss = _fit(run, model, collator, inputs["train"][0], progress)
+    loss = fit(run, model, collator, inputs["train"][0], [progress])
     model.load_state_dict(progress.weights)
 
     scores = {"dev": progress.history[progress.best]}
@@ -163,7 +163,14 @@ def _check_context(task: Task, model) -> None:
         )
 
 
-def _fit(run: Run, model, collator, rows: list[dict], progress: Progress) -> float | None:
+def fit(
+    run: Run, model, collator, rows: list[dict], callbacks: list[TrainerCallback]
+) -> float | None:
+    """Trains a model on rows of inputs, at most `run.task.epochs` epochs.
+
+    Returns:
+        The mean loss, None if it was not finite.
+    """
     task, place = run.task, next(model.parameters()).device
     data = Dataset.from_list([row | {"length": _length(row)} for row in rows])
     steps = math.ceil(len(rows) / task.batch_size) * task.epochs
@@ -185,7 +192,7 @@ def _fit(run: Run, model, collator, rows: list[dict], progress: Progress) -> flo
             disable_tqdm=True,
             log_level="error",
         )
-        trainer = Trainer(model, arguments, collator, data, callbacks=[progress])
+        trainer = Trainer(model, arguments, collator, data, callbacks=callbacks)
         trainer.remove_callback(transformers.PrinterCallback)
         loss = trainer.train().training_loss
     return loss if math.isfinite(loss) else None
