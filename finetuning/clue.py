@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from finetuning.baselines import BASELINES, baseline
+from finetuning.baselines import BASELINE_HEADS, BASELINES, baseline
 from finetuning.plan import Plan, read_plan
 from finetuning.results import collect, line, table
 from finetuning.splits import Split, describe, load, subset
@@ -47,7 +47,7 @@ def run(plan: Plan) -> list[dict]:
         (model, task, splits)
         for task, splits in loaded
         for model in plan.models
-        if model.source not in BASELINES or task.head == "classification"
+        if model.source not in BASELINES or task.head in BASELINE_HEADS
     ]
     total = sum(
         1 if model.source in BASELINES else len(task.learning_rates) + plan.seeds - 1

@@ -1,6 +1,7 @@
 """Baselines: the most frequent class, and characters that tell the classes apart."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -60,8 +61,30 @@ def test_characters_see_what_the_texts_of_a_pair_share():
     assert result["scores"]["dev"]["accuracy"] == 1.0
 
 
+def test_choices_are_judged_with_their_text():
+    def of(question, choices, label):
+        example = {"text": "家里没有米了。", "text_pair": question, "choices": choices}
+        return {"id": 0, "group": 0, "label": label, **example}
+
+    shop = of("去哪里买？", ["车站", "超市"], 1)
+    station = of("去哪里上车？", ["超市", "车站", "家里"], 1)
+    first = of("去哪里买？", ["超市", "车站"], 0)
+    splits = {
+        "train": Split([shop, station, first] * 3, (), Counter()),
+        "dev": Split([first, shop], (), Counter()),
+    }
+    chosen = replace(task("choices"), choices=2, labels=None)
+    majority = baseline("majority", chosen, splits)
+    assert majority["scores"]["dev"]["accuracy"] == 0.5
+    assert [answer for _, answer in majority["predictions"]["dev"]] == [1, 1]
+    splits["train"] = Split([shop, first] * 3, (), Counter())
+    assert baseline("characters", chosen, splits)["scores"]["dev"]["accuracy"] == 1.0
+
+
 def test_other_heads_and_names_are_refused():
-    with pytest.raises(ValueError, match="reviews: the baseline 'majority' knows tasks with class"):
+    with pytest.raises(
+        ValueError, match="reviews: the baseline 'majority' knows tasks with classes or"
+    ):
         baseline("majority", task("tokens"), SPLITS)
     with pytest.raises(ValueError, match="no baseline 'words'"):
         baseline("words", task(), SPLITS)
