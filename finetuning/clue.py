@@ -40,7 +40,7 @@ def run(plan: Plan) -> list[dict]:
     for task in plan.tasks:
         task, splits = load(task, plan.data)
         print(describe(task, splits))
-        for part, count in (("train", plan.train_examples), ("dev", plan.dev_examples)):
+        for part, count in (("train", task.train_examples), ("dev", task.dev_examples)):
             splits[part] = subset(splits[part], count)
         loaded.append((task, splits))
     pairs = [
@@ -118,8 +118,6 @@ def _settings(plan: Plan, model, task: Task, splits, seed, rate) -> dict:
         "weights": plan.fingerprints[model.name],
         "seed": seed,
         "learning_rate": rate,
-        "train_examples": plan.train_examples,
-        "dev_examples": plan.dev_examples,
         "files": {part: list(split.files) for part, split in splits.items()},
         "examples": {part: len(split.examples) for part, split in splits.items()},
         "unused": {part: dict(split.skipped) for part, split in splits.items() if split.skipped},

@@ -29,7 +29,6 @@ class Plan:
         data: the folder of the tasks' files.
         output: the folder of the results.
         seeds: runs of each model on each task, besides the grid.
-        train_examples, dev_examples: how many examples of these splits are used, None for all.
         save_models: whether fine-tuned models are kept beside the results.
     """
 
@@ -38,8 +37,6 @@ class Plan:
     data: Path
     output: Path
     seeds: int = 5
-    train_examples: int | None = None
-    dev_examples: int | None = None
     save_models: bool = False
 
     @functools.cached_property
@@ -77,7 +74,8 @@ def read_plan(file: Path | None, options: dict) -> Plan:
     names = [model.file_name for model in models]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"{where}: two models are called {twice!r}; name them, NAME=FOLDER.")
-    tasks = [_task(entry, where) for entry in content.pop("tasks")]
+    sizes = {name: content.pop(name, None) for name in ("train_examples", "dev_examples")}
+    tasks = [_task(entry, where, sizes) for entry in content.pop("tasks")]
     data, output = Path(content.pop("data")), Path(content.pop("output"))
     return Plan(models, tasks, data, output, **content)
 
@@ -93,14 +91,17 @@ def _model(text: str) -> Model:
     return Model(source, name)
 
 
-def _task(entry, where: str) -> Task:
-    """A task by its name, with settings of its own, or a new one with columns and files."""
+def _task(entry, where: str, sizes: dict) -> Task:
+    """A task by its name, with settings of its own, or a new one with columns and files.
+
+    `sizes` are the settings that all tasks have which do not set them.
+    """
     if isinstance(entry, str):
         entry = {entry: {}}
     if not isinstance(entry, dict) or len(entry) != 1:
         raise ValueError(f"{where}: a task is a name, or a name with its settings, got {entry!r}.")
     [(name, settings)] = entry.items()
-    settings = dict(settings or {})
+    settings = sizes | (settings or {})
     columns, files = settings.pop("columns", None), settings.pop("files", None)
     if unknown := sorted(settings.keys() - SETTINGS):
         raise ValueError(

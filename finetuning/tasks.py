@@ -41,6 +41,8 @@ class Task:
         borders: for spans, where tokens have to end, see `finetuning.spans.encode`.
         held_out: the share of train that becomes dev, if the task has no dev of its own.
         hub: the Hub data set that holds the task.
+        train_examples, dev_examples: of these splits at most so many are used, always the same
+            ones; None for all.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Task:
     borders: str = "words"
     held_out: float = 0.0
     hub: str = ""
+    train_examples: int | None = None
+    dev_examples: int | None = None
 
 
 _CLUE = "CLUE (arXiv:2004.05986) and its baselines"
