@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("pretraining", "benchmarks", "examples", "experiments", "serving", "docs", "tests")
+FOLDERS = (
+    *("pretraining", "finetuning", "serving"),
+    *("benchmarks", "examples", "experiments", "docs", "tests"),
+)
 FILES = {
     file.relative_to(ROOT).as_posix()
     for place in (ROOT.glob("*.py"), *((ROOT / folder).rglob("*.py") for folder in FOLDERS))
