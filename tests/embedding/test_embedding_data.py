@@ -182,6 +182,14 @@ def test_a_wrong_run_file_is_refused(tmp_path, old, new, message):
     assert message in str(error.value)
 
 
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs/embedding").glob("*.yaml")), ids=str)
+def test_the_run_files_of_the_repository_are_valid(file):
+    assert load_run_file(file).exclude is not None
+
+
 # --- test sets ----------------------------------------------------------------------------------
 
 
