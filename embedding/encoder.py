@@ -29,12 +29,15 @@ class Opening:
         """`FOLDER` or `FOLDER@DIMENSIONS`.
 
         Raises:
-            ValueError: if a folder of that name does not hold a model.
+            ValueError: if it is a path to no folder, or to one that does not hold a model.
         """
         path, at, dimensions = name.rpartition("@")
         if not (at and dimensions.isdigit()):
             path, dimensions = name, ""
         folder = Path(path)
+        # A name on the Hub has one slash at most.
+        if not folder.is_dir() and (path.startswith(("/", ".")) or path.count("/") > 1):
+            raise ValueError(f"{path}: there is no such folder.")
         if folder.is_dir() and not any(
             (folder / name).exists() for name in ("config.json", "modules.json")
         ):

@@ -30,15 +30,20 @@ LEXICAL = {"bigrams": Bigrams, "bm25": BM25}
 
 
 class Contender:
-    """A scorer by its name on the command line; a model is opened when it is needed first."""
+    """A scorer by its name on the command line; a model is opened when it is needed first.
+
+    Raises:
+        ImportError, ValueError: if there cannot be one of that name.
+    """
 
     def __init__(self, name: str, dtype: str | None):
         self.name = name
-        self.opening = None if name in LEXICAL else Opening.of(name, dtype)
+        self.lexical = LEXICAL[name]() if name in LEXICAL else None
+        self.opening = None if self.lexical else Opening.of(name, dtype)
 
     @cached_property
     def scorer(self) -> Encoder | Bigrams | BM25:
-        return LEXICAL[self.name]() if self.opening is None else Encoder(self.opening.open())
+        return self.lexical or Encoder(self.opening.open())
 
 
 def score(scorer: Encoder | Bigrams | BM25, task: Task) -> dict[str, float] | None:

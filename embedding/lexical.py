@@ -3,6 +3,8 @@
 Both take the weights of terms (idf) from the texts that they are given to compare.
 """
 
+import importlib.util
+
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -26,14 +28,19 @@ class Bigrams:
 
 
 class BM25:
-    """BM25 over words (`bm25s`, words by rjieba). It ranks documents and says nothing of pairs."""
+    """BM25 over words (`bm25s`, words by rjieba). It ranks documents and says nothing of pairs.
+
+    Raises:
+        ImportError: if a package is not installed.
+    """
+
+    def __init__(self):
+        for name in ("bm25s", "rjieba"):
+            if importlib.util.find_spec(name) is None:
+                raise ImportError(f"{name} is not installed: pip install '.[train,embed]'")
 
     def search(self, queries: list[str], documents: list[str]) -> np.ndarray:
-        """(queries, documents): all scores.
-
-        Raises:
-            ImportError: if bm25s or rjieba is not installed.
-        """
+        """(queries, documents): all scores."""
         import bm25s
         import rjieba
 

@@ -13,10 +13,12 @@
         files: [train_pair_postive_1w.json]
         columns: [query, title]
 
-All paths are relative to the working directory, as on the command line.
+All paths are relative to the working directory, as on the command line, where keys can be set, too:
+`seed=1 output=runs/other tasks.pairs.limit=1000`.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,8 +104,11 @@ class RunFile:
     turns: str = "proportional"
 
 
-def load_run_file(file: Path) -> RunFile:
+def load_run_file(file: Path, overrides: Sequence[str] = ()) -> RunFile:
     """Reads and checks a run file; the data is not read.
+
+    Args:
+        overrides: `key=value`, dots between nested keys; values are YAML.
 
     Raises:
         OSError, ValueError: if it cannot be used; the message names file, key and remedy.
@@ -114,6 +119,8 @@ def load_run_file(file: Path) -> RunFile:
         raise ValueError(f"{file}: not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file}: keys and values expected, such as `model: .`")
+    for override in overrides:
+        _apply(values, override)
     _check_keys(values, RunFile, str(file))
     tasks = values.pop("tasks")
     if not isinstance(tasks, dict) or not tasks:
@@ -126,6 +133,26 @@ def load_run_file(file: Path) -> RunFile:
     run = RunFile(tasks=specs, **values)
     _check_run(run, str(file))
     return run
+
+
+def _apply(values: dict, override: str) -> None:
+    """Sets one key of the run file.
+
+    Raises:
+        ValueError: if it is not `key=value`, or a key before a dot holds no keys.
+    """
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"{override}: key=value expected, such as seed=1.")
+    *parents, last = path.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{override}: {parent} holds no keys.")
+    try:
+        values[last] = yaml.load(text, Loader=PlainLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{override}: not YAML: {error}") from error
 
 
 def _check_keys(values: dict, kind: type, where: str, given: tuple[str, ...] = ()) -> None:

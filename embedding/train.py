@@ -1,6 +1,6 @@
 """Trains sentence vectors as a run file says.
 
-    python -m embedding.train configs/embedding/simclue.yaml
+    python -m embedding.train configs/embedding/simclue.yaml [seed=1 output=runs/embedding/seed-1]
 
 Keys of run files: `embedding/run_file.py`. While it runs, OUTPUT.run holds checkpoints and the log;
 killed, it goes on from the last checkpoint when started again. At the end OUTPUT appears, complete:
@@ -216,9 +216,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, metavar="RUN.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="in the run file's place")
     args = parser.parse_args()
     try:
-        run = load_run_file(args.run)
+        run = load_run_file(args.run, args.overrides)
         train(run)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error

@@ -182,6 +182,16 @@ def test_a_wrong_run_file_is_refused(tmp_path, old, new, message):
     assert message in str(error.value)
 
 
+def test_keys_can_be_set_on_the_command_line(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(RUN)
+    run = load_run_file(file, ["seed=3", "tasks.one.limit=5", "training.learning_rate=1e-4"])
+    assert (run.seed, run.tasks[0].limit, run.training) == (3, 5, {"learning_rate": 1e-4})
+    for override, message in (("seed", "key=value expected"), ("seed.x=1", "seed holds no keys")):
+        with pytest.raises(ValueError, match=message):
+            load_run_file(file, ["seed=3", override])
+
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 

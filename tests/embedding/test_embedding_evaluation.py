@@ -106,6 +106,8 @@ def test_a_model_is_named_by_its_folder_and_its_dimensions(tmp_path):
     assert Opening.of(f"{tmp_path}@64") == Opening(str(tmp_path), 64)
     assert Opening.of("user@home/model") == Opening("user@home/model")
     (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="absent: there is no such folder"):
+        Opening.of(str(tmp_path / "absent"))
     with pytest.raises(ValueError, match=r"empty holds neither config\.json nor modules\.json"):
         Opening.of(str(tmp_path / "empty"))
 
