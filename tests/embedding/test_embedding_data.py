@@ -95,6 +95,15 @@ def test_a_limit_draws_rows_by_the_seed(jsonl):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_a_data_set_of_the_hub_is_read_by_named_columns(jsonl, tmp_path):
+    jsonl({"q": QUERY, "t": TITLE, "id": 1})  # a folder of files is a data set, too
+    spec = TaskSpec("task", "pairs", hub=str(tmp_path), columns=("q", "t"))
+    assert load_task(spec, 0).rows.to_list() == [{"anchor": QUERY, "positive": TITLE}]
+    wrong = TaskSpec("task", "pairs", hub=str(tmp_path), columns=("q", "title"))
+    with pytest.raises(ValueError, match="no column 'title'; it has q, t, id"):
+        load_task(wrong, 0)
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 

@@ -135,7 +135,7 @@ def pair(left: str, right: str, label: str) -> dict:
 def tasks(tmp_path):
     """A folder of tasks in their original formats, a few rows each."""
     files = {
-        "stsb/sts-b-test.txt": "甲\t乙\t5\n甲\t丙\t0\n",
+        "stsb/sts-b-test.txt": "甲\t甲乙\t5\n甲\t丙\t0\n",
         "afqmc/dev.txt": "甲\t乙\t1\n甲\t丙\t0\n",
         "simclue/test_public.json": dump(
             pair("甲", "乙", "1"), pair("甲", "丙", "0"), pair("丁", "戊", "1")
@@ -159,7 +159,7 @@ def tasks(tmp_path):
 
 
 def test_every_task_is_read_from_its_original_files(tasks):
-    assert read_task("stsb", tasks) == Pairs(["甲", "甲"], ["乙", "丙"], [5, 0], False)
+    assert read_task("stsb", tasks) == Pairs(["甲", "甲"], ["甲乙", "丙"], [5, 0], False)
     assert read_task("afqmc", tasks) == Pairs(["甲", "甲"], ["乙", "丙"], [1, 0], True)
     assert read_task("simclue", tasks).scores == [1, 0, 1]
     assert read_task("ocnli", tasks) == Pairs(["甲", "甲"], ["乙", "丁"], [1, 0], True)

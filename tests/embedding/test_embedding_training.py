@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from embedding import distill
+from embedding import distill, mine
+from embedding.data import load_task
 from embedding.encoder import Opening
 from embedding.leakage import leaks
 from embedding.losses import TeacherLoss, loss_for
@@ -207,6 +208,27 @@ def test_a_size_that_the_model_does_not_have_is_refused():
     spec = TaskSpec("task", "pairs", (Path("x"),), columns=("q", "t"))
     with pytest.raises(ValueError, match="dimensions: 3, but the model's vectors have 3"):
         loss_for(spec, Fixed(torch.eye(3)), (3,))
+
+
+# --- hard negatives -----------------------------------------------------------------------------
+
+
+def test_mined_rows_train_as_triplets(folder, tmp_path, monkeypatch, capsys):
+    pairs, output = tmp_path / "pairs.jsonl", tmp_path / "mined.jsonl"
+    rows = [{"q": text, "t": f"{text}真的"} for text in SENTENCES]
+    pairs.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    arguments = ["--model", folder, "--pairs", pairs, "--columns", "q", "t", "--output", output]
+    # An untrained model says little of what is close; any margin would leave few.
+    arguments += ["--negatives", 2, "--relative_margin", -10]
+    monkeypatch.setattr("sys.argv", ["mine", *map(str, arguments)])
+    mine.main()
+    assert f"of {len(rows)} pairs with 2 negatives each" in capsys.readouterr().out
+    spec = TaskSpec("t", "triplets", (output,), columns=("anchor", "positive", "negatives"))
+    mined = load_task(spec, 0).rows.to_list()
+    assert {row["anchor"] for row in mined} == set(SENTENCES)
+    for row in mined:
+        own = {row["anchor"], row["positive"]}
+        assert len({row["negative_1"], row["negative_2"]} - own) == 2
 
 
 # --- teacher ------------------------------------------------------------------------------------
