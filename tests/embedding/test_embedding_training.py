@@ -189,19 +189,22 @@ def test_a_student_with_the_teachers_similarities_has_no_loss_of_them():
     torch.testing.assert_close(loss([{}], labels)["vectors"], torch.tensor(0.0), atol=1e-6, rtol=0)
 
 
-def test_similarities_count_at_each_size_and_by_their_weight():
-    teacher, labels = np.eye(3, 4, dtype=np.float32), torch.arange(3)
-    vectors = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 1]])
+def test_similarities_count_at_each_size_by_their_weight_and_the_teachers_spread():
+    half = 0.5**0.5
+    teacher = np.array([[1, 0], [0, 1], [half, half]], dtype=np.float32)
+    vectors = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1]])
 
-    def similarities(weight: float, *sizes: int) -> float:
-        loss = TeacherLoss(Fixed(vectors), teacher, weight, sizes)
-        return loss([{}], labels)["similarities"].item()
+    def similarities(rows: int, weight: float, *sizes: int) -> float:
+        loss = TeacherLoss(Fixed(vectors[:rows]), teacher, weight, sizes)
+        return loss([{}], torch.arange(rows))["similarities"].item()
 
-    # Full size: cos = 1/√2 for one pair, counted twice of 9 cosines. Two dimensions: the same, and
-    # the third vector is 0, so that its own cosine is 0 instead of 1.
-    assert similarities(1.0) == pytest.approx(2 * 0.5 / 9)
-    assert similarities(3.0) == pytest.approx(3 * 2 * 0.5 / 9)
-    assert similarities(1.0, 2) == pytest.approx((1 / 9 + 2 / 9) / 2)
+    # Cosines of the teacher: 0, √½, √½, of variance 1/9; of the student √½, 0, ½, and √½, 0, √½
+    # in two dimensions.
+    full = 9 * (0.5 + 0.5 + (half - 0.5) ** 2) / 3
+    assert similarities(3, 1.0) == pytest.approx(full)
+    assert similarities(3, 4.0) == pytest.approx(4 * full)
+    assert similarities(3, 1.0, 2) == pytest.approx((full + 9 * (0.5 + 0.5) / 3) / 2)
+    assert similarities(1, 1.0) == 0  # the last batch of an epoch may be a single text
 
 
 def test_a_size_that_the_model_does_not_have_is_refused():
