@@ -81,7 +81,7 @@ class TaskSpec:
     mini_batch: int = 32
     scale: float = 20.0
     margin: float = 0.2
-    similarity_weight: float = 1.0
+    similarity_weight: float = 0.1
     teacher: Path | None = None
 
     @property
