@@ -22,10 +22,11 @@ class TeacherLoss(EmbedDistillLoss):
 
     The first term teaches single vectors, less the mean of all the teacher's, through a linear map
     that is thrown away after training. The second teaches the student's own space: the cosines of
-    all pairs of texts of the batch are those of the teacher, at the full size and at each Matryoshka
-    size. It is divided by the variance of the teacher's cosines, so that it is 1 if only their mean
-    is right. Both matter where a teacher's vectors are all alike: the cosines of unrelated texts
-    lie close to 0.84 for E5, so that the plain terms are nearly 0 for a student that knows nothing.
+    all pairs of texts of the batch are those of the teacher, at the full size and at each
+    Matryoshka size. It is divided by the variance of the teacher's cosines, so that it is 1 if only
+    their mean is right. Both matter where a teacher's vectors are all alike: the cosines of
+    unrelated texts lie close to 0.84 for E5, so that the plain terms are nearly 0 for a student
+    that knows nothing.
 
     Args:
         model: the student.
