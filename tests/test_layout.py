@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = (
-    *("pretraining", "finetuning", "serving"),
+    *("pretraining", "finetuning", "embedding", "serving"),
     *("benchmarks", "examples", "experiments", "docs", "tests"),
 )
 FILES = {
@@ -50,6 +50,8 @@ MAY_IMPORT = {
     "pretraining/run/": LIBRARY | rooms("pretraining/data/", "pretraining/tokenizer/"),
     "pretraining/files.py": set(),
     "serving/": LIBRARY,
+    "embedding/": {"pretraining/files.py", "pretraining/run/plain_yaml.py"}
+    | {f"pretraining/data/{name}.py" for name in ("corpus", "draws", "sentences", "shortening")},
     "data_collator_wwm.py": set(),
     "examples/": set(),
 }
