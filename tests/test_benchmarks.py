@@ -1,6 +1,7 @@
 """The benchmarks run, and give no figures for wrong numbers. No speed is tested here."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import encoding
+import finetuning_speed
 import gpu
 import inputs
 import memory
@@ -99,7 +101,7 @@ def test_each_script_finds_the_repository_and_make_gpu_needs_no_optional_package
             for loaded in list(sys.modules):
                 if loaded.split(".")[0] in ours or sys.modules[loaded] is None:
                     del sys.modules[loaded]
-            if name not in ("data", "encoding", "word_borders"):
+            if name not in ("data", "encoding", "finetuning_speed", "word_borders"):
                 sys.modules |= dict.fromkeys(optional)
             importlib.import_module(name)
             print(name)
@@ -228,3 +230,12 @@ def test_a_converted_modernbert_is_timed_only_if_it_is_right(run_script, monkeyp
     with pytest.raises(SystemExit, match="so no figures are given"):
         run_script(modernbert_speed, *tiny)
     assert "2 × 40" not in capsys.readouterr().out
+
+
+def test_fine_tuning_is_timed_beside_a_bert_of_the_same_size(run_script, tmp_path, capsys):
+    run_script(
+        *(finetuning_speed, "--layers", 2, "--hidden", 64, "--rows", 4, "--rounds", 1),
+        *("--output", tmp_path),
+    )
+    sizes = re.findall(r"\| (?:BERT|ours) \| ([\d.]+) \|", capsys.readouterr().out)
+    assert len(sizes) == 2 and float(sizes[0]) == pytest.approx(float(sizes[1]), rel=0.06)

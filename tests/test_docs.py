@@ -25,7 +25,7 @@ SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Paths below a folder of the repository, and Python files at the root.
 NAMED_PATH = re.compile(
-    r"(?<![\w./-])((?:benchmarks|configs|docs|examples|experiments|pretraining|serving|tests)/[\w./-]*\w/?|\w+\.py)(?!\w)"
+    r"(?<![\w./-])((?:benchmarks|configs|docs|embedding|examples|experiments|finetuning|pretraining|serving|tests)/[\w./-]*\w/?|\w+\.py)(?!\w)"
 )
 COMMAND = re.compile(r"\bpython (-m [\w.]+|[\w./-]+\.py)|(?<= )(train_mlm\.py)")
 OPTION = re.compile(r"(?<!\S)--[a-z][\w-]*")

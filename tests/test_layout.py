@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("pretraining", "benchmarks", "examples", "experiments", "serving", "docs", "tests")
+FOLDERS = (
+    *("pretraining", "finetuning", "embedding", "serving"),
+    *("benchmarks", "examples", "experiments", "docs", "tests"),
+)
 FILES = {
     file.relative_to(ROOT).as_posix()
     for place in (ROOT.glob("*.py"), *((ROOT / folder).rglob("*.py") for folder in FOLDERS))
@@ -47,6 +50,8 @@ MAY_IMPORT = {
     "pretraining/run/": LIBRARY | rooms("pretraining/data/", "pretraining/tokenizer/"),
     "pretraining/files.py": set(),
     "serving/": LIBRARY,
+    "embedding/": {"pretraining/files.py", "pretraining/run/plain_yaml.py"}
+    | {f"pretraining/data/{name}.py" for name in ("corpus", "draws", "sentences", "shortening")},
     "data_collator_wwm.py": set(),
     "examples/": set(),
 }

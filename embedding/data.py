@@ -1,0 +1,199 @@
+"""Rows of pairs, triplets, ranks and scores, from JSONL, TSV or the Hub, as a data set to train on.
+
+Each kind of task becomes the columns that its losses want:
+
+    pairs     anchor, positive                          ["query", "title"]
+    triplets  anchor, positive, negative_1 …            ["query", "title", "neg_title"]
+    ranked    anchor, better, worse                     ["query", "best", "second", …], best first
+    nli       anchor, positive, negative_1              ["premise", "hypothesis", "label"]
+    scored    sentence1, sentence2, score in [0, 1]     ["sentence1", "sentence2", "label"]
+
+A field of `triplets` and `ranked` may be a list of texts. NLI: of each premise, an entailed and a
+contradicted hypothesis.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, load_dataset
+
+from embedding.held_out import HeldOut
+from embedding.run_file import TaskSpec
+from embedding.tasks import rows_of_jsonl
+from pretraining.files import read_text
+
+Row = tuple[str, list]  # where it stands, and its fields
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A task's rows, and how many were dropped because a text of theirs is in a test set."""
+
+    rows: Dataset
+    dropped: int
+
+
+def load_task(spec: TaskSpec, seed: int, held_out: HeldOut | None = None) -> Loaded:
+    """Reads a task of any kind but `teacher`.
+
+    Raises:
+        OSError, ValueError: if a file or row cannot be used; the message names file, line, remedy.
+    """
+    examples = list(KINDS[spec.kind](spec, _rows(spec)))
+    if not examples:
+        raise ValueError(f"{_source(spec)} has no rows to train on.")
+    kept = examples
+    if held_out is not None:
+        kept = [
+            example
+            for example in examples
+            if not held_out.holds_any(text for text in example.values() if isinstance(text, str))
+        ]
+        if not kept:
+            raise ValueError(f"{_source(spec)}: every row has a text of the test sets.")
+    dropped = len(examples) - len(kept)
+    widths = {len(example) for example in kept}
+    if len(widths) > 1:
+        raise ValueError(
+            f"{_source(spec)}: rows with {min(widths)} and with {max(widths)} texts. "
+            "All rows of a task need the same number of negatives."
+        )
+    rows = Dataset.from_list(kept)
+    if spec.limit is not None:
+        if spec.limit > len(rows):
+            raise ValueError(f"{_source(spec)}: limit {spec.limit}, but only {len(rows)} rows.")
+        rows = rows.shuffle(seed=seed).select(range(spec.limit))
+    return Loaded(rows, dropped)
+
+
+def _source(spec: TaskSpec) -> str:
+    return spec.hub or ", ".join(map(str, spec.files))
+
+
+def _rows(spec: TaskSpec) -> Iterator[Row]:
+    if spec.hub:
+        yield from _hub_rows(spec)
+    for file in spec.files:
+        if all(isinstance(column, int) for column in spec.columns):
+            yield from _tsv_rows(file, spec.columns)
+        else:
+            for number, fields in rows_of_jsonl(file, *spec.columns):
+                yield f"{file}, line {number}", fields
+
+
+def _tsv_rows(file: Path, columns: tuple[int, ...]) -> Iterator[Row]:
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        fields = line.split("\t")
+        if max(columns) >= len(fields):
+            raise ValueError(
+                f"{file}, line {number}: {len(fields)} fields separated by tabs, but column "
+                f"{max(columns)} (counted from 0) is asked for."
+            )
+        yield f"{file}, line {number}", [fields[column] for column in columns]
+
+
+def _hub_rows(spec: TaskSpec) -> Iterator[Row]:
+    rows = load_dataset(spec.hub, spec.config, split=spec.split)
+    if missing := [column for column in spec.columns if column not in rows.column_names]:
+        raise ValueError(
+            f"{spec.hub}: no column {missing[0]!r}; it has {', '.join(rows.column_names)}."
+        )
+    for number, row in enumerate(rows):
+        yield f"{spec.hub}, row {number}", [row[column] for column in spec.columns]
+
+
+def _text(value, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{where}: a text expected, not {value!r}. Correct or remove the row.")
+    return value
+
+
+def _texts(fields: list, where: str) -> list[str]:
+    """The texts of a row, fields that are lists laid flat."""
+    flat = [value for field in fields for value in (field if isinstance(field, list) else [field])]
+    return [_text(value, where) for value in flat]
+
+
+def _pairs(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
+    for where, (anchor, positive) in rows:
+        yield {"anchor": _text(anchor, where), "positive": _text(positive, where)}
+
+
+def _triplets(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
+    for where, fields in rows:
+        anchor, positive, *negatives = _texts(fields, where)
+        if not negatives:
+            raise ValueError(f"{where}: no negative. Kind pairs does without.")
+        yield {
+            "anchor": anchor,
+            "positive": positive,
+            **{f"negative_{n}": text for n, text in enumerate(negatives, 1)},
+        }
+
+
+def _ranked(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
+    for where, fields in rows:
+        anchor, *candidates = _texts(fields, where)
+        if len(candidates) < 2:
+            raise ValueError(f"{where}: at least two candidates expected, the best first.")
+        for better, worse in itertools.pairwise(candidates):
+            yield {"anchor": anchor, "positive": better, "negative_1": worse}
+
+
+def _nli(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
+    premises: dict[str, dict[str, list[str]]] = {}
+    for where, (premise, hypothesis, label) in rows:
+        by_label = premises.setdefault(_text(premise, where), {})
+        by_label.setdefault(label, []).append(_text(hypothesis, where))
+    for premise, by_label in premises.items():
+        pairs = zip(by_label.get("entailment", ()), by_label.get("contradiction", ()), strict=False)
+        for entailed, contradicted in pairs:
+            yield {"anchor": premise, "positive": entailed, "negative_1": contradicted}
+
+
+def _scored(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
+    lowest, highest = spec.score_range
+    for where, (left, right, value) in rows:
+        score = _score(spec, value, where)
+        if score is None:
+            continue
+        if not lowest <= score <= highest:
+            raise ValueError(
+                f"{where}: score {value!r} is not from {lowest:g} to {highest:g}. "
+                "Correct the row, or set score_range."
+            )
+        yield {
+            "sentence1": _text(left, where),
+            "sentence2": _text(right, where),
+            "score": (score - lowest) / (highest - lowest),
+        }
+
+
+def _score(spec: TaskSpec, value, where: str) -> float | None:
+    if spec.labels is not None:
+        if str(value) not in spec.labels:
+            raise ValueError(
+                f"{where}: label {value!r} is not among labels ({', '.join(spec.labels)}). "
+                "Give it a score, or null to leave such rows out."
+            )
+        score = spec.labels[str(value)]
+        return None if score is None else float(score)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{where}: score {value!r} is not a number. For names of classes, set labels."
+        ) from None
+
+
+KINDS = {
+    "pairs": _pairs,
+    "triplets": _triplets,
+    "ranked": _ranked,
+    "nli": _nli,
+    "scored": _scored,
+}

@@ -1,0 +1,99 @@
+"""A SentenceTransformer behind the same two calls as the lexical scorers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a model is opened.
+
+    Args:
+        path: a folder, or a name on the Hub.
+        dimensions: how many dimensions of a vector are used (Matryoshka); None uses all.
+        dtype: "fp32" or "bf16"; None uses the type of the weights.
+    """
+
+    path: str
+    dimensions: int | None = None
+    dtype: str | None = None
+
+    @classmethod
+    def of(cls, name: str, dtype: str | None = None) -> "Opening":
+        """`FOLDER` or `FOLDER@DIMENSIONS`.
+
+        Raises:
+            ValueError: if it is a path to no folder, or to one that does not hold a model.
+        """
+        path, at, dimensions = name.rpartition("@")
+        if not (at and dimensions.isdigit()):
+            path, dimensions = name, ""
+        folder = Path(path)
+        # A name on the Hub has one slash at most.
+        if not folder.is_dir() and (path.startswith(("/", ".")) or path.count("/") > 1):
+            raise ValueError(f"{path}: there is no such folder.")
+        if folder.is_dir() and not any(
+            (folder / name).exists() for name in ("config.json", "modules.json")
+        ):
+            raise ValueError(
+                f"{path} holds neither config.json nor modules.json: not a model's folder."
+            )
+        return cls(path, int(dimensions) if dimensions else None, dtype)
+
+    def open(self) -> SentenceTransformer:
+        """Opens it, with the code that the folder brings."""
+        options = {} if self.dtype is None else {"dtype": DTYPES[self.dtype]}
+        return SentenceTransformer(
+            self.path,
+            trust_remote_code=True,
+            truncate_dim=self.dimensions,
+            model_kwargs=options,
+        )
+
+
+class Encoder:
+    """Cosines of a model's vectors. A text is encoded once, however often it occurs.
+
+    Prompts are those that the model was saved with: its default prompt for similarity, the
+    prompts for queries and documents for search.
+
+    Args:
+        model: any SentenceTransformer.
+        batch_size: texts at a time; the library sorts them by length before.
+    """
+
+    def __init__(self, model: SentenceTransformer, batch_size: int = 32):
+        self.model = model
+        self.batch_size = batch_size
+        self._known: dict[tuple[str, str], np.ndarray] = {}
+
+    def similar(self, left: list[str], right: list[str]) -> np.ndarray:
+        """(pairs,): the cosine of each pair."""
+        return (self._vectors("encode", left) * self._vectors("encode", right)).sum(axis=1)
+
+    def search(self, queries: list[str], documents: list[str]) -> np.ndarray:
+        """(queries, documents): all cosines."""
+        return (
+            self._vectors("encode_query", queries) @ self._vectors("encode_document", documents).T
+        )
+
+    def _vectors(self, method: str, texts: list[str]) -> np.ndarray:
+        """(texts, size), fp32, of length 1."""
+        new = [text for text in dict.fromkeys(texts) if (method, text) not in self._known]
+        if new:
+            vectors = getattr(self.model, method)(
+                new,
+                batch_size=self.batch_size,
+                normalize_embeddings=True,
+                convert_to_tensor=True,
+                show_progress_bar=len(new) > 1_000,
+            )
+            rows = vectors.float().cpu().numpy()
+            self._known |= {(method, text): row for text, row in zip(new, rows, strict=True)}
+        return np.stack([self._known[method, text] for text in texts])

@@ -1,0 +1,61 @@
+"""The texts of the test sets, so that none of them is trained on."""
+
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from embedding.tasks import TASKS, Pairs, Ranking, Task, read_task
+from pretraining.data.sentences import sentence_spans
+
+# Shorter ones, such as 好的 within a paragraph, say nothing about a test.
+SHORTEST_SENTENCE = 8
+
+
+def normalized(text: str) -> str:
+    """Letters, digits and Han characters alone, after NFKC, in lower case.
+
+    Two texts that differ in punctuation, width or spaces are one text.
+    """
+    return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
+
+
+def texts_of(task: Task) -> list[str]:
+    """Every text of a task, and the sentences of its documents."""
+    if isinstance(task, Pairs):
+        return [*task.left, *task.right]
+    if isinstance(task, Ranking):
+        return [*task.queries, *(text for row in task.candidates for text in row)]
+    sentences = [
+        document[start:end]
+        for document in task.documents
+        for start, end in sentence_spans(document)
+    ]
+    long = [sentence for sentence in sentences if len(sentence) >= SHORTEST_SENTENCE]
+    return [*task.queries, *task.documents, *long]
+
+
+class HeldOut:
+    """What must not be in training.
+
+    Args:
+        tasks: folder of the unpacked tasks; all of `embedding.tasks.TASKS` are read.
+    """
+
+    def __init__(self, tasks: Path):
+        self._texts = {
+            key
+            for name in TASKS
+            for text in texts_of(read_task(name, tasks))
+            if (key := normalized(text))
+        }
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def holds(self, text: str) -> bool:
+        """Whether a text is in a test set, whatever its punctuation."""
+        return normalized(text) in self._texts
+
+    def holds_any(self, texts: Iterable[str]) -> bool:
+        """Whether one of the texts is. No pair of a test set can be left then, either."""
+        return any(self.holds(text) for text in texts)

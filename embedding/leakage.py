@@ -1,0 +1,60 @@
+"""Checks that no text of the test sets is in what was, or will be, trained on.
+
+    python -m embedding.leakage RUN.yaml [RUN.yaml …] --tasks TASKS
+
+Reads the data of each run file as training would, with what its key `exclude` drops, and looks for
+every text of the test sets in TASKS, whatever its punctuation, width and spaces. A pair of a test
+set cannot be in the data if neither of its texts is. Ends with an error if one is found.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from embedding.held_out import HeldOut
+from embedding.run_file import RunFile, load_run_file
+from embedding.train import LABELS, load_data
+
+
+def leaks(run: RunFile, held_out: HeldOut) -> dict[str, list[str]]:
+    """The texts of test sets in each task of a run, by the task's name.
+
+    Raises:
+        OSError, ValueError: if the run's data cannot be read.
+    """
+    found = {}
+    rows, _ = load_data(run)
+    for name, data in rows.items():
+        texts = {
+            text for column in data.column_names if column not in LABELS for text in data[column]
+        }
+        found[name] = sorted(text for text in texts if held_out.holds(text))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN.yaml")
+    parser.add_argument("--tasks", type=Path, required=True, help="folder of unpacked tasks")
+    args = parser.parse_args()
+    total = 0
+    try:
+        held_out = HeldOut(args.tasks)
+        for run_file in args.runs:
+            for name, texts in leaks(load_run_file(run_file), held_out).items():
+                total += len(texts)
+                example = f", such as {texts[0]!r}" if texts else ""
+                print(f"{run_file} {name}: {len(texts):,} texts of the test sets{example}")
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    if total:
+        sys.exit(
+            f"{total:,} texts of the test sets would be trained on: set `exclude: {args.tasks}`."
+        )
+    print(f"None of the {len(held_out):,} texts of the test sets is in the training data.")
+
+
+if __name__ == "__main__":
+    main()

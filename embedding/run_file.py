@@ -1,0 +1,229 @@
+"""The file that describes a training run: model, tasks in turn, and what the trainer is told.
+
+    model: .                            any SentenceTransformer or encoder
+    output: runs/embedding/simclue      folder to make
+    exclude: TASKS                      optional: rows with a text of its test sets are dropped
+    dimensions: [256, 128]              optional: Matryoshka sizes below the full one
+    prompts: {query: "查询：", document: ""}   optional: saved with the model
+    turns: proportional                 or round_robin: how tasks take turns, batch by batch
+    training: {num_train_epochs: 3, …}  keys of SentenceTransformerTrainingArguments
+    tasks:
+      pairs:                            a name of your own
+        kind: pairs                     pairs, triplets, ranked, nli, scored or teacher
+        files: [train_pair_postive_1w.json]
+        columns: [query, title]
+
+All paths are relative to the working directory, as on the command line, where keys can be set, too:
+`seed=1 output=runs/other tasks.pairs.limit=1000`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from sentence_transformers import SentenceTransformerTrainingArguments
+
+from pretraining.files import read_text
+from pretraining.run.plain_yaml import PlainLoader
+
+# Kind of a task -> its losses, the default first.
+LOSSES = {
+    "pairs": ("ranking",),
+    "triplets": ("ranking", "triplet"),
+    "ranked": ("triplet", "ranking"),
+    "nli": ("ranking",),
+    "scored": ("cosent", "cosine"),
+    "teacher": ("teacher",),
+}
+TURNS = ("proportional", "round_robin")
+# What the run file says elsewhere, or the command decides.
+RESERVED = frozenset(
+    ("output_dir", "prompts", "seed", "multi_dataset_batch_sampler", "batch_sampler")
+)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task of a run.
+
+    Args:
+        kind: what a row is, see `LOSSES`.
+        files: JSONL, or TSV whose columns are named by numbers from 0.
+        hub: a data set of the Hub, instead of files.
+        config, split: of the data set of the Hub.
+        columns: which fields of a row are read, in the order of the kind.
+        loss: one of the kind's losses; None takes the first.
+        score_range: lowest and highest score of `scored` rows.
+        labels: score of each label of `scored` rows, or null for labels to leave out.
+        prompts: names of the run's prompts, one a column of text; None uses none.
+        limit: how many rows are used, drawn by the seed; None uses all.
+        mini_batch: texts at a time in `ranking` (gradient caching): memory, not the result.
+        scale: inverse temperature of `ranking` and `cosent`.
+        margin: by which the better candidate must lead in `triplet`.
+        similarity_weight: of the similarities within a batch beside the vectors of a `teacher`.
+        teacher: folder that `embedding.distill` wrote, for kind `teacher`.
+    """
+
+    name: str
+    kind: str
+    files: tuple[Path, ...] = ()
+    hub: str | None = None
+    config: str | None = None
+    split: str = "train"
+    columns: tuple[str | int, ...] = ()
+    loss: str | None = None
+    score_range: tuple[float, float] = (0.0, 1.0)
+    labels: dict[str, float | None] | None = None
+    prompts: tuple[str, ...] | None = None
+    limit: int | None = None
+    mini_batch: int = 32
+    scale: float = 20.0
+    margin: float = 0.2
+    similarity_weight: float = 0.1
+    teacher: Path | None = None
+
+    @property
+    def loss_name(self) -> str:
+        return self.loss or LOSSES[self.kind][0]
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A training run, checked; the fields are the keys at the top of this file."""
+
+    model: str
+    output: Path
+    tasks: tuple[TaskSpec, ...]
+    training: dict = field(default_factory=dict)
+    seed: int = 0
+    exclude: Path | None = None
+    dimensions: tuple[int, ...] = ()
+    prompts: dict[str, str] = field(default_factory=dict)
+    turns: str = "proportional"
+
+
+def load_run_file(file: Path, overrides: Sequence[str] = ()) -> RunFile:
+    """Reads and checks a run file; the data is not read.
+
+    Args:
+        overrides: `key=value`, dots between nested keys; values are YAML.
+
+    Raises:
+        OSError, ValueError: if it cannot be used; the message names file, key and remedy.
+    """
+    try:
+        values = yaml.load(read_text(file), Loader=PlainLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: keys and values expected, such as `model: .`")
+    for override in overrides:
+        _apply(values, override)
+    _check_keys(values, RunFile, str(file))
+    tasks = values.pop("tasks")
+    if not isinstance(tasks, dict) or not tasks:
+        raise ValueError(f"{file}: tasks: at least one named task expected.")
+    specs = tuple(_task(name, task, f"{file}: tasks.{name}") for name, task in tasks.items())
+    for key in ("output", "exclude"):
+        if values.get(key) is not None:
+            values[key] = Path(values[key])
+    values["dimensions"] = tuple(values.get("dimensions") or ())
+    run = RunFile(tasks=specs, **values)
+    _check_run(run, str(file))
+    return run
+
+
+def _apply(values: dict, override: str) -> None:
+    """Sets one key of the run file.
+
+    Raises:
+        ValueError: if it is not `key=value`, or a key before a dot holds no keys.
+    """
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"{override}: key=value expected, such as seed=1.")
+    *parents, last = path.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{override}: {parent} holds no keys.")
+    try:
+        values[last] = yaml.load(text, Loader=PlainLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{override}: not YAML: {error}") from error
+
+
+def _check_keys(values: dict, kind: type, where: str, given: tuple[str, ...] = ()) -> None:
+    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
+    if unknown := [key for key in values if key not in fields or key in given]:
+        known = ", ".join(name for name in fields if name not in given)
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}. Known: {known}.")
+    for name, entry in fields.items():
+        optional = (
+            entry.default is not dataclasses.MISSING
+            or entry.default_factory is not dataclasses.MISSING
+        )
+        if not optional and name not in values and name not in given:
+            raise ValueError(f"{where}: key {name!r} is missing.")
+
+
+def _task(name: str, values, where: str) -> TaskSpec:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: keys and values expected, such as `kind: pairs`.")
+    _check_keys(values, TaskSpec, where, given=("name",))
+    values = dict(values)
+    if values["kind"] not in LOSSES:
+        raise ValueError(f"{where}.kind: {values['kind']!r}; one of {', '.join(LOSSES)} expected.")
+    values["files"] = tuple(Path(path) for path in values.get("files") or ())
+    for key in ("columns", "score_range", "prompts"):
+        if values.get(key) is not None:
+            values[key] = tuple(values[key])
+    if values.get("labels"):
+        values["labels"] = {str(label): score for label, score in values["labels"].items()}
+    if values.get("teacher"):
+        values["teacher"] = Path(values["teacher"])
+    spec = TaskSpec(name=name, **values)
+    _check_task(spec, where)
+    return spec
+
+
+def _check_task(spec: TaskSpec, where: str) -> None:
+    losses = LOSSES[spec.kind]
+    if spec.loss_name not in losses:
+        raise ValueError(f"{where}.loss: {spec.loss!r}; kind {spec.kind} has {', '.join(losses)}.")
+    if spec.kind == "teacher":
+        if spec.teacher is None:
+            raise ValueError(f"{where}.teacher: name a folder that embedding.distill wrote.")
+        return
+    if bool(spec.files) == bool(spec.hub):
+        raise ValueError(f"{where}: give either files or hub.")
+    exactly = {"pairs": 2, "nli": 3, "scored": 3}.get(spec.kind)
+    if len(spec.columns) != exactly if exactly else len(spec.columns) < 2:
+        wanted = exactly or "at least 2"
+        raise ValueError(
+            f"{where}.columns: {len(spec.columns)} given, {wanted} needed for kind {spec.kind}."
+        )
+    if not spec.score_range[0] < spec.score_range[1]:
+        raise ValueError(f"{where}.score_range: [lowest, highest] expected.")
+
+
+def _check_run(run: RunFile, where: str) -> None:
+    if run.turns not in TURNS:
+        raise ValueError(f"{where}: turns: {run.turns!r}; one of {', '.join(TURNS)} expected.")
+    known = {entry.name for entry in dataclasses.fields(SentenceTransformerTrainingArguments)}
+    for key in run.training:
+        if key in RESERVED:
+            raise ValueError(f"{where}: training.{key} is not set here; see docs/embedding.md.")
+        if key not in known:
+            raise ValueError(
+                f"{where}: training.{key} is not a key of SentenceTransformerTrainingArguments."
+            )
+    for task in run.tasks:
+        for prompt in task.prompts or ():
+            if prompt not in run.prompts:
+                raise ValueError(
+                    f"{where}: tasks.{task.name}.prompts: {prompt!r} is not among the run's "
+                    f"prompts ({', '.join(run.prompts) or 'none'})."
+                )

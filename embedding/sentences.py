@@ -1,0 +1,87 @@
+"""Plain sentences and passages for a teacher, drawn from documents.
+
+    python -m embedding.sentences --documents everyday/*.jsonl.xz --output sentences.txt \\
+        --count 200000 --exclude TASKS
+
+One half of the documents is cut into sentences, the other into passages of 32 to 256 characters; of
+all distinct pieces within the lengths, `--count` are drawn by the seed. A text of the test sets in
+TASKS, or one that differs from it in punctuation only, is left out.
+"""
+
+import argparse
+import heapq
+from collections.abc import Iterator
+from pathlib import Path
+
+from embedding.held_out import HeldOut
+from pretraining.data.corpus import CorpusError, find_files, read_documents
+from pretraining.data.draws import draw
+from pretraining.data.shortening import Shortening, shorten
+from pretraining.files import replacing
+
+SHORTEST, LONGEST = 5, 320
+
+
+def pieces_of(paths: list[str], seed: int) -> Iterator[str]:
+    """The pieces of all documents, each on one line.
+
+    Raises:
+        CorpusError: if a document cannot be read.
+    """
+    cut = Shortening(share=1.0, unit="mixed")
+    for document in read_documents(find_files(paths)):
+        for piece in shorten(document.text, cut, seed):
+            yield " ".join(piece.split())
+
+
+def draw_pieces(
+    pieces: Iterator[str], count: int, seed: int, held_out: HeldOut | None
+) -> list[str]:
+    """`count` distinct pieces, or all if there are fewer; which ones, seed and texts alone decide.
+
+    The pieces with the smallest draws are kept, so memory holds no more than `count` of them.
+    """
+    kept: list[tuple[float, str]] = []  # a heap, the largest draw first
+    members: set[str] = set()
+    for piece in pieces:
+        if not SHORTEST <= len(piece) <= LONGEST or piece in members:
+            continue
+        entry = (-draw(seed, "sentence", piece), piece)
+        if len(kept) == count and entry <= kept[0]:
+            continue
+        if held_out is not None and held_out.holds(piece):
+            continue
+        members.add(piece)
+        if len(kept) < count:
+            heapq.heappush(kept, entry)
+        else:
+            members.discard(heapq.heapreplace(kept, entry)[1])
+    return [piece for _, piece in sorted(kept, reverse=True)]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--documents", nargs="+", required=True, help="files as for prepare_corpus")
+    parser.add_argument("--output", type=Path, required=True, help="text file, one piece a line")
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--exclude", type=Path, help="folder of tasks whose texts are left out")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    try:
+        held_out = HeldOut(args.exclude) if args.exclude else None
+        pieces = draw_pieces(pieces_of(args.documents, args.seed), args.count, args.seed, held_out)
+    except (CorpusError, OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    with replacing(args.output) as temporary:
+        temporary.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
+    print(f"{args.output}: {len(pieces):,} pieces, {sum(map(len, pieces)):,} characters")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""Trains sentence vectors as a run file says.
+
+    python -m embedding.train configs/embedding/simclue.yaml [seed=1 output=runs/embedding/seed-1]
+
+Keys of run files: `embedding/run_file.py`. While it runs, OUTPUT.run holds checkpoints and the log;
+killed, it goes on from the last checkpoint when started again. At the end OUTPUT appears, complete:
+`SentenceTransformer(OUTPUT, trust_remote_code=True)` opens it.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.base.sampler import DefaultBatchSampler, NoDuplicatesBatchSampler
+from torch.utils.data import BatchSampler, RandomSampler
+from transformers import TrainerCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from embedding.data import load_task
+from embedding.encoder import Opening
+from embedding.held_out import HeldOut
+from embedding.losses import loss_for
+from embedding.results import fingerprint
+from embedding.run_file import RunFile, load_run_file
+from embedding.teacher import read_note, read_teacher
+from pretraining.files import check_output, new_folder, read_json, write_json
+
+# Column names per kind are those of `embedding.data`; these hold no text.
+LABELS = ("score", "label")
+LOSS_STATE = "losses.safetensors"
+
+
+def work_folder(run: RunFile) -> Path:
+    """Where checkpoints and the log of a run are."""
+    return run.output.with_name(f"{run.output.name}.run")
+
+
+def digest_of(run: RunFile) -> str:
+    """What must be the same for a run to go on: the run file, the model's weights, the data."""
+    parts = [repr(dataclasses.replace(run, output=Path())), fingerprint(Opening.of(run.model))]
+    for task in run.tasks:
+        if task.teacher:
+            parts.append(repr(read_note(task.teacher)))
+        parts += [f"{file} {file.stat().st_size}" for file in task.files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def prepare_work(run: RunFile) -> str | None:
+    """Makes the work folder, or finds the checkpoint to go on from.
+
+    Raises:
+        ValueError: if the folder belongs to a run of other settings or data.
+    """
+    folder, digest = work_folder(run), digest_of(run)
+    note = folder / "run.json"
+    if not note.exists():
+        write_json(note, {"digest": digest})
+        return None
+    if read_json(note)["digest"] != digest:
+        raise ValueError(
+            f"{folder} holds a run of other settings or data. Remove it to start anew, or name "
+            "another output."
+        )
+    return get_last_checkpoint(str(folder))
+
+
+def load_data(run: RunFile) -> tuple[dict[str, Dataset], dict[str, object]]:
+    """The rows of all tasks, and the teachers' vectors of those that have them.
+
+    Raises:
+        OSError, ValueError: if something cannot be used; the message names file, line and remedy.
+    """
+    held_out = HeldOut(run.exclude) if run.exclude else None
+    rows, vectors = {}, {}
+    for task in run.tasks:
+        if task.kind == "teacher":
+            sentences, vectors[task.name] = read_teacher(task.teacher)
+            kept = [
+                place
+                for place, sentence in enumerate(sentences)
+                if held_out is None or not held_out.holds(sentence)
+            ]
+            texts = {"sentence": [sentences[place] for place in kept], "label": kept}
+            rows[task.name], dropped = Dataset.from_dict(texts), len(sentences) - len(kept)
+        else:
+            loaded = load_task(task, run.seed, held_out)
+            rows[task.name], dropped = loaded.rows, loaded.dropped
+        note = f", {dropped:,} dropped for a text of the test sets" if held_out else ""
+        print(f"{task.name}: {len(rows[task.name]):,} rows{note}", flush=True)
+    return rows, vectors
+
+
+def sampler_for(dataset: Dataset, **options) -> BatchSampler:
+    """Rows without labels are contrasted within the batch, so no text may be in it twice."""
+    if any(column in dataset.column_names for column in LABELS):
+        shuffled = RandomSampler(dataset, generator=options["generator"])
+        return DefaultBatchSampler(shuffled, **options)
+    return NoDuplicatesBatchSampler(dataset, **options)
+
+
+def arguments_for(run: RunFile, rows: dict[str, Dataset]) -> SentenceTransformerTrainingArguments:
+    """The trainer's arguments.
+
+    Raises:
+        ValueError: if one of the run file's has a wrong value.
+    """
+    prompts = {}
+    for task in run.tasks:
+        texts = [column for column in rows[task.name].column_names if column not in LABELS]
+        names = task.prompts or ()
+        # The last prompt is that of all candidates.
+        padded = [*names, *(names[-1:] * (len(texts) - len(names)))]
+        prompts[task.name] = {
+            column: run.prompts[name] for column, name in zip(texts, padded, strict=False)
+        }
+    defaults = {"save_total_limit": 2, "report_to": "none", "logging_steps": 50}
+    try:
+        return SentenceTransformerTrainingArguments(
+            **{**defaults, **run.training},
+            output_dir=str(work_folder(run)),
+            seed=run.seed,
+            prompts={name: columns for name, columns in prompts.items() if columns} or None,
+            multi_dataset_batch_sampler=run.turns,
+            batch_sampler=sampler_for,
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"training: {error}") from error
+
+
+class Trainer(SentenceTransformerTrainer):
+    """The library's trainer without its card, which quotes rows of data that are not ours."""
+
+    def add_model_card_callback(self, default_args_dict: dict) -> None:
+        """Adds nothing."""
+
+
+class KeepLosses(TrainerCallback):
+    """Saves what the losses themselves learn (projections) with each checkpoint, for resuming."""
+
+    def __init__(self, trainer: SentenceTransformerTrainer):
+        self.losses = trainer.loss
+
+    def state(self) -> dict:
+        """Name → tensor, of all losses, without the model's own."""
+        return {
+            f"{name}/{key}": value
+            for name, loss in self.losses.items()
+            for key, value in loss.state_dict().items()
+            if "model." not in key
+        }
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if tensors := self.state():
+            save_file(tensors, folder / LOSS_STATE)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Reads back what `on_save` wrote."""
+        if (checkpoint / LOSS_STATE).exists():
+            own = self.state()
+            for key, value in load_file(checkpoint / LOSS_STATE).items():
+                own[key].copy_(value)
+
+
+def train(run: RunFile) -> SentenceTransformer:
+    """Trains, or goes on with, a run, and writes its output folder.
+
+    Raises:
+        OSError, ValueError: before training, if something cannot be used.
+    """
+    check_output(run.output)
+    rows, vectors = load_data(run)
+    checkpoint = prepare_work(run)
+    set_seed(run.seed)
+    model = Opening.of(run.model, dtype="fp32").open()
+    model.prompts.update(run.prompts)
+    losses = {
+        task.name: loss_for(task, model, run.dimensions, vectors.get(task.name))
+        for task in run.tasks
+    }
+    trainer = Trainer(model=model, args=arguments_for(run, rows), train_dataset=rows, loss=losses)
+    keeper = KeepLosses(trainer)
+    trainer.add_callback(keeper)
+    if checkpoint:
+        print(f"goes on from {checkpoint}", flush=True)
+        keeper.restore(Path(checkpoint))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    save(run, model, trainer.state.log_history)
+    return model
+
+
+def save(run: RunFile, model: SentenceTransformer, log: list[dict]) -> None:
+    """Writes the output folder: the model, the run and its log."""
+    with new_folder(run.output) as folder:
+        model.save_pretrained(str(folder), create_model_card=False)
+        write_json(folder / "training_run.json", {"run": as_plain(run), "log": log})
+
+
+def as_plain(run: RunFile) -> dict:
+    """The run for JSON, paths as text."""
+    return json.loads(json.dumps(dataclasses.asdict(run), default=str))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, metavar="RUN.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="in the run file's place")
+    args = parser.parse_args()
+    try:
+        run = load_run_file(args.run, args.overrides)
+        train(run)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    shutil.rmtree(work_folder(run), ignore_errors=True)
+    print(f"{run.output} is ready")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Baselines that need no weights: the most frequent answer, and a bag of characters.
+
+Both take the same splits as a model and give the same kind of result. They know tasks with classes
+and with choices, not those whose answers are parts of the text.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from finetuning.heads import HEADS
+from finetuning.splits import Split
+from finetuning.tasks import Task
+
+MAJORITY, CHARACTERS = "majority", "characters"
+BASELINES = (MAJORITY, CHARACTERS)
+BASELINE_HEADS = ("classification", "choices")
+_STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # the grid of the inverse of the regularization
+
+
+def baseline(name: str, task: Task, splits: dict[str, Split]) -> dict:
+    """Scores a baseline on every labeled split but train.
+
+    Args:
+        name: "majority", the most frequent class of train, or place among the choices; or
+            "characters", logistic regression on characters and pairs of neighbors, weighted by
+            tf-idf. The two texts of a pair have features of their own, and those of both, so that
+            what they share can be seen. A choice and its text are a pair, right or wrong.
+
+    Returns:
+        A result as `finetuning.training.train` gives it.
+
+    Raises:
+        ValueError: if the task has another head, or on an unknown name.
+    """
+    if task.head not in BASELINE_HEADS:
+        raise ValueError(
+            f"{task.name}: the baseline {name!r} knows tasks with classes or choices only; leave "
+            "it out here."
+        )
+    if name not in BASELINES:
+        raise ValueError(f"no baseline {name!r}; there are {', '.join(BASELINES)}.")
+    began = time.perf_counter()
+    examples = {part: split.examples for part, split in splits.items()}
+    if name == MAJORITY:
+        found = _majority(examples, task.head)
+    elif task.head == "choices":
+        found = _choose(examples)
+    else:
+        found = _characters(examples, _features)
+    scores = {
+        part: HEADS[task.head].score(splits[part].examples, found[part])
+        for part in found
+        if part != "hidden"
+    }
+    return {
+        "scores": scores,
+        "inexact": {},
+        "seconds": round(time.perf_counter() - began, 1),
+        "predictions": {
+            part: [
+                [example["id"], answer]
+                for example, answer in zip(splits[part].examples, answers, strict=True)
+            ]
+            for part, answers in found.items()
+        },
+    }
+
+
+def _majority(examples: dict[str, list[dict]], head: str) -> dict[str, list]:
+    counts = Counter(example["label"] for example in examples["train"])
+    label, count = counts.most_common(1)[0]
+    answer = label if head == "choices" else {"label": label, "score": count / counts.total()}
+    return {part: [answer] * len(those) for part, those in examples.items() if part != "train"}
+
+
+def _choose(examples: dict[str, list[dict]]) -> dict[str, list[int]]:
+    """The place of the choice that is right most probably."""
+    pairs = {
+        part: [
+            {
+                "text": example["text"] + (example["text_pair"] or ""),
+                "text_pair": choice,
+                "label": "1" if place == example["label"] else "0",
+            }
+            for example in those
+            for place, choice in enumerate(example["choices"])
+        ]
+        for part, those in examples.items()
+    }
+    chosen = {}
+    for part, answers in _characters(pairs, _choice_features).items():
+        right = iter(a["score"] if a["label"] == "1" else 1 - a["score"] for a in answers)
+        chances = [[next(right) for _ in example["choices"]] for example in examples[part]]
+        chosen[part] = [max(range(len(those)), key=those.__getitem__) for those in chances]
+    return chosen
+
+
+def _characters(examples: dict[str, list[dict]], features_of: Callable) -> dict[str, list[dict]]:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    vectorizer = TfidfVectorizer(analyzer=features_of, sublinear_tf=True, min_df=2)
+    train = vectorizer.fit_transform(examples["train"])
+    labels = [example["label"] for example in examples["train"]]
+    vectors = {
+        part: vectorizer.transform(those) for part, those in examples.items() if part != "train"
+    }
+    right = [example["label"] for example in examples["dev"]]
+    models = [LogisticRegression(C=C, max_iter=1000).fit(train, labels) for C in _STRENGTHS]
+    best = max(models, key=lambda model: model.score(vectors["dev"], right))
+    answers = {}
+    for part, features in vectors.items():
+        probabilities = best.predict_proba(features)
+        answers[part] = [
+            {"label": str(best.classes_[row.argmax()]), "score": float(row.max())}
+            for row in probabilities
+        ]
+    return answers
+
+
+def _features(example: dict) -> list[str]:
+    """Characters and pairs of neighbors of an example's texts."""
+    first = _grams(example["text"])
+    if example["text_pair"] is None:
+        return first
+    second = _grams(example["text_pair"])
+    shared = Counter(first) & Counter(second)
+    return [
+        *(f"1 {gram}" for gram in first),
+        *(f"2 {gram}" for gram in second),
+        *(f"both {gram}" for gram in shared.elements()),
+    ]
+
+
+def _choice_features(pair: dict) -> list[str]:
+    """Those that tell the choices of a text apart."""
+    return [feature for feature in _features(pair) if not feature.startswith("1 ")]
+
+
+def _grams(text: str) -> list[str]:
+    return [*text, *(text[index : index + 2] for index in range(len(text) - 1))]

@@ -1,0 +1,174 @@
+"""Fine-tunes models on tasks and prints one table.
+
+    python -m finetuning.clue RUN.yaml
+    python -m finetuning.clue --model . random:. characters majority --tasks tnews ocnli \\
+        --seeds 5 --data FOLDER --output FOLDER
+
+RUN.yaml has the keys `models`, `tasks`, `data`, `output`, `seeds`, `train_examples` and
+`save_models`; options on the command line take their place. Each run (a model, a task, a seed and a
+rate) leaves a JSON file with its settings, scores and predictions, and a run whose file is there is
+not run again. One that was interrupted starts over from its seed.
+
+On the first seed every rate of the task's grid is tried; the rate with the best dev is kept for the
+other seeds.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from finetuning.baselines import BASELINE_HEADS, BASELINES, baseline
+from finetuning.plan import Plan, read_plan
+from finetuning.results import collect, line, table
+from finetuning.splits import Split, describe, load, subset
+from finetuning.tasks import Task
+from finetuning.training import Run, train
+from pretraining.files import read_json, write_json
+
+
+def run(plan: Plan) -> list[dict]:
+    """Runs what is not done yet, with one bar and a line a run, and returns all results.
+
+    Raises:
+        FileNotFoundError, ValueError: on bad tasks or data, before any run begins; or if a result
+            file was made with other settings.
+    """
+    loaded = []
+    for task in plan.tasks:
+        task, splits = load(task, plan.data)
+        print(describe(task, splits))
+        for part, count in (("train", task.train_examples), ("dev", task.dev_examples)):
+            splits[part] = subset(splits[part], count)
+        loaded.append((task, splits))
+    pairs = [
+        (model, task, splits)
+        for task, splits in loaded
+        for model in plan.models
+        if model.source not in BASELINES or task.head in BASELINE_HEADS
+    ]
+    total = sum(
+        1 if model.source in BASELINES else len(task.learning_rates) + plan.seeds - 1
+        for model, task, _ in pairs
+    )
+    results = []
+    with tqdm(total=total, unit="run") as bar:
+        for model, task, splits in pairs:
+            for result in _results(plan, model, task, splits, bar):
+                results.append(result)
+                tqdm.write(line(result))
+                bar.update()
+    return results
+
+
+def _results(plan: Plan, model, task: Task, splits: dict[str, Split], bar) -> Iterator[dict]:
+    def result(seed: int | None, rate: float | None) -> dict:
+        bar.set_description(f"{task.name} {model.name}")
+        return _result(plan, model, task, splits, seed, rate, bar.set_postfix_str)
+
+    if model.source in BASELINES:
+        yield result(None, None)
+        return
+    tried = []
+    for rate in task.learning_rates:
+        tried.append(result(0, rate))
+        yield tried[-1]
+    best = max(tried, key=lambda one: one["scores"]["dev"][task.metric])
+    for seed in range(1, plan.seeds):
+        yield result(seed, best["settings"]["learning_rate"])
+
+
+def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
+    """The result of a run, from its file if that is there."""
+    name = "result" if seed is None else f"seed-{seed}-rate-{rate:g}"
+    file = plan.output / model.file_name / task.name / f"{name}.json"
+    settings = _settings(plan, model, task, splits, seed, rate)
+    if file.exists():
+        result = read_json(file)
+        if changed := _changed(result["settings"], settings):
+            raise ValueError(
+                f"{file}: was made with other settings ({', '.join(changed)}); remove it to run it "
+                "again, or choose another --output."
+            )
+        return result
+    if seed is None:
+        result = baseline(model.source, task, splits)
+    else:
+        folder = file.with_suffix("") if plan.save_models else None
+        result = train(Run(task, model, seed, rate), splits, folder, report)
+    result = {"settings": settings, **result}
+    write_json(file, result)
+    return result
+
+
+def _settings(plan: Plan, model, task: Task, splits, seed, rate) -> dict:
+    """What a result depends on."""
+    fields = {
+        field.name: getattr(task, field.name)
+        for field in dataclasses.fields(task)
+        if field.name not in ("name", "read", "splits", "learning_rates", "source")
+    }
+    return {
+        "task": task.name,
+        "model": model.name,
+        "model_source": model.source,
+        "protocol": task.source,
+        "weights": plan.fingerprints[model.name],
+        "seed": seed,
+        "learning_rate": rate,
+        "files": {part: list(split.files) for part, split in splits.items()},
+        "examples": {part: len(split.examples) for part, split in splits.items()},
+        "unused": {part: dict(split.skipped) for part, split in splits.items() if split.skipped},
+        **{
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in fields.items()
+        },
+    }
+
+
+def _changed(old: dict, new: dict) -> list[str]:
+    names_only = ("model_source", "protocol", "hub")
+    return [key for key in new if key not in names_only and old.get(key) != new[key]]
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m finetuning.clue",
+        description="Fine-tunes models on tasks, several seeds each, and prints a table.",
+    )
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN.yaml", help="what to run")
+    parser.add_argument(
+        *("--model", "--models"),
+        nargs="+",
+        dest="models",
+        help="folders or Hub names; random:FOLDER has its architecture from random weights; "
+        "majority and characters need none; NAME=MODEL names it in the table",
+    )
+    parser.add_argument("--tasks", nargs="+", help="names of tasks (see finetuning/tasks.py)")
+    parser.add_argument("--data", help="folder of the tasks' files")
+    parser.add_argument("--output", help="folder for the results")
+    parser.add_argument("--seeds", type=int, help="seeds per task and model (5)")
+    parser.add_argument("--train_examples", type=int, help="a fixed subset of train (all)")
+    parser.add_argument("--dev_examples", type=int, help="a fixed subset of dev (all)")
+    parser.add_argument(
+        "--save_models", action="store_true", default=None, help="keep the fine-tuned models"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    import transformers
+
+    options = vars(parse(arguments))
+    plan = read_plan(options.pop("run"), options)
+    # One bar and one line a run: no bars of loading weights, no reports of new heads.
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    run(plan)
+    print(table(collect(plan.output)))
+
+
+if __name__ == "__main__":
+    main()

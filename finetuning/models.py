@@ -1,0 +1,87 @@
+"""Models by name: folders and Hub names, random weights, and the arithmetic that is fast here."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, set_seed
+
+RANDOM = "random:"
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to fine-tune.
+
+    Attributes:
+        source: a folder or Hub name that transformers' Auto classes open; with "random:" before it,
+            the same architecture with random weights.
+        name: how tables and files call it.
+    """
+
+    source: str
+    name: str
+
+    @property
+    def is_random(self) -> bool:
+        """Whether its weights are random."""
+        return self.source.startswith(RANDOM)
+
+    @property
+    def file_name(self) -> str:
+        """Its name as a folder of results is called."""
+        return re.sub(r"[^\w.-]+", "-", self.name).strip("-")
+
+    @property
+    def folder(self) -> str:
+        """The folder or Hub name."""
+        return self.source.removeprefix(RANDOM)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights of a folder, so that results of other weights are not taken for
+        its own; for random weights, of its configuration; "" for a Hub name."""
+        folder = Path(self.folder)
+        patterns = ("config.json",) if self.is_random else _WEIGHTS
+        digest = hashlib.sha256()
+        files = sorted(file for pattern in patterns for file in folder.glob(pattern))
+        for file in files:
+            with open(file, "rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()[:16] if files else ""
+
+    def build(self, head, classes: list[str] | None, seed: int):
+        """The model with a new head, and its tokenizer.
+
+        Args:
+            head: a `finetuning.heads.Head`.
+            classes: the names of its outputs, or None.
+            seed: of the weights that are random.
+        """
+        set_seed(seed)
+        names = {}
+        if classes is not None:
+            names["id2label"] = dict(enumerate(classes))
+            names["label2id"] = {label: index for index, label in enumerate(classes)}
+        options = {"trust_remote_code": True, **names}
+        if self.is_random:
+            config = AutoConfig.from_pretrained(self.folder, **options)
+            model = head.auto.from_config(config, trust_remote_code=True)
+        else:
+            model = head.auto.from_pretrained(self.folder, dtype=torch.float32, **options)
+        return model, AutoTokenizer.from_pretrained(self.folder, trust_remote_code=True)
+
+
+def device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def bf16_is_fast(place: torch.device) -> bool:
+    """Whether the device multiplies in bf16, so that autocast saves time."""
+    if place.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch's latest versions
+    return place.type == "cpu" and (has.get("avx512_bf16", False) or has.get("amx_tile", False))

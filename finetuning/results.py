@@ -1,0 +1,281 @@
+"""Results of `finetuning.clue`: a table, a page, and what a model card says about them.
+
+    python -m finetuning.results FOLDER --page PAGE.md
+    python -m finetuning.results FOLDER --model NAME --card REPOSITORY
+
+The second writes `model-index` into the card of REPOSITORY and `.eval_results/clue.yaml` beside it,
+the Hub's older and newer form.
+"""
+
+import argparse
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretraining.files import read_json, read_text, replacing
+
+# On dev, in percent, as their makers report them: PaddleNLP's page of ERNIE 3.0, and the README of
+# iflytek/MiniRBT. Both were trained on all of CLUE's train (OCNLI: 50k).
+PUBLISHED = {
+    "ERNIE-3.0 Nano": {
+        "afqmc": {"accuracy": 70.51},
+        "tnews": {"accuracy": 54.57},
+        "iflytek": {"accuracy": 48.36},
+        "cmnli": {"accuracy": 74.97},
+        "ocnli": {"accuracy": 70.61},
+        "cluewsc2020": {"accuracy": 68.75},
+        "csl": {"accuracy": 75.93},
+        "cmrc2018": {"exact_match": 52.0, "f1": 76.4},
+        "chid": {"accuracy": 58.91},
+        "c3": {"accuracy": 55.11},
+    },
+    "MiniRBT-h256": {
+        "ocnli": {"accuracy": 68.73},
+        "tnews": {"accuracy": 54.45},
+        "cmrc2018": {"exact_match": 56.3, "f1": 78.5},
+        "drcd": {"exact_match": 78.6, "f1": 86.8},
+    },
+}
+HIDDEN_SCORES = ("precision", "recall")  # in the files, not in the table
+_CARD_TASKS = {
+    "classification": "text-classification",
+    "tokens": "token-classification",
+    "answers": "question-answering",
+    "choices": "multiple-choice",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The results of a model on a task, all seeds at the rate that was best on the first.
+
+    Attributes:
+        settings: of its first result.
+        scores: values of each seed, by (split, score), from 0 to 1.
+        first: the first result.
+    """
+
+    settings: dict
+    scores: dict[tuple[str, str], list[float]]
+    first: dict
+
+
+def collect(folder: Path) -> list[dict]:
+    """All results of a folder.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    results = [read_json(file) for file in sorted(folder.glob("*/*/*.json"))]
+    if not results:
+        raise ValueError(f"{folder}: holds no results; name the --output of finetuning.clue.")
+    return results
+
+
+def line(result: dict) -> str:
+    """A result in one line."""
+    settings = result["settings"]
+    parts = [settings["task"], settings["model"]]
+    if settings["seed"] is not None:
+        parts += [f"seed {settings['seed']}", f"rate {settings['learning_rate']:g}"]
+    for split, scores in result["scores"].items():
+        parts.append(f"{split} {settings['metric']} {scores[settings['metric']]:.1%}")
+    if "best_epoch" in result:
+        parts.append(f"epoch {result['best_epoch']} of {len(result['history'])}")
+        if result["loss"] is None:
+            parts.append("DIVERGED")
+    return ", ".join([*parts, f"{result['seconds']:.0f} s"])
+
+
+def summarize(results: list[dict]) -> list[Summary]:
+    """One summary a model and task, sorted by task."""
+    groups = defaultdict(list)
+    for result in results:
+        groups[result["settings"]["task"], result["settings"]["model"]].append(result)
+    summaries = []
+    for _, group in sorted(groups.items()):
+        metric = group[0]["settings"]["metric"]
+        first = max(
+            (one for one in group if not one["settings"]["seed"]),
+            key=lambda one: one["scores"]["dev"][metric],
+        )
+        rate = first["settings"]["learning_rate"]
+        scores = defaultdict(list)
+        for one in group:
+            if one["settings"]["learning_rate"] == rate:
+                for split, values in one["scores"].items():
+                    for name, value in values.items():
+                        scores[split, name].append(value)
+        summaries.append(Summary(first["settings"], dict(scores), first))
+    return summaries
+
+
+def table(results: list[dict]) -> str:
+    """Mean ± standard deviation of the seeds in percent, a row for each task, split and score.
+
+    Published rows stand beside dev, marked as published.
+    """
+    summaries = summarize(results)
+    models = sorted({summary.settings["model"] for summary in summaries}, key=_rank)
+    values = {
+        (summary.settings["task"], summary.settings["model"]): summary for summary in summaries
+    }
+    tasks = list(dict.fromkeys(summary.settings["task"] for summary in summaries))
+    published = [name for name in PUBLISHED if PUBLISHED[name].keys() & set(tasks)]
+    rows = [["task", "split", "score", *models, *(f"{name} (published)" for name in published)]]
+    for task in tasks:
+        of_task = [values[task, model] for model in models if (task, model) in values]
+        keys = dict.fromkeys(key for summary in of_task for key in summary.scores)
+        for split, score in keys:
+            if score in HIDDEN_SCORES:
+                continue
+            cells = [
+                mean(values[task, model].scores.get((split, score)))
+                if (task, model) in values
+                else "–"
+                for model in models
+            ]
+            for name in published:
+                value = PUBLISHED[name].get(task, {}).get(score) if split == "dev" else None
+                cells.append("–" if value is None else f"{value:.1f}")
+            rows.append([_named(of_task[0], task, "train"), _named(of_task[0], split, split)])
+            rows[-1] += [score.replace("_", " "), *cells]
+    rows.insert(1, ["---"] * len(rows[0]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _named(summary: Summary, name: str, part: str) -> str:
+    """A name, and how many examples of a split there are if it is a subset."""
+    limit = _limit(summary.settings, part)
+    return f"{name} ({limit:,} of {part})" if limit else name
+
+
+def _limit(settings: dict, part: str) -> int | None:
+    """How many examples a split was cut down to, if it was."""
+    limit = settings.get(f"{part}_examples")
+    return limit if limit == settings["examples"].get(part) else None
+
+
+def _rank(model: str) -> tuple[int, str]:
+    """Pretrained models first, then random weights, then baselines."""
+    if model in ("characters", "majority"):
+        return 2, model
+    return int("random" in model), model
+
+
+def mean(values: list[float] | None) -> str:
+    """Mean ± sample standard deviation in percent, and how many values."""
+    if not values:
+        return "–"
+    average = 100 * statistics.fmean(values)
+    if len(values) == 1:
+        return f"{average:.1f}"
+    return f"{average:.1f} ± {100 * statistics.stdev(values):.1f} ({len(values)})"
+
+
+def page(results: list[dict]) -> str:
+    """The table, and below it what each figure was measured on."""
+    summaries = summarize(results)
+    notes = []
+    for summary in summaries:
+        settings = summary.settings
+        sizes = ", ".join(f"{part} {n:,}" for part, n in settings["examples"].items())
+        note = f"- **{settings['task']}**, {settings['model']}: {sizes}"
+        for part in ("train", "dev"):
+            if limit := _limit(settings, part):
+                note += f" ({limit:,} of {part} drawn by seed 0)"
+        if settings["learning_rate"]:
+            note += f"; rate {settings['learning_rate']:g}, {settings['max_length']} tokens"
+        for part, counts in summary.first["inexact"].items():
+            for reason, count in counts.items():
+                note += f"; {part}: {count:,} × {reason}"
+        notes.append(f"{note}. {settings['protocol']}.")
+    return "\n".join(
+        [
+            "# Results of fine-tuning",
+            "",
+            "Mean ± standard deviation in percent (seeds). The epoch and the rate are chosen on",
+            "dev, as in CLUE's published scores; test is not looked at before. Published scores",
+            "are their makers' own, after training on all of train (OCNLI: 50,000 pairs).",
+            "",
+            table(results),
+            "",
+            *notes,
+            "",
+        ]
+    )
+
+
+def write_card(results: list[dict], model: str, repository: Path) -> None:
+    """Writes a model's results into its repository: `model-index` of the card, `.eval_results`.
+
+    Only tasks whose data set is on the Hub get an entry in `.eval_results`.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    import yaml
+    from huggingface_hub import EvalResult, EvalResultEntry, ModelCard
+    from huggingface_hub import eval_result_entries_to_yaml as as_entries
+
+    summaries = [one for one in summarize(results) if one.settings["model"] == model]
+    if not summaries:
+        names = sorted({result["settings"]["model"] for result in results})
+        raise ValueError(f"no results of {model!r}; there are {', '.join(names)}.")
+    index, entries = [], []
+    for summary in summaries:
+        settings = summary.settings
+        for (split, score), values in summary.scores.items():
+            value, seeds = round(100 * statistics.fmean(values), 2), len(values)
+            index.append(
+                EvalResult(
+                    task_type=_CARD_TASKS[settings["head"]],
+                    dataset_type=settings["hub"] or settings["task"],
+                    dataset_name=settings["task"],
+                    dataset_split=split,
+                    metric_type=score,
+                    metric_value=value,
+                    metric_name=f"{score}, mean of {seeds} seeds",
+                )
+            )
+            if settings["hub"] and split == "dev" and score == settings["metric"]:
+                notes = f"dev, {score} in percent, mean of {seeds} seeds"
+                entries.append(
+                    EvalResultEntry(settings["hub"], settings["task"], value, notes=notes)
+                )
+    card = ModelCard(read_text(repository / "README.md"))
+    card.data.model_name, card.data.eval_results = model, index
+    with replacing(repository / "README.md") as file:
+        file.write_text(str(card), encoding="utf-8")
+    with replacing(repository / ".eval_results" / "clue.yaml") as file:
+        file.write_text(yaml.safe_dump(as_entries(entries), sort_keys=False), encoding="utf-8")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m finetuning.results", description="The results of finetuning.clue."
+    )
+    parser.add_argument("folder", type=Path, help="its --output")
+    parser.add_argument("--page", type=Path, help="Markdown file for the table and its notes")
+    parser.add_argument("--model", help="whose results go into the card")
+    parser.add_argument("--card", type=Path, help="repository whose card gets them")
+    options = parser.parse_args(arguments)
+    if bool(options.model) != bool(options.card):
+        parser.error("--model and --card need each other")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    results = collect(options.folder)
+    print(table(results))
+    if options.page:
+        with replacing(options.page) as file:
+            file.write_text(page(results), encoding="utf-8")
+    if options.card:
+        write_card(results, options.model, options.card)
+
+
+if __name__ == "__main__":
+    main()

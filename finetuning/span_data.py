@@ -1,0 +1,146 @@
+"""Reads tasks whose labels are spans: entities (CLUENER2020) and answers (CMRC2018, DRCD).
+
+Every reader returns the examples and a count of the labels that cannot be used, by reason. Spans
+count in characters of the text, their end exclusive.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from pretraining.files import read_json, read_text
+
+
+def read_entities(file: Path) -> tuple[list[dict], Counter]:
+    """Reads CLUENER2020: one JSON object a line, {"text", "label"}.
+
+    "label" is {type: {words: [[first, last], …]}}, the last character inclusive.
+
+    Returns:
+        Examples {"id", "text", "entities": [[start, end, label], …]} by place in the text, and the
+        entities left out because their words do not stand at their place. Without "label" (a test
+        set), "entities" is None.
+
+    Raises:
+        ValueError: on a line that is not such an object, with file, line and key.
+    """
+    examples, skipped = [], Counter()
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        record = _parse(line, where)
+        text = _text(record, "text", where)
+        entities = None
+        if "label" in record:
+            entities = sorted(_entities(record["label"], text, where, skipped))
+        examples.append({"id": record.get("id", number - 1), "text": text, "entities": entities})
+    _not_empty(examples, file)
+    return examples, skipped
+
+
+def _parse(line: str, where: str) -> dict:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON ({error}); write one object a line.") from error
+    if not isinstance(record, dict):
+        raise ValueError(f'{where}: expected an object such as {{"text": …}}, got {record!r}.')
+    return record
+
+
+def _text(record: dict, key: str, where: str) -> str:
+    text = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(
+            f"{where}: {key!r} must be a text that is not empty, got {text!r}; "
+            "fill it in or remove the record."
+        )
+    return text
+
+
+def _not_empty(examples: list, file: Path) -> None:
+    if not examples:
+        raise ValueError(f"{file}: holds no examples; check that the file is complete.")
+
+
+def _entities(labels, text: str, where: str, skipped: Counter) -> list[list]:
+    found = []
+    try:
+        listed = [
+            (label, words, first, last)
+            for label, by_words in labels.items()
+            for words, places in by_words.items()
+            for first, last in places
+        ]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where}: 'label' must look like "
+            f'{{"name": {{"words": [[first, last]]}}}}, got {labels!r}.'
+        ) from error
+    for label, words, first, last in listed:
+        if text[first : last + 1] == words:
+            found.append([first, last + 1, label])
+        else:
+            skipped["entity is not at its place"] += 1
+    return found
+
+
+def read_answers(file: Path) -> tuple[list[dict], Counter]:
+    """Reads CMRC2018 and DRCD in SQuAD's format.
+
+    An answer that does not stand at its offset counts as a right answer all the same, as it does
+    in the official scores, but nothing can be trained on it: its "start" is None.
+
+    Returns:
+        Examples {"id", "context", "question", "answers": [{"text", "start"}, …]}, each with at
+        least one answer, and a count of the answers without a start.
+
+    Raises:
+        ValueError: if the file has another structure, with file, question and key.
+    """
+    content = read_json(file)
+    examples, skipped = [], Counter()
+    try:
+        paragraphs = [part for article in content["data"] for part in article["paragraphs"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f'{file}: expected SQuAD\'s format, {{"data": [{{"paragraphs": [{{"context", '
+            f'"qas"}}]}}]}}; {error!r} is missing or of another type.'
+        ) from error
+    for number, paragraph in enumerate(paragraphs, start=1):
+        where = f"{file}, paragraph {number}"
+        context = _text(paragraph, "context", where)
+        for question in paragraph.get("qas", ()):
+            name = f"{where}, question {question.get('id')!r}"
+            examples.append(
+                {
+                    "id": question.get("id"),
+                    "context": context,
+                    "question": _text(question, "question", name),
+                    "answers": _answers(question, context, name, skipped),
+                }
+            )
+    _not_empty(examples, file)
+    return examples, skipped
+
+
+def _answers(question: dict, context: str, where: str, skipped: Counter) -> list[dict]:
+    found = []
+    if not question.get("answers") or "id" not in question:
+        raise ValueError(
+            f"{where}: 'id' and at least one entry in 'answers' are needed; "
+            "remove the question, or give it both."
+        )
+    for answer in question["answers"]:
+        text, start = _text(answer, "text", where), answer.get("answer_start")
+        if not isinstance(start, int):
+            raise ValueError(
+                f"{where}: 'answer_start' must be an integer, got {start!r}; "
+                "give the offset of the answer in characters."
+            )
+        if start < 0 or not context.startswith(text, start):
+            skipped["answer is not at its offset"] += 1
+            start = None
+        found.append({"text": text, "start": start})
+    return found

@@ -1,0 +1,137 @@
+"""The splits of a task: read, checked, and nothing in train that is scored later."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from finetuning.tasks import HubReader, Task
+
+ORDER = ("train", "dev", "test", "hidden")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of a split, the files they come from, and how many labels or examples cannot be
+    used, by reason."""
+
+    examples: list[dict]
+    files: tuple[str, ...]
+    skipped: Counter
+
+
+def load(task: Task, folder: Path) -> tuple[Task, dict[str, Split]]:
+    """Reads and checks every split of a task.
+
+    Examples of train whose text also stands in dev or test are left out of train and counted, so
+    that nothing scored was seen in training.
+
+    Returns:
+        The task, its labels filled in, and the splits by name.
+
+    Raises:
+        FileNotFoundError: if files of "train" or "dev" or "test" are missing.
+        ValueError: on an unknown label, a labeled split without labels, or train of one class only.
+    """
+    splits = {}
+    for name, files in sorted(task.splits.items(), key=lambda item: ORDER.index(item[0])):
+        paths = [folder / file for file in files]
+        is_local = not isinstance(task.read, HubReader)
+        missing = [str(path) for path in paths if is_local and not path.exists()]
+        if missing and name == "hidden":
+            continue
+        if missing:
+            raise FileNotFoundError(
+                f"{task.name}: {', '.join(missing)}, the {name} split, is missing; put it there, "
+                "or name the right folder with --data."
+            )
+        examples, skipped = task.read(*paths)
+        splits[name] = Split(examples, files, skipped)
+    if "dev" not in splits:
+        splits["train"], splits["dev"] = _hold_out(splits["train"], task.held_out)
+    splits["train"] = _without_scored_texts(splits)
+    if not splits["train"].examples:
+        raise ValueError(f"{task.name}: every text of train is also in dev or test.")
+    if task.head == "classification":
+        task = _check_labels(task, splits)
+    return task, splits
+
+
+def _text(example: dict) -> str:
+    """What an example reads: two with the same are the same to a model."""
+    parts = (example.get(key) for key in ("text", "text_pair", "context", "question"))
+    return "\n".join(part for part in parts if part)
+
+
+def _hold_out(train: Split, share: float) -> tuple[Split, Split]:
+    """Train without a share of its texts, and these; questions about a context stay together."""
+    keys = [example.get("context") or _text(example) for example in train.examples]
+    chosen = sorted(set(keys))
+    random.Random(0).shuffle(chosen)
+    chosen = set(chosen[: round(len(chosen) * share)])
+    parts = {True: [], False: []}
+    for key, example in zip(keys, train.examples, strict=True):
+        parts[key in chosen].append(example)
+    files = tuple(f"{share:.0%} of {file}" for file in train.files)
+    return replace(train, examples=parts[False]), Split(parts[True], files, Counter())
+
+
+def _without_scored_texts(splits: dict[str, Split]) -> Split:
+    scored = {
+        _text(example)
+        for name in ("dev", "test")
+        if name in splits
+        for example in splits[name].examples
+    }
+    train = splits["train"]
+    kept = [example for example in train.examples if _text(example) not in scored]
+    skipped = Counter(train.skipped)
+    if len(kept) < len(train.examples):
+        skipped["left out: also in dev or test"] = len(train.examples) - len(kept)
+    return replace(train, examples=kept, skipped=skipped)
+
+
+def _check_labels(task: Task, splits: dict[str, Split]) -> Task:
+    labels = task.labels or tuple(
+        sorted({str(example["label"]) for example in splits["train"].examples})
+    )
+    for name, split in splits.items():
+        for example in split.examples if name != "hidden" else ():
+            if example["label"] is None:
+                raise ValueError(
+                    f"{task.name}: {', '.join(split.files)} has no column of labels, but {name} "
+                    "needs one; name the column."
+                )
+            if example["label"] not in labels:
+                raise ValueError(
+                    f"{task.name}: {', '.join(split.files)}, example {example['id']!r}: unknown "
+                    f"label {example['label']!r}; the labels are {', '.join(labels)}."
+                )
+    if len({example["label"] for example in splits["train"].examples}) < 2:
+        raise ValueError(
+            f"{task.name}: all examples of train have the label "
+            f"{splits['train'].examples[0]['label']!r}; there is nothing to learn."
+        )
+    return replace(task, labels=labels)
+
+
+def subset(split: Split, count: int | None) -> Split:
+    """At most `count` examples of a split, the same ones each time, in the split's order."""
+    if count is None or count >= len(split.examples):
+        return split
+    chosen = sorted(random.Random(0).sample(range(len(split.examples)), count))
+    return replace(split, examples=[split.examples[index] for index in chosen])
+
+
+def describe(task: Task, splits: dict[str, Split]) -> str:
+    """One line: sizes, what cannot be used, classes, the share of the most frequent one in dev."""
+    parts = []
+    for name, split in splits.items():
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in split.skipped.items())
+        parts.append(f"{name} {len(split.examples):,}" + (f" ({counts})" if counts else ""))
+    line = f"{task.name}: {'; '.join(parts)}"
+    if task.head == "classification":
+        counts = Counter(example["label"] for example in splits["dev"].examples)
+        share = max(counts.values()) / sum(counts.values())
+        line += f"; {len(task.labels)} classes, majority of dev {share:.1%}"
+    return line

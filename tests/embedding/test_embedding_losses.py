@@ -1,0 +1,64 @@
+"""The loss of a teacher's vectors, by hand-made vectors."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from embedding.losses import TeacherLoss, loss_for
+from embedding.run_file import TaskSpec
+
+
+class Fixed(torch.nn.Module):
+    """A student whose vectors are given."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, vectors: torch.Tensor):
+        super().__init__()
+        self.vectors = torch.nn.Parameter(vectors)
+
+    def get_embedding_dimension(self) -> int:
+        return self.vectors.shape[1]
+
+    def forward(self, features) -> dict:
+        return {"sentence_embedding": self.vectors}
+
+
+def test_a_student_with_the_teachers_similarities_has_no_loss_of_them():
+    teacher = torch.nn.functional.normalize(torch.randn(6, 4), dim=1)
+    rotation = torch.linalg.qr(torch.randn(4, 4)).Q
+    labels = torch.tensor([3, 1, 5])
+    student = 7 * teacher[labels] @ rotation  # lengths and axes of its own
+    loss = TeacherLoss(Fixed(student), teacher.numpy(), similarity_weight=2.0)
+    terms = loss([{}], labels)
+    torch.testing.assert_close(terms["similarities"], torch.tensor(0.0), atol=1e-10, rtol=0)
+    with torch.no_grad():
+        loss.projection.weight.copy_(rotation)
+        loss.projection.bias.copy_(-7 * teacher.mean(dim=0))
+    torch.testing.assert_close(loss([{}], labels)["vectors"], torch.tensor(0.0), atol=1e-6, rtol=0)
+
+
+def test_similarities_count_at_each_size_by_their_weight_and_the_teachers_spread():
+    half = 0.5**0.5
+    teacher = np.array([[1, 0], [0, 1], [half, half]], dtype=np.float32)
+    vectors = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1]])
+
+    def similarities(rows: int, weight: float, *sizes: int) -> float:
+        loss = TeacherLoss(Fixed(vectors[:rows]), teacher, weight, sizes)
+        return loss([{}], torch.arange(rows))["similarities"].item()
+
+    # Cosines of the teacher: 0, √½, √½, of variance 1/9; of the student √½, 0, ½, and √½, 0, √½
+    # in two dimensions.
+    full = 9 * (0.5 + 0.5 + (half - 0.5) ** 2) / 3
+    assert similarities(3, 1.0) == pytest.approx(full)
+    assert similarities(3, 4.0) == pytest.approx(4 * full)
+    assert similarities(3, 1.0, 2) == pytest.approx((full + 9 * (0.5 + 0.5) / 3) / 2)
+    assert similarities(1, 1.0) == 0  # the last batch of an epoch may be a single text
+
+
+def test_a_size_that_the_model_does_not_have_is_refused():
+    spec = TaskSpec("task", "pairs", (Path("x"),), columns=("q", "t"))
+    with pytest.raises(ValueError, match="dimensions: 3, but the model's vectors have 3"):
+        loss_for(spec, Fixed(torch.eye(3)), (3,))

@@ -1,0 +1,245 @@
+"""A teacher's vectors on disk, and training that a kill does not change, with a tiny model."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from embedding import distill, mine
+from embedding.data import load_task
+from embedding.encoder import Opening
+from embedding.leakage import leaks
+from embedding.run_file import TaskSpec, load_run_file
+from embedding.teacher import TeacherNote, digest_of, open_vectors, read_teacher
+from embedding.train import KeepLosses, train, work_folder
+from modeling_chinese_modernbert import ChineseModernBertModel
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SENTENCES = [
+    f"{day}{weather}，{plan}。"
+    for day in ("今天", "明天")
+    for weather in ("下雨", "晴")
+    for plan in ("我们在家看书", "他们去河边钓鱼", "图书馆照常开门")
+]
+
+
+@pytest.fixture(scope="module")
+def folder(make_model, tmp_path_factory) -> Path:
+    """A tiny encoder with the root's tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_model(cls=ChineseModernBertModel, vocab_size=32_000).save_pretrained(folder)
+    for file in (*ROOT.glob("*_chinese_modernbert.py"), *ROOT.glob("tokenizer*.json")):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    """A complete folder of a teacher with vectors of size 8."""
+    output = tmp_path_factory.mktemp("teacher")
+    note = TeacherNote("t", "f", None, digest_of(SENTENCES), len(SENTENCES), 8, len(SENTENCES))
+    distill.start_or_resume(output, note, SENTENCES)
+    vectors = np.random.default_rng(0).normal(size=(len(SENTENCES), 8))
+    open_vectors(output, note, "r+")[:] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return output
+
+
+@pytest.fixture
+def run_file(folder, teacher, tmp_path):
+    """Returns `run_file(name)`: a run of three tasks with an output of that name."""
+    pairs, scores = tmp_path / "pairs.jsonl", tmp_path / "scores.tsv"
+    pairs.write_text(
+        "".join(
+            f"{json.dumps({'q': text, 't': text[::-1]}, ensure_ascii=False)}\n"
+            for text in SENTENCES
+        )
+    )
+    scores.write_text(
+        "".join(f"{text}\t{SENTENCES[0]}\t{n % 6}\n" for n, text in enumerate(SENTENCES))
+    )
+    training = {
+        "max_steps": 4,
+        "save_steps": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    run = {
+        "model": str(folder),
+        "dimensions": [16],
+        "turns": "round_robin",
+        "prompts": {"query": "查询："},
+        "training": training,
+        "tasks": {
+            "vectors": {"kind": "teacher", "teacher": str(teacher)},
+            "pairs": {"kind": "pairs", "files": [str(pairs)], "columns": ["q", "t"],
+                      "prompts": ["query"], "mini_batch": 2},
+            "scores": {"kind": "scored", "files": [str(scores)], "columns": [0, 1, 2],
+                       "score_range": [0, 5]},
+        },
+    }  # fmt: skip
+
+    def write(name: str) -> Path:
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(json.dumps(run | {"output": str(tmp_path / name)}))
+        return file
+
+    return write
+
+
+def weights_of(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "model.safetensors")
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(run_file, folder, monkeypatch):
+    whole, killed = load_run_file(run_file("whole")), load_run_file(run_file("killed"))
+    train(whole)
+    with monkeypatch.context() as patch:
+        keep = KeepLosses.on_save
+
+        def kill(*args, **kwargs):
+            keep(*args, **kwargs)
+            raise KeyboardInterrupt
+
+        patch.setattr(KeepLosses, "on_save", kill)
+        with pytest.raises(KeyboardInterrupt):
+            train(killed)
+    assert not killed.output.exists()
+    assert (work_folder(killed) / "checkpoint-2/losses.safetensors").exists()
+    train(killed)
+
+    weights, start = weights_of(whole.output), weights_of(folder)
+    assert any(not torch.equal(weights[name], start[name]) for name in weights)
+    for name, weight in weights_of(killed.output).items():
+        torch.testing.assert_close(weight, weights[name], rtol=0, atol=0, msg=name)
+
+    model = SentenceTransformer(str(whole.output), trust_remote_code=True)
+    assert model.prompts["query"] == "查询："
+    assert model.encode(SENTENCES).shape == (len(SENTENCES), 32)
+    # No row of the data is in what may be published: the library's card would quote some.
+    assert not (whole.output / "README.md").exists()
+    notes = "".join(file.read_text() for file in whole.output.glob("*.json"))
+    assert SENTENCES[0] not in notes
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(run_file):
+    file = run_file("other")
+    work = work_folder(load_run_file(file))
+    work.mkdir()
+    (work / "run.json").write_text('{"digest": "another"}')
+    with pytest.raises(ValueError, match="a run of other settings or data"):
+        train(load_run_file(file))
+
+
+def test_an_output_that_holds_something_is_left_alone(run_file, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("keep")
+    with pytest.raises(ValueError, match="is not an empty folder"):
+        train(load_run_file(run_file("full")))
+    assert (tmp_path / "full/mine.txt").read_text() == "keep"
+
+
+def test_leaks_of_a_run_are_listed_by_task(run_file):
+    held_out = SimpleNamespace(holds=lambda text: text == SENTENCES[0])
+    found = leaks(load_run_file(run_file("leaky")), held_out)
+    assert found == {name: [SENTENCES[0]] for name in ("vectors", "pairs", "scores")}
+
+
+# --- hard negatives -----------------------------------------------------------------------------
+
+
+def test_mined_rows_train_as_triplets(folder, tmp_path, monkeypatch, capsys):
+    pairs, output = tmp_path / "pairs.jsonl", tmp_path / "mined.jsonl"
+    rows = [{"q": text, "t": f"{text}真的"} for text in SENTENCES]
+    pairs.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    arguments = ["--model", folder, "--pairs", pairs, "--columns", "q", "t", "--output", output]
+    # An untrained model says little of what is close; any margin would leave few.
+    arguments += ["--negatives", 2, "--relative_margin", -10]
+    monkeypatch.setattr("sys.argv", ["mine", *map(str, arguments)])
+    mine.main()
+    assert f"of {len(rows)} pairs with 2 negatives each" in capsys.readouterr().out
+    spec = TaskSpec("t", "triplets", (output,), columns=("anchor", "positive", "negatives"))
+    mined = load_task(spec, 0).rows.to_list()
+    assert {row["anchor"] for row in mined} == set(SENTENCES)
+    for row in mined:
+        own = {row["anchor"], row["positive"]}
+        assert len({row["negative_1"], row["negative_2"]} - own) == 2
+
+
+# --- teacher ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def distilled(folder, tmp_path, monkeypatch, capsys):
+    """Returns `distilled(*options)`: what the command printed; blocks of five sentences."""
+    (tmp_path / "sentences.txt").write_text("".join(f"{text}\n" for text in SENTENCES))
+    monkeypatch.setattr(distill, "BLOCK", 5)
+
+    def run(*options) -> str:
+        arguments = ["--teacher", folder, "--sentences", tmp_path / "sentences.txt"]
+        arguments += ["--output", tmp_path / "vectors", *options]
+        monkeypatch.setattr("sys.argv", ["distill", *map(str, arguments)])
+        distill.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_teachers_vectors_are_those_of_the_model_and_a_kill_loses_one_block(
+    distilled, folder, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        written = distill.write_note
+
+        def kill(output: Path, note: TeacherNote):
+            written(output, note)
+            if note.done == 5:
+                raise KeyboardInterrupt
+
+        patch.setattr(distill, "write_note", kill)
+        with pytest.raises(KeyboardInterrupt):
+            distilled()
+    with pytest.raises(ValueError, match="5 of 12 vectors are written"):
+        read_teacher(tmp_path / "vectors")
+    assert distilled().startswith("10 of 12")
+    sentences, vectors = read_teacher(tmp_path / "vectors")
+    assert sentences == SENTENCES
+    expected = Opening.of(str(folder)).open().encode(SENTENCES, normalize_embeddings=True)
+    np.testing.assert_allclose(vectors, expected, atol=1e-3)  # fp16 beside fp32
+
+
+def test_vectors_of_other_sentences_are_kept(distilled, tmp_path):
+    distilled()
+    (tmp_path / "sentences.txt").write_text("换了一句话。\n")
+    with pytest.raises(SystemExit, match="of another teacher, prompt or other sentences"):
+        distilled()
+    assert read_teacher(tmp_path / "vectors")[0] == SENTENCES
+
+
+def test_what_cannot_be_distilled_is_refused(distilled, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="no prompt 'q'; it has query, document"):
+        distilled("--prompt", "q")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
+        with pytest.raises(SystemExit, match="are free"):
+            distilled()
+    (tmp_path / "sentences.txt").write_text("\n")
+    with pytest.raises(SystemExit, match="has no text"):
+        distilled()
+
+
+def test_changed_sentences_are_noticed(teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "copy")
+    (tmp_path / "copy/sentences.txt").write_text("别的句子。\n")
+    with pytest.raises(ValueError, match="was changed"):
+        read_teacher(tmp_path / "copy")

@@ -1,0 +1,120 @@
+"""The command: what it runs, what it does not run again, and how it reads its plan."""
+
+import json
+from collections import Counter
+
+import pytest
+import yaml
+
+from finetuning import clue
+from finetuning.plan import read_plan
+from tests.finetuning.made_up import made_up_splits
+
+FILES = ("train", "dev", "test")
+
+
+@pytest.fixture
+def data(tmp_path):
+    for name, split in made_up_splits("classification", train=24, dev=8, test=8).items():
+        lines = (
+            json.dumps({"words": f"{example['text']}{name}{number}", "kind": example["label"]})
+            for number, example in enumerate(split.examples)
+        )
+        (tmp_path / f"{name}.json").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def run_file(data, tiny_folder):
+    own = {
+        "columns": {"text": "words", "label": "kind"},
+        "files": {name: str(data / f"{name}.json") for name in FILES},
+        "learning_rates": [1e-3, 3e-3],
+        "epochs": 1,
+    }
+    content = {
+        "models": [f"tiny=random:{tiny_folder}", "majority", "characters"],
+        "tasks": [{"fruit": own}],
+        "data": str(data),
+        "output": str(data / "results"),
+        "seeds": 2,
+    }
+    file = data / "run.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return file
+
+
+def test_runs_are_kept_printed_and_not_run_again(run_file, data, capsys, monkeypatch):
+    clue.main([str(run_file)])
+    printed = capsys.readouterr().out
+    files = sorted((data / "results").glob("*/*/*.json"))
+    assert Counter(file.parent.parent.name for file in files) == {
+        "tiny": 3,  # two rates with the first seed, the better one with the second
+        "majority": 1,
+        "characters": 1,
+    }
+    assert "fruit: train 24; dev 8; test 8; 2 classes" in printed
+    assert "| task | split | score | tiny | characters | majority |" in printed
+    assert "(2)" in printed
+    rate = max(
+        (json.loads(file.read_text()) for file in files if file.name.startswith("seed-0")),
+        key=lambda result: result["scores"]["dev"]["accuracy"],
+    )["settings"]["learning_rate"]
+    assert (data / f"results/tiny/fruit/seed-1-rate-{rate:g}.json").exists()
+
+    files[-1].unlink()
+    trained = []
+    monkeypatch.setattr(clue, "train", lambda run, *others: trained.append(run.seed) or {})
+    monkeypatch.setattr(clue, "line", lambda result: "")
+    before = {file: file.stat().st_mtime_ns for file in files[:-1]}
+    clue.run(read_plan(run_file, {}))
+    assert trained == [1]
+    assert {file: file.stat().st_mtime_ns for file in files[:-1]} == before
+
+
+def test_results_of_other_settings_are_not_taken_for_these(run_file):
+    clue.run(read_plan(run_file, {"models": ["majority"]}))
+    plan = read_plan(run_file, {"models": ["majority"], "train_examples": 20})
+    with pytest.raises(ValueError, match=r"result\.json: was made with other.*train_examples"):
+        clue.run(plan)
+
+
+def test_bad_data_is_refused_before_any_run(run_file, data):
+    (data / "dev.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"fruit: .*the dev split, is missing"):
+        clue.run(read_plan(run_file, {"models": ["majority"]}))
+    assert not (data / "results").exists()
+
+
+def test_options_take_the_place_of_the_file(run_file):
+    plan = read_plan(run_file, {"models": ["majority"], "tasks": ["tnews", "c3"], "seeds": None})
+    assert [model.source for model in plan.models] == ["majority"]
+    assert [task.name for task in plan.tasks] == ["tnews", "c3"]
+    assert plan.seeds == 2
+
+
+def test_models_are_named_after_their_folder(tiny_folder):
+    options = {"tasks": ["tnews"], "data": "d", "output": "o"}
+    models = [str(tiny_folder), f"random:{tiny_folder}", "owner/model", "peer=owner/model"]
+    plan = read_plan(None, options | {"models": models})
+    names = [model.name for model in plan.models]
+    assert names == ["tiny", "tiny (random weights)", "model", "peer"]
+    assert plan.models[1].file_name == "tiny-random-weights"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ["news"]}, "unknown task 'news'; there are afqmc, tnews"),
+        ({"tasks": [{"tnews": {"rate": 1}}]}, "'tnews' has an unknown setting 'rate'"),
+        ({"tasks": []}, "'tasks' is missing"),
+        ({"seeds": 0}, "'seeds' must be an integer of at least 1, got 0"),
+        ({"model": ["a"]}, "unknown key 'model'; the keys are models"),
+        ({"models": ["a/b", "c/b"]}, "two models are called 'b'"),
+    ],
+)
+def test_a_bad_plan_is_refused(run_file, changes, message):
+    content = yaml.safe_load(run_file.read_text()) | changes
+    run_file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=message):
+        read_plan(run_file, {})

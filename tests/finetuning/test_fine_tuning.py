@@ -1,0 +1,145 @@
+"""Fine-tuning: each kind of head learns a made-up task, and a run is a function of its seed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+
+from finetuning.heads import HEADS
+from finetuning.models import Model
+from finetuning.predict import Predictor, example_of, parse
+from finetuning.training import Run, outputs, train
+from tests.finetuning.made_up import made_up_splits, made_up_task
+
+
+def run_of(folder, head: str, **settings) -> Run:
+    return Run(made_up_task(head, **settings), Model(f"random:{folder}", "tiny"), 0, 3e-3)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_each_head_learns_a_made_up_task(tiny_folder, tmp_path, head):
+    splits = made_up_splits(head, train=160, dev=40, test=40)
+    run = run_of(tiny_folder, head)
+    result = train(run, splits, tmp_path / "saved")
+    assert result["scores"]["test"][run.task.metric] > 0.9
+    assert result["history"][result["best_epoch"] - 1] == result["scores"]["dev"]
+    assert [name for name, _ in result["predictions"]["test"]] == list(range(40))
+    json.dumps(result)
+    plain = [
+        {
+            key: example[key]
+            for key in ("text", "text_pair", "question", "context", "choices")
+            if key in example
+        }
+        for example in splits["test"].examples
+    ]
+    predictor = Predictor(tmp_path / "saved")
+    found = [answer for _, answer in result["predictions"]["test"]]
+    assert json.loads(json.dumps(predictor(plain))) == json.loads(json.dumps(found))
+    if classes := HEADS[head].classes(HEADS[head].settings(run.task)):
+        saved = HEADS[head].auto.from_pretrained(tmp_path / "saved", trust_remote_code=True)
+        assert list(saved.config.id2label.values()) == classes
+    with pytest.raises(ValueError, match=r"example 0: '.*' is missing or empty"):
+        predictor([{}])
+
+
+def test_a_folder_without_its_task_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"task\.json is missing; name a folder"):
+        Predictor(tmp_path)
+
+
+def test_the_command_asks_as_its_options_say():
+    ask = ["folder", "去哪里买？", "--context", "没有米了。"]
+    assert example_of(parse(ask)) == {"question": "去哪里买？", "context": "没有米了。"}
+    choose = {"text": "没有米了。", "text_pair": "去哪里买？", "choices": ["超市", "车站"]}
+    assert example_of(parse([*ask, "--choices", "超市", "车站"])) == choose
+    assert example_of(parse(["folder", "甲", "--pair", "乙"])) == {"text": "甲", "text_pair": "乙"}
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory):
+    """A tiny BERT of transformers, whose tokenizer knows the made-up texts' characters."""
+    folder = tmp_path_factory.mktemp("bert")
+    splits = (made_up_splits(head, train=100)["train"] for head in HEADS)
+    text = "".join(json.dumps(split.examples, ensure_ascii=False) for split in splits)
+    entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(text) - {" "})]
+    (folder / "vocab.txt").write_text("\n".join(entries), encoding="utf-8")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = BertConfig(vocab_size=len(entries), num_attention_heads=2, **size)
+    BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_another_encoder_of_transformers_takes_its_place(bert_folder, head):
+    splits = made_up_splits(head, train=16, dev=4)
+    run = Run(made_up_task(head, epochs=1), Model(str(bert_folder), "bert"), 0, 1e-3)
+    result = train(run, splits)
+    assert len(result["predictions"]["dev"]) == 4
+    assert result["loss"] > 0
+    assert not result["inexact"]["dev"]  # a token a character
+
+
+def test_a_run_is_a_function_of_its_seed(tiny_folder):
+    splits = made_up_splits("classification", train=32, dev=8)
+    run = run_of(tiny_folder, "classification", epochs=1)
+    first, again = (train(run, splits) for _ in range(2))
+    other = train(Run(run.task, run.model, 1, run.learning_rate), splits)
+    assert first["predictions"] == again["predictions"]
+    assert first["predictions"] != other["predictions"]
+
+
+def test_training_ends_when_dev_does_not_improve(tiny_folder):
+    splits = made_up_splits("classification", train=16, dev=8)
+    reports = []
+    run = Run(
+        made_up_task("classification", epochs=8, patience=1),
+        Model(f"random:{tiny_folder}", "tiny"),
+        0,
+        1e-9,  # nothing changes, so no epoch is better than the first
+    )
+    result = train(run, splits, report=reports.append)
+    assert len(result["history"]) == len(reports) == 2
+    assert result["best_epoch"] == 1
+
+
+def test_outputs_do_not_depend_on_the_order_of_rows(tiny_folder):
+    head = HEADS["classification"]
+    model, tokenizer = Model(f"random:{tiny_folder}", "tiny").build(head, ["a", "b"], 0)
+    rows = [dict(tokenizer("好" * n)) for n in (3, 400, 20)] * 9
+    collator = head.collator(tokenizer)
+    found = outputs(model, rows, collator, head.outputs)
+    alone = [outputs(model, [row], collator, head.outputs)[0] for row in rows[:3]]
+    # bf16 where the CPU has it: two digits.
+    np.testing.assert_allclose(np.array(found[:3]), np.array(alone), atol=2e-2)
+    assert len({len(row) for row in found}) == 1
+
+
+def test_texts_that_are_cut_are_counted_and_hidden_texts_are_answered(tiny_folder):
+    splits = made_up_splits("classification", train=16, dev=8, hidden=3)
+    for example in splits["hidden"].examples:
+        example["label"] = None
+    splits["dev"].examples[0]["text"] *= 20
+    result = train(run_of(tiny_folder, "classification", epochs=1), splits)
+    assert result["inexact"]["dev"] == {"text is cut": 1}
+    assert len(result["predictions"]["hidden"]) == 3
+    assert "hidden" not in result["scores"]
+
+
+def test_inputs_longer_than_the_context_are_refused(tiny_folder):
+    with pytest.raises(
+        ValueError, match="max_length 9000 is more than the model's context of 8192"
+    ):
+        train(run_of(tiny_folder, "classification", max_length=9000), {})
+
+
+def test_weights_have_a_fingerprint_and_random_ones_their_own(tiny_folder, tmp_path):
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    before = Model(str(tmp_path), "a").fingerprint()
+    torch.save({"a": torch.ones(1)}, tmp_path / "pytorch_model.bin")
+    assert before != Model(str(tmp_path), "a").fingerprint()
+    assert Model(f"random:{tiny_folder}", "a").fingerprint()
+    assert Model("owner/model", "a").fingerprint() == ""

@@ -1,0 +1,116 @@
+"""Results: the table, the page, the card and the submission files."""
+
+import json
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from finetuning.results import collect, line, mean, page, summarize, table, write_card
+from finetuning.submission import write_submission
+
+
+def result(task: str, model: str, dev: float, seed=None, rate=None, **others) -> dict:
+    settings = {
+        **{"task": task, "model": model, "seed": seed, "learning_rate": rate},
+        **{"metric": "accuracy", "head": "classification", "max_length": 128},
+        **{"train_examples": None, "dev_examples": None, "protocol": "CLUE", "hub": "clue/clue"},
+        "examples": {"train": 1000, "dev": 100},
+    }
+    scores = {"dev": {"accuracy": dev}}
+    return {"settings": settings, "scores": scores, "inexact": {}, "seconds": 3.0} | others
+
+
+def hidden(label: str) -> dict:
+    return {"predictions": {"hidden": [[0, {"label": label, "score": 0.9}]]}}
+
+
+RESULTS = [
+    result("ocnli", "ours", 0.40, 0, 1e-5, **hidden("neutral")),
+    result("ocnli", "ours", 0.50, 0, 1e-4, **hidden("entailment")),
+    result("ocnli", "ours", 0.54, 1, 1e-4, **hidden("contradiction")),
+    result("ocnli", "majority", 0.374, predictions={}),
+]
+
+
+def test_seeds_of_the_rate_that_was_best_on_the_first_are_averaged():
+    ours = next(one for one in summarize(RESULTS) if one.settings["model"] == "ours")
+    assert ours.scores == {("dev", "accuracy"): [0.50, 0.54]}
+
+
+def test_the_table_has_published_rows_beside_ours():
+    head, _, row = table(RESULTS).splitlines()
+    assert head == (
+        "| task | split | score | ours | majority | ERNIE-3.0 Nano (published) | "
+        "MiniRBT-h256 (published) |"
+    )
+    assert row == "| ocnli | dev | accuracy | 52.0 ± 2.8 (2) | 37.4 | 70.6 | 68.7 |"
+
+
+def test_a_model_that_a_task_is_not_for_has_no_score():
+    results = [*RESULTS, result("mine", "ours", 0.9, 0, 1e-4)]
+    assert "| mine | dev | accuracy | 90.0 | – | – | – |" in table(results)
+    assert mean(None) == "–"
+
+
+def test_the_table_names_subsets():
+    few = result("tnews", "ours", 0.5, 0, 1e-4)
+    few["settings"] |= {"train_examples": 1000, "dev_examples": 100}
+    expected = "| tnews (1,000 of train) | dev (100 of dev) | accuracy | 50.0 |"
+    assert table([few]).splitlines()[-1].startswith(expected)
+    few["settings"] |= {"train_examples": 4000, "dev_examples": 4000}  # more than there are
+    assert table([few]).splitlines()[-1].startswith("| tnews | dev | accuracy | 50.0 |")
+
+
+def test_a_result_in_one_line_says_when_a_run_diverged():
+    trained = {"history": [{}, {}], "best_epoch": 1, "loss": 0.5}
+    expected = "ocnli, ours, seed 0, rate 0.0001, dev accuracy 50.0%, epoch 1 of 2, 3 s"
+    assert line(RESULTS[1] | trained) == expected
+    assert "DIVERGED" in line(RESULTS[1] | trained | {"loss": None})
+
+
+def test_the_page_says_what_was_measured():
+    cut = {"inexact": {"dev": {"text is cut": 7}}}
+    few = result("tnews", "ours", 0.5, 0, 1e-4, **cut)
+    few["settings"]["train_examples"] = 1000
+    assert (
+        "- **tnews**, ours: train 1,000, dev 100 (1,000 of train drawn by seed 0); "
+        "rate 0.0001, 128 tokens; dev: 7 × text is cut. CLUE." in page([few])
+    )
+
+
+def test_the_card_gets_both_forms_of_results(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlanguage: zh\n---\n# A model\n", encoding="utf-8")
+    write_card(RESULTS, "ours", tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    [entry] = card.data.eval_results
+    assert (entry.metric_value, entry.dataset_split) == (52.0, "dev")
+    assert card.data.language == "zh"
+    assert "# A model" in card.text
+    [hub] = yaml.safe_load((tmp_path / ".eval_results" / "clue.yaml").read_text())
+    assert hub["dataset"] == {"id": "clue/clue", "task_id": "ocnli"}
+    assert hub["value"] == 52.0
+    with pytest.raises(ValueError, match="no results of 'theirs'; there are majority, ours"):
+        write_card(RESULTS, "theirs", tmp_path)
+
+
+def test_the_seed_that_is_best_on_dev_answers_the_hidden_test(tmp_path):
+    [file] = write_submission(RESULTS, "ours", tmp_path)
+    assert file.name == "ocnli_50k_predict.json"
+    assert json.loads(file.read_text()) == {"id": 0, "label": "contradiction"}
+    with pytest.raises(ValueError, match="'majority' has answered no hidden test"):
+        write_submission(RESULTS, "majority", tmp_path)
+
+
+def test_entities_are_submitted_with_their_last_character(tmp_path):
+    found = [[0, 2, "address", "长沙"], [5, 7, "address", "长沙"]]
+    entities = result("cluener", "ours", 0.5, 0, 1e-4, predictions={"hidden": [[3, found]]})
+    entities["settings"]["head"] = "tokens"
+    [file] = write_submission([entities], "ours", tmp_path)
+    expected = {"id": 3, "label": {"address": {"长沙": [[0, 1], [5, 6]]}}}
+    assert json.loads(file.read_text(encoding="utf-8")) == expected
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no results"):
+        collect(tmp_path)

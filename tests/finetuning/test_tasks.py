@@ -1,0 +1,112 @@
+"""Tasks and their splits: the table is complete, and what is read is checked before training."""
+
+import json
+
+import pytest
+
+from finetuning.splits import describe, load, subset
+from finetuning.tasks import TASKS, own_task
+
+WORDS = ("很好", "不错", "新鲜", "干净", "便宜", "安静", "漂亮", "热情", "方便", "实在")
+
+
+def write(file, labels: str, start: int = 0) -> None:
+    """A review for each label, the texts numbered from `start`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    records = [
+        {"text": f"第{start + number}家店{WORDS[(start + number) % 10]}", "label": label}
+        for number, label in enumerate(labels)
+    ]
+    lines = (json.dumps(record, ensure_ascii=False) for record in records)
+    file.write_text("\n".join(lines), encoding="utf-8")
+
+
+def reviews(folder, **settings):
+    files = {split: str(folder / f"{split}.json") for split in ("train", "dev", "test")}
+    return own_task("reviews", {"text": "text"}, files, **settings)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "train.json", "aabb")
+    write(tmp_path / "dev.json", "abb", start=10)
+    write(tmp_path / "test.json", "ab", start=20)
+    return tmp_path
+
+
+def test_the_table_holds_what_is_published_about_the_tasks():
+    assert len(TASKS["tnews"].labels) == 15
+    assert {"105", "111"}.isdisjoint(TASKS["tnews"].labels)
+    assert len(TASKS["iflytek"].labels) == 119
+    assert len(TASKS["cluener"].labels) == 10
+    for task in TASKS.values():
+        assert {"train"} <= set(task.splits) <= {"train", "dev", "test", "hidden"}
+        assert "dev" in task.splits or task.held_out
+        assert task.source
+
+
+def test_splits_are_read_and_described(folder):
+    task, splits = load(reviews(folder), folder)
+    assert task.labels == ("a", "b")
+    assert {name: len(split.examples) for name, split in splits.items()} == {
+        "train": 4,
+        "dev": 3,
+        "test": 2,
+    }
+    assert describe(task, splits) == (
+        "reviews: train 4; dev 3; test 2; 2 classes, majority of dev 66.7%"
+    )
+
+
+def test_texts_that_are_scored_are_left_out_of_train_and_counted(folder):
+    write(folder / "train.json", "aabbab", start=18)  # 20 and 21 are in test
+    task, splits = load(reviews(folder), folder)
+    texts = [example["text"][:4] for example in splits["train"].examples]
+    assert "第20家" not in texts
+    assert "4 (2 left out: also in dev or test)" in describe(task, splits)
+
+
+def test_without_dev_a_share_of_train_is_held_out(folder):
+    write(folder / "train.json", "ab" * 10)
+    task = own_task("reviews", {"text": "text"}, {"train": str(folder / "train.json")})
+    splits = load(task, folder)[1]
+    held = [example["text"] for example in splits["dev"].examples]
+    assert len(held) == 2
+    assert not set(held) & {example["text"] for example in splits["train"].examples}
+    assert held == [example["text"] for example in load(task, folder)[1]["dev"].examples]
+
+
+def test_a_subset_is_the_same_each_time_and_keeps_the_order(folder):
+    write(folder / "train.json", "ab" * 10)
+    train = load(reviews(folder), folder)[1]["train"]
+    some = subset(train, 5)
+    assert subset(train, 5) == some
+    assert [example["id"] for example in some.examples] == sorted(
+        example["id"] for example in some.examples
+    )
+    assert len(some.examples) == 5
+    assert subset(train, None) is train
+
+
+def test_a_missing_split_is_named(folder):
+    (folder / "dev.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"reviews: .*dev\.json, the dev split, is missing"):
+        load(reviews(folder), folder)
+
+
+def test_an_unknown_label_is_named(folder):
+    write(folder / "dev.json", "abc", start=10)
+    with pytest.raises(ValueError, match=r"dev\.json, example 2: unknown label 'c'.*are a, b"):
+        load(reviews(folder), folder)
+
+
+def test_one_class_is_refused(folder):
+    write(folder / "train.json", "aaaa")
+    with pytest.raises(ValueError, match="all examples of train have the label 'a'"):
+        load(reviews(folder, labels=("a", "b")), folder)
+
+
+def test_a_split_without_the_column_of_labels_is_refused(folder):
+    (folder / "test.json").write_text('{"text": "门口有公交车"}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"test\.json has no column of labels, but test needs one"):
+        load(reviews(folder), folder)
