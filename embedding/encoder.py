@@ -1,11 +1,14 @@
 """A SentenceTransformer behind the same two calls as the lexical scorers."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+
+from pretraining.files import sha256_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -45,6 +48,16 @@ class Opening:
                 f"{path} holds neither config.json nor modules.json: not a model's folder."
             )
         return cls(path, int(dimensions) if dimensions else None, dtype)
+
+    def fingerprint(self) -> str:
+        """What tells the vectors of one model from another's: weights and dimensions."""
+        digest = hashlib.sha256(repr(self.dimensions).encode())
+        files = sorted(Path(self.path).glob("**/*.safetensors"))
+        if not files:  # a name on the Hub
+            digest.update(self.path.encode())
+        for file in files:
+            digest.update(sha256_of(file).encode())
+        return digest.hexdigest()
 
     def open(self) -> SentenceTransformer:
         """Opens it, with the code that the folder brings."""

@@ -27,6 +27,24 @@ class Bigrams:
         return TfidfVectorizer(analyzer="char", ngram_range=(1, 2)).fit(texts)
 
 
+def need_packages(*names: str) -> None:
+    """Checks that packages are installed.
+
+    Raises:
+        ImportError: if one is not.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(f"{name} is not installed: pip install '.[train,embed]'")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text by rjieba, without white space."""
+    import rjieba
+
+    return [word for word in rjieba.cut(text) if not word.isspace()]
+
+
 class BM25:
     """BM25 over words (`bm25s`, words by rjieba). It ranks documents and says nothing of pairs.
 
@@ -35,18 +53,12 @@ class BM25:
     """
 
     def __init__(self):
-        for name in ("bm25s", "rjieba"):
-            if importlib.util.find_spec(name) is None:
-                raise ImportError(f"{name} is not installed: pip install '.[train,embed]'")
+        need_packages("bm25s", "rjieba")
 
     def search(self, queries: list[str], documents: list[str]) -> np.ndarray:
         """(queries, documents): all scores."""
         import bm25s
-        import rjieba
-
-        def words(texts: list[str]) -> list[list[str]]:
-            return [[word for word in rjieba.cut(text) if not word.isspace()] for text in texts]
 
         index = bm25s.BM25()
-        index.index(words(documents), show_progress=False)
-        return np.stack([index.get_scores(query) for query in words(queries)])
+        index.index([words_of(text) for text in documents], show_progress=False)
+        return np.stack([index.get_scores(words_of(query)) for query in queries])

@@ -1,0 +1,95 @@
+"""Passages of text files, JSON lines, CSV and Parquet, each with its file and line."""
+
+import csv
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretraining.data.corpus import CorpusError, find_files, read_file
+from pretraining.data.sentences import sentence_spans
+from pretraining.files import read_text
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One passage, on one line, and where it comes from: a file and a line, counted from 1."""
+
+    text: str
+    file: str
+    line: int
+
+
+def cut(line: str, length: int) -> list[str]:
+    """The passages of a line: as many whole sentences as fit into `length` characters.
+
+    A sentence that is longer than that is cut where it must be.
+    """
+    passages = [""]
+    for start, end in sentence_spans(line):
+        sentence = " ".join(line[start:end].split())
+        if passages[-1] and len(passages[-1]) + len(sentence) > length:
+            passages.append("")
+        passages[-1] += sentence
+        while len(passages[-1]) > length:
+            passages[-1:] = [passages[-1][:length], passages[-1][length:]]
+    return [passage for passage in passages if passage]
+
+
+def read_passages(
+    paths: Sequence[str], text_field: str = "text", length: int = 200
+) -> Iterator[Passage]:
+    """The passages of some files, in order.
+
+    Args:
+        paths: .csv or .tsv files with a header, and whatever `pretraining.data.corpus` reads: .txt,
+            .jsonl, plain or compressed, .parquet, folders of them and patterns.
+        text_field: the key or column that holds the text.
+        length: characters of a passage at most.
+
+    Raises:
+        CorpusError, ValueError: if a file cannot be read or holds no text; the message names it.
+        OSError: if a file is not there.
+    """
+    for path in paths:
+        tables = Path(path).suffix in SEPARATORS
+        for file in [path] if tables else find_files([path]):
+            texts = _table(Path(file), text_field) if tables else _texts(file, text_field)
+            found = False
+            for number, text in texts:
+                for passage in cut(text, length):
+                    found = True
+                    yield Passage(passage, file, number)
+            if not found:
+                raise CorpusError("no document", f"{file}: the file holds no text.")
+
+
+def _texts(file: str, text_field: str) -> Iterator[tuple[int, str]]:
+    """(line of the file, one line of text)."""
+    of_lines = ".jsonl" not in Path(file).suffixes and ".parquet" not in Path(file).suffixes
+    for document in read_file(file, text_field):
+        text = document.text.replace("\r\n", "\n").replace("\r", "\n")
+        for offset, line in enumerate(text.split("\n")):
+            yield document.line + (offset if of_lines else 0), line
+
+
+def _table(file: Path, text_field: str) -> Iterator[tuple[int, str]]:
+    """(line on which the row ends, one line of its text)."""
+    csv.field_size_limit(sys.maxsize)
+    rows = csv.DictReader(io.StringIO(read_text(file)), delimiter=SEPARATORS[file.suffix])
+    names = rows.fieldnames or []
+    if names and text_field not in names:
+        raise ValueError(
+            f"{file}: no column {text_field!r} (there: {', '.join(names)}); name the right one "
+            "with --text_field."
+        )
+    for row in rows:
+        if (text := row[text_field]) is None:
+            raise ValueError(
+                f"{file}, line {rows.line_num}: fewer than {len(names)} columns; correct the line."
+            )
+        for line in text.split("\n"):
+            yield rows.line_num, line

@@ -1,0 +1,261 @@
+"""Search in your own texts, by meaning and by words.
+
+    python -m embedding.search build notes/*.txt faq.csv --index runs/index --model FOLDER
+    python -m embedding.search add more.jsonl --index runs/index
+    python -m embedding.search query 图书馆几点关门 --index runs/index
+
+`build` cuts files into passages and writes an index; `add` puts more files into it; `query` prints
+what is found, with file and line. Without a text, `query` reads questions from standard input, one
+a line. A build that is killed leaves the old index as it was, and goes on when it is started again.
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from sentence_transformers import SentenceTransformer
+
+from embedding.distill import start_or_resume, write_vectors
+from embedding.encoder import DTYPES, Opening
+from embedding.lexical import need_packages
+from embedding.passages import Passage, read_passages
+from embedding.search_index import (
+    GENERATION,
+    NOTE,
+    Hit,
+    IndexNote,
+    SearchIndex,
+    read_note,
+    write_index,
+)
+from embedding.teacher import TeacherNote, digest_of, open_vectors
+
+UNFINISHED, LOCK = "unfinished", ".lock"
+WAYS = ("hybrid", "vectors", "words")
+
+
+def distinct(passages: Iterable[Passage], known: set[str]) -> tuple[list[Passage], int]:
+    """The passages whose text is new, and how many are not; the first of equals is kept."""
+    new, repeated = [], 0
+    for passage in passages:
+        if passage.text in known:
+            repeated += 1
+        else:
+            known.add(passage.text)
+            new.append(passage)
+    return new, repeated
+
+
+def check_room(folder: Path, passages: list[Passage], size: int, already: int) -> None:
+    """Refuses to begin what the disk cannot hold.
+
+    Raises:
+        OSError: if it cannot; the old index and the new one stand side by side for a while.
+    """
+    characters = sum(len(passage.text) for passage in passages)
+    # UTF-8 twice, the words of BM25, fp16 vectors twice, and the edges of the graph.
+    needed = already + 14 * characters + len(passages) * (4 * size + 400)
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise OSError(
+            f"{folder}: the index takes about {needed / 2**20:,.0f} MB, but "
+            f"{free / 2**20:,.0f} MB are free. Make room; nothing was changed."
+        )
+
+
+def document_prompt(model: SentenceTransformer) -> str | None:
+    """The name of the prompt that `encode_document` would use."""
+    return next((name for name in ("document", "passage", "corpus") if name in model.prompts), None)
+
+
+def index_passages(
+    folder: Path,
+    found: Iterable[Passage],
+    opening: Opening,
+    batch_size: int = 64,
+    adding: bool = False,
+) -> IndexNote:
+    """Makes an index of passages, or adds them to the one that is there.
+
+    Args:
+        folder: of the index; a new index takes the place of an old one when it is complete.
+        opening: the model. No vector is computed twice when a killed build is started again.
+        adding: keep what the index has.
+
+    Raises:
+        ValueError: if there is nothing to index, the folder holds something else, or `adding` finds
+            the index of another model.
+        OSError: if the disk is full.
+    """
+    if not adding and folder.is_dir() and not (folder / NOTE).exists():
+        if others := {path.name for path in folder.iterdir()} - {UNFINISHED, LOCK}:
+            others = {name for name in others if not name.startswith(f".{GENERATION}")}
+        if others:
+            raise ValueError(f"{folder} holds {min(others)}, no index. Name another folder.")
+    old = SearchIndex.open(folder) if adding else None
+    weights = opening.fingerprint()
+    if old is not None and old.note.fingerprint != weights:
+        raise ValueError(
+            f"{folder} was made with another model or other weights ({old.note.model}). "
+            "Build it anew."
+        )
+    known = {passage.text for passage in old.passages()} if old else set()
+    passages, repeated = distinct(found, known)
+    if not passages:
+        if old is None:
+            raise ValueError("The files hold no text.")
+        print(f"Nothing new: all {repeated:,} passages are in the index already.")
+        return old.note
+    print(f"passages: {len(passages):,}; repeated ones left out: {repeated:,}")
+    model = opening.open()
+    size = model.get_embedding_dimension()
+    folder.mkdir(parents=True, exist_ok=True)
+    used = sum(file.stat().st_size for file in folder.glob(f"{GENERATION}*/**/*"))
+    check_room(folder, passages, size, used if adding else 0)
+    texts = [passage.text for passage in passages]
+    wanted = TeacherNote(
+        opening.path, weights, document_prompt(model), digest_of(texts), len(texts), size
+    )
+    work = folder / UNFINISHED
+    try:
+        progress = start_or_resume(work, wanted, texts)
+    except ValueError:  # what a build of other texts has left
+        shutil.rmtree(work)
+        progress = start_or_resume(work, wanted, texts)
+    write_vectors(model, texts, work, progress, batch_size)
+    note = write_index(
+        folder,
+        IndexNote(opening.path, weights, size, 0, 0),
+        passages,
+        open_vectors(work, progress, "r"),
+        old,
+        lambda step: print(step, flush=True),
+    )
+    shutil.rmtree(work)
+    return note
+
+
+class Searcher:
+    """An index together with its model.
+
+    Args:
+        folder: the index.
+        model: where the model is now, if not where it was.
+
+    Raises:
+        ValueError: if there is no index, or the model is not that of the index.
+    """
+
+    def __init__(self, folder: Path, model: str | None = None):
+        self.index = SearchIndex.open(folder)
+        opening = Opening.of(model or self.index.note.model)
+        if opening.fingerprint() != self.index.note.fingerprint:
+            raise ValueError(
+                f"{folder} was made with another model or other weights ({self.index.note.model}). "
+                "Name that model with --model, or build the index anew."
+            )
+        self.model = opening.open()
+
+    def search(self, query: str, top: int = 10, by: str = "hybrid") -> list[Hit]:
+        """The passages that answer a query, best first.
+
+        Args:
+            by: "vectors" ranks by meaning (cosine), "words" by BM25, "hybrid" by both.
+
+        Raises:
+            ValueError: if the query is empty.
+        """
+        if not query.strip():
+            raise ValueError("The question is empty.")
+        if by == "words":
+            return self.index.hits(self.index.by_words(query, top))
+        vector = self.model.encode_query(query, normalize_embeddings=True)
+        if by == "vectors":
+            return self.index.hits(self.index.by_vector(vector, top))
+        return self.index.hits(self.index.hybrid(query, vector, top))
+
+
+def show(hits: list[Hit]) -> None:
+    """Prints hits: rank, score, text, and where it stands."""
+    if not hits:
+        print("Nothing found.")
+    for rank, hit in enumerate(hits, 1):
+        print(f"{rank:>2}  {hit.score:.3f}  {hit.passage.text}")
+        print(f"           {hit.passage.file}, line {hit.passage.line}")
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="make an index, or make it anew")
+    add = commands.add_parser("add", help="put more files into an index")
+    query = commands.add_parser("query", help="search")
+    for command in (build, add):
+        command.add_argument("files", nargs="+", help=".txt, .jsonl, .csv, .tsv, .parquet, folders")
+        command.add_argument("--text_field", default="text", help="key or column with the text")
+        command.add_argument("--length", type=positive, default=200, help="characters of a passage")
+        command.add_argument("--batch_size", type=positive, default=64)
+        command.add_argument("--dtype", choices=DTYPES, help="default: that of the weights")
+    for command in (build, add, query):
+        command.add_argument("--index", type=Path, required=True, help="folder")
+    build.add_argument("--model", required=True, help="folder, or name on the Hub")
+    for command in (add, query):
+        command.add_argument("--model", help="default: where it was when the index was built")
+    query.add_argument("text", nargs="?", help="default: lines of standard input")
+    query.add_argument("--top", type=positive, default=10)
+    query.add_argument("--by", choices=WAYS, default="hybrid")
+    return parser.parse_args()
+
+
+def index_files(args: argparse.Namespace) -> None:
+    began = time.perf_counter()
+    need_packages("usearch", "bm25s", "rjieba")
+    opening = Opening.of(args.model or read_note(args.index).model, args.dtype)
+    args.index.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(args.index / LOCK, timeout=0):
+            note = index_passages(
+                args.index,
+                read_passages(args.files, args.text_field, args.length),
+                opening,
+                args.batch_size,
+                adding=args.command == "add",
+            )
+    except Timeout as error:
+        raise ValueError(f"{args.index}: another build is under way.") from error
+    print(f"{args.index}: {note.passages:,} passages, {time.perf_counter() - began:,.0f} s")
+
+
+def answer(args: argparse.Namespace) -> None:
+    searcher = Searcher(args.index, args.model)
+    if args.text is not None:
+        show(searcher.search(args.text, args.top, args.by))
+        return
+    for line in sys.stdin:
+        if line.strip():
+            show(searcher.search(line.strip(), args.top, args.by))
+            print(flush=True)
+
+
+def main() -> None:
+    args = parse()
+    try:
+        (answer if args.command == "query" else index_files)(args)
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""Passages with file and line, an index that a failed build leaves alone, and three rankings."""
+
+import shutil
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from embedding import search, search_index
+from embedding.encoder import Opening
+from embedding.passages import cut, read_passages
+from embedding.search import LOCK, UNFINISHED, Searcher
+from embedding.search_index import RANK_CONSTANT, SearchIndex
+from modeling_chinese_modernbert import ChineseModernBertModel
+
+ROOT = Path(__file__).parent.parent.parent
+LINES = [
+    "图书馆每天上午九点开门，晚上八点关门。",
+    "磨坊建在河边，已经一百年了。",
+    "面条要煮五分钟。",
+]
+
+
+@pytest.fixture(scope="module")
+def model(make_model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("searcher")
+    make_model(cls=ChineseModernBertModel, vocab_size=32_000).save_pretrained(folder)
+    for file in (*ROOT.glob("*_chinese_modernbert.py"), *ROOT.glob("tokenizer*.json")):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """Returns `call(*arguments)`: runs the command."""
+
+    def run(*arguments) -> None:
+        monkeypatch.setattr(sys, "argv", ["search", *map(str, arguments)])
+        search.main()
+
+    return run
+
+
+@pytest.fixture
+def build(call, model, tmp_path):
+    """Returns `build(lines, name, command)`: indexes a text file of lines; gives the index."""
+
+    def run(lines=LINES, name="index", command="build") -> Path:
+        file = tmp_path / f"{command}.txt"
+        file.write_text("\n".join(lines), encoding="utf-8")
+        call(command, file, "--index", tmp_path / name, "--model", model)
+        return tmp_path / name
+
+    return run
+
+
+# --- passages -----------------------------------------------------------------------------------
+
+
+def test_passages_are_whole_sentences_as_many_as_fit():
+    assert cut("今天下雨了。我们在家看书。明天去河边。", 13) == [
+        "今天下雨了。我们在家看书。",
+        "明天去河边。",
+    ]
+    assert cut("一" * 25 + "。" + "今天下雨了。", 10) == [
+        "一" * 10,
+        "一" * 10,
+        "一" * 5 + "。",
+        "今天下雨了。",
+    ]
+    assert cut(" \t", 10) == []
+
+
+def test_a_passage_knows_its_file_and_line(tmp_path):
+    notes, faq, more = (tmp_path / name for name in ("notes.txt", "faq.csv", "more.jsonl"))
+    notes.write_text("\ufeff第一行在这里。\n\n第三行在这里。\n", encoding="utf-8")
+    faq.write_text('id,text\n1,"怎么还书？\n放回书架。"\n2,几点关门？\n', encoding="utf-8")
+    more.write_text('{"text": "头一句话。\\n第二句话。"}\n{"text": "另一条。"}\n', encoding="utf-8")
+    found = [
+        (each.text, Path(each.file).name, each.line) for each in read_passages([notes, faq, more])
+    ]
+    assert found == [
+        ("第一行在这里。", "notes.txt", 1),
+        ("第三行在这里。", "notes.txt", 3),
+        ("怎么还书？", "faq.csv", 3),
+        ("放回书架。", "faq.csv", 3),
+        ("几点关门？", "faq.csv", 4),
+        ("头一句话。", "more.jsonl", 1),
+        ("第二句话。", "more.jsonl", 1),
+        ("另一条。", "more.jsonl", 2),
+    ]
+
+
+# --- what is found ------------------------------------------------------------------------------
+
+
+def test_each_way_finds_a_passage_and_says_where_it_stands(build, call, tmp_path, capsys):
+    index = build()
+    for way in search.WAYS:
+        capsys.readouterr()
+        call("query", LINES[1], "--index", index, "--by", way, "--top", 1)
+        shown = capsys.readouterr().out
+        assert LINES[1] in shown and f"{tmp_path / 'build.txt'}, line 2" in shown
+
+
+def test_questions_come_from_standard_input_too(build, call, monkeypatch, capsys):
+    index = build()
+    monkeypatch.setattr(sys, "stdin", iter(["磨坊\n", "\n", "面条\n"]))
+    capsys.readouterr()
+    call("query", "--index", index, "--by", "words")
+    assert [line[11:] for line in capsys.readouterr().out.splitlines() if " 1  " in line] == [
+        LINES[1],
+        LINES[2],
+    ]
+
+
+def test_the_graph_finds_what_comparing_with_all_finds(build, model):
+    searcher = Searcher(build([f"第{number}封信在{number * 7}号箱里。" for number in range(200)]))
+    vector = searcher.model.encode_query("第150封信在哪里", normalize_embeddings=True)
+    graph, exact = (searcher.index.by_vector(vector, 10, exact=exact) for exact in (False, True))
+    assert graph == exact
+    texts = [passage.text for passage in searcher.index.passages()]
+    cosines = searcher.model.encode_document(texts, normalize_embeddings=True) @ vector
+    assert [score for _, score in exact] == pytest.approx(np.sort(cosines)[::-1][:10], abs=2e-3)
+
+
+def test_hybrid_adds_reciprocal_ranks(build, monkeypatch):
+    index = SearchIndex.open(build())
+    monkeypatch.setattr(index, "by_vector", lambda vector, top: [(0, 0.9), (1, 0.8)])
+    monkeypatch.setattr(index, "by_words", lambda query, top: [(2, 7.0), (1, 5.0)])
+    first, second = 1 / (RANK_CONSTANT + 1), 1 / (RANK_CONSTANT + 2)
+    assert index.hybrid("", None, 3) == [(1, 2 * second), (0, first), (2, first)]
+
+
+def test_words_that_no_passage_has_find_nothing(build, call, capsys):
+    index = build()
+    call("query", "xylophone", "--index", index, "--by", "words")
+    assert "Nothing found." in capsys.readouterr().out
+
+
+# --- building and adding ------------------------------------------------------------------------
+
+
+def test_added_files_stand_behind_the_old_ones_and_repeated_passages_count_once(build, capsys):
+    index = build([*LINES, LINES[0]])
+    assert "repeated ones left out: 1" in capsys.readouterr().out
+    build(["楼下新开了一家面馆。", LINES[0]], command="add")
+    searcher = Searcher(index)
+    assert [each.text for each in searcher.index.passages()] == [*LINES, "楼下新开了一家面馆。"]
+    for way in search.WAYS:
+        assert searcher.search("楼下新开了一家面馆。", 1, way)[0].number == 3
+        assert searcher.search(LINES[2], 1, way)[0].number == 2
+    build([LINES[0]], command="add")
+    assert "Nothing new" in capsys.readouterr().out
+    assert [path.name for path in index.glob("*generation*")] == ["generation-2"]
+
+
+def test_a_killed_build_leaves_the_old_index_and_goes_on(build, monkeypatch):
+    index = build()
+    lines = [f"第{number}封信。" for number in range(6)]
+    encoded, encode = [], search.SentenceTransformer.encode
+
+    def dying(self, sentences, **options):
+        if len(encoded) == 4:
+            raise KeyboardInterrupt
+        encoded.extend(sentences)
+        return encode(self, sentences, **options)
+
+    monkeypatch.setattr("embedding.distill.BLOCK", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(search.SentenceTransformer, "encode", dying)
+        with pytest.raises(KeyboardInterrupt):
+            build(lines)
+    assert Searcher(index).search(LINES[1], 1)[0].passage.text == LINES[1]
+
+    def counting(self, sentences, **options):
+        encoded.extend(sentences)
+        return encode(self, sentences, **options)
+
+    monkeypatch.setattr(search.SentenceTransformer, "encode", counting)
+    build(lines)
+    assert encoded == lines
+    assert [each.text for each in SearchIndex.open(index).passages()] == lines
+    assert not (index / UNFINISHED).exists()
+
+
+def test_a_full_disk_leaves_the_old_index(build, monkeypatch):
+    index = build()
+    usage = namedtuple("usage", "total used free")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
+        with pytest.raises(SystemExit, match="Make room"):
+            build(["别的句子。"])
+
+    def full(file, *rest):
+        raise OSError(f"{file}: no space left")
+
+    monkeypatch.setattr(search_index, "_write_graph", full)
+    for command in ("build", "add"):
+        with pytest.raises(SystemExit, match="no space left"):
+            build(["别的句子。"], command=command)
+        assert [each.text for each in SearchIndex.open(index).passages()] == LINES
+
+
+def test_only_one_build_at_a_time(build, tmp_path):
+    index = build()
+    with FileLock(index / LOCK), pytest.raises(SystemExit, match="another build"):
+        build(["别的句子。"])
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+BAD_FILES = {
+    "empty.txt": (b"", "empty.txt"),
+    "blank.txt": (b" \n\n", "holds no text"),
+    "latin.txt": ("café".encode("latin-1"), "latin.txt: not UTF-8"),
+    "latin.csv": ("text\ncafé".encode("latin-1"), "latin.csv: not UTF-8"),
+    "columns.csv": ("问题,答案\n几点,九点\n".encode(), "no column 'text' .there: 问题, 答案"),
+    "short.csv": (b"id,text\n1,a\n2\n", "short.csv, line 3: fewer than 2 columns"),
+    "header.csv": (b"id,text\n", "holds no text"),
+    "broken.jsonl": (b'{"text": "a"}\n{"text"\n', "broken.jsonl, line 2"),
+    "key.jsonl": (b'{"question": "a"}\n', "no field 'text' .there: question"),
+    "picture.png": (b"\x89PNG", "not a kind of corpus file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_file_is_named_and_the_old_index_stays(name, build, call, model, tmp_path):
+    index = build()
+    content, message = BAD_FILES[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SystemExit, match=message):
+        call("build", tmp_path / name, "--index", index, "--model", model)
+    assert [each.text for each in SearchIndex.open(index).passages()] == LINES
+
+
+def test_an_index_of_another_model_is_refused(build, call, model, make_model, tmp_path):
+    index = build()
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    make_model(cls=ChineseModernBertModel, vocab_size=32_000, seed=1).save_pretrained(other)
+    for command in (("query", "书"), ("add", tmp_path / "build.txt")):
+        with pytest.raises(SystemExit, match="another model or other weights"):
+            call(*command, "--index", index, "--model", other)
+    shutil.copytree(model, tmp_path / "moved")
+    call("query", "书", "--index", index, "--model", tmp_path / "moved")
+
+
+def test_what_is_no_index_is_refused(build, call, model, tmp_path):
+    with pytest.raises(SystemExit, match="holds no index"):
+        call("query", "书", "--index", tmp_path / "nowhere")
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index/letter.txt").write_text("别删我。", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"holds letter.txt, no index"):
+        build()
+    assert (tmp_path / "index/letter.txt").exists()
+
+
+@pytest.mark.parametrize("part", [search_index.VECTORS, search_index.STARTS, "index.json"])
+def test_a_damaged_index_says_so(part, build):
+    index = build()
+    file = next(index.rglob(part))
+    file.write_bytes(b"{}" if part == "index.json" else file.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"damaged|not the note of an index"):
+        SearchIndex.open(index)
+
+
+def test_an_empty_question_is_refused(build, call):
+    with pytest.raises(SystemExit, match="question is empty"):
+        call("query", " ", "--index", build())
+
+
+def test_opening_of_a_folder_without_a_model_comes_before_reading(call, tmp_path):
+    with pytest.raises(SystemExit, match="no such folder"):
+        call("build", "nowhere.txt", "--index", tmp_path / "index", "--model", "./nowhere")
+    assert not (tmp_path / "index").exists()
+    assert Opening.of(str(ROOT)).fingerprint() == Opening.of(f"{ROOT}/.").fingerprint()
