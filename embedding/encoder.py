@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 
+from embedding.architectures import ARCHITECTURES
 from pretraining.files import sha256_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -59,15 +60,16 @@ class Opening:
             digest.update(sha256_of(file).encode())
         return digest.hexdigest()
 
-    def open(self) -> SentenceTransformer:
-        """Opens it, with the code that the folder brings."""
-        options = {} if self.dtype is None else {"dtype": DTYPES[self.dtype]}
-        return SentenceTransformer(
-            self.path,
-            trust_remote_code=True,
-            truncate_dim=self.dimensions,
-            model_kwargs=options,
-        )
+    def open(
+        self, architecture: str = "bi_encoder"
+    ) -> SentenceTransformer | CrossEncoder | MultiVectorEncoder:
+        """Opens it, with the code that the folder brings, as one of `ARCHITECTURES`."""
+        chosen = ARCHITECTURES[architecture]
+        options = dict(chosen.options)
+        if architecture == "bi_encoder":
+            options["truncate_dim"] = self.dimensions
+        dtype = {} if self.dtype is None else {"dtype": DTYPES[self.dtype]}
+        return chosen.model(self.path, trust_remote_code=True, model_kwargs=dtype, **options)
 
 
 class Encoder:

@@ -5,7 +5,8 @@
 
 TASKS is a folder with the unpacked archives (`stsb/`, `simclue/`, `afqmc/`, `ocnli/`, `cmrc2018/`,
 `drcd/`, `csl_benchmark/`). A model is a folder or a name on the Hub, with @N its vectors' first N
-dimensions, or `bigrams` or `bm25`. After each task the figures go to the output file; a model whose
+dimensions, or `bigrams` or `bm25`. A cross-encoder or late-interaction model reranks BM25's best 20
+in the retrieval tasks. After each task the figures go to the output file; a model whose
 figures are there already, with the same weights, is not measured again. --mteb names tasks of the
 package `mteb`, which downloads their data.
 """
@@ -18,14 +19,17 @@ import time
 from functools import cached_property
 from pathlib import Path
 
+from embedding.architectures import architecture_of
 from embedding.encoder import DTYPES, Encoder, Opening
 from embedding.lexical import BM25, Bigrams
 from embedding.metrics import pair_metrics, ranks_of, retrieval_metrics
 from embedding.mteb_tasks import check_mteb, run_mteb
+from embedding.reranker import Reranker
 from embedding.results import fingerprint, open_results, table
 from embedding.tasks import TASKS, Pairs, Ranking, Task, read_task
 from pretraining.files import write_json
 
+Scorer = Encoder | Reranker | Bigrams | BM25
 LEXICAL = {"bigrams": Bigrams, "bm25": BM25}
 
 
@@ -42,11 +46,15 @@ class Contender:
         self.opening = None if self.lexical else Opening.of(name, dtype)
 
     @cached_property
-    def scorer(self) -> Encoder | Bigrams | BM25:
-        return self.lexical or Encoder(self.opening.open())
+    def scorer(self) -> Scorer:
+        if self.lexical:
+            return self.lexical
+        architecture = architecture_of(self.opening.path)
+        model = self.opening.open(architecture)
+        return Encoder(model) if architecture == "bi_encoder" else Reranker(model)
 
 
-def score(scorer: Encoder | Bigrams | BM25, task: Task) -> dict[str, float] | None:
+def score(scorer: Scorer, task: Task) -> dict[str, float] | None:
     """The metrics of a task; None if the scorer says nothing about pairs (BM25)."""
     if isinstance(task, Pairs):
         if isinstance(scorer, BM25):
@@ -58,7 +66,7 @@ def score(scorer: Encoder | Bigrams | BM25, task: Task) -> dict[str, float] | No
     return retrieval_metrics(ranks)
 
 
-def _accuracy(scorer: Encoder | Bigrams, task: Ranking) -> float:
+def _accuracy(scorer: Encoder | Reranker | Bigrams, task: Ranking) -> float:
     """The share of queries whose right candidate scores above all others."""
     flat = [(q, c) for q, row in zip(task.queries, task.candidates, strict=True) for c in row]
     scores = iter(scorer.similar([q for q, _ in flat], [c for _, c in flat]))
@@ -137,7 +145,7 @@ def evaluate(
     for name in args.mteb:
         if name not in known["tasks"]:
             keep(known["tasks"], name, run_mteb(contender.scorer.model, name))
-    if args.speed and "speed" not in known:
+    if args.speed and "speed" not in known and isinstance(contender.scorer, Encoder):
         keep(known, "speed", speed_of(contender, args.tasks))
 
 

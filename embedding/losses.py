@@ -2,7 +2,14 @@
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+from sentence_transformers.cross_encoder.losses import (
+    CachedMultipleNegativesRankingLoss as CrossEncoderRankingLoss,
+)
+from sentence_transformers.multi_vector_encoder.losses import (
+    CachedMultiVectorMultipleNegativesRankingLoss as LateInteractionRankingLoss,
+)
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     CoSENTLoss,
@@ -87,7 +94,7 @@ def _cosines(vectors: torch.Tensor) -> torch.Tensor:
 
 def loss_for(
     spec: TaskSpec,
-    model: SentenceTransformer,
+    model: SentenceTransformer | CrossEncoder | MultiVectorEncoder,
     dimensions: tuple[int, ...],
     vectors: np.ndarray | None = None,
 ) -> torch.nn.Module:
@@ -100,17 +107,23 @@ def loss_for(
     Raises:
         ValueError: if a size is not below the model's.
     """
+    if isinstance(model, CrossEncoder):
+        if spec.loss == "cross_entropy":
+            return BinaryCrossEntropyLoss(model)
+        return CrossEncoderRankingLoss(model, mini_batch_size=spec.mini_batch)
+    if isinstance(model, MultiVectorEncoder):
+        return LateInteractionRankingLoss(model, mini_batch_size=spec.mini_batch)
     size = model.get_embedding_dimension()
     if wrong := [d for d in dimensions if not 0 < d < size]:
         raise ValueError(f"dimensions: {wrong[0]}, but the model's vectors have {size}.")
-    if spec.loss_name == "teacher":
+    if spec.loss == "teacher":
         return TeacherLoss(model, vectors, spec.similarity_weight, dimensions)
     loss = _plain_loss(spec, model)
     return MatryoshkaLoss(model, loss, [size, *dimensions]) if dimensions else loss
 
 
 def _plain_loss(spec: TaskSpec, model: SentenceTransformer) -> torch.nn.Module:
-    match spec.loss_name:
+    match spec.loss:
         case "ranking":
             return CachedMultipleNegativesRankingLoss(
                 model, scale=spec.scale, mini_batch_size=spec.mini_batch
@@ -121,4 +134,4 @@ def _plain_loss(spec: TaskSpec, model: SentenceTransformer) -> torch.nn.Module:
             return CoSENTLoss(model, scale=spec.scale)
         case "cosine":
             return CosineSimilarityLoss(model)
-    raise AssertionError(spec.loss_name)
+    raise AssertionError(spec.loss)

@@ -1,6 +1,7 @@
 """The file that describes a training run: model, tasks in turn, and what the trainer is told.
 
-    model: .                            any SentenceTransformer or encoder
+    model: .                            any model of sentence-transformers, or an encoder
+    architecture: bi_encoder            or cross_encoder or late_interaction
     output: runs/embedding/simclue      folder to make
     exclude: TASKS                      optional: rows with a text of its test sets are dropped
     dimensions: [256, 128]              optional: Matryoshka sizes below the full one
@@ -25,18 +26,10 @@ from pathlib import Path
 import yaml
 from sentence_transformers import SentenceTransformerTrainingArguments
 
+from embedding.architectures import ARCHITECTURES
 from pretraining.files import read_text
 from pretraining.run.plain_yaml import PlainLoader
 
-# Kind of a task -> its losses, the default first.
-LOSSES = {
-    "pairs": ("ranking",),
-    "triplets": ("ranking", "triplet"),
-    "ranked": ("triplet", "ranking"),
-    "nli": ("ranking",),
-    "scored": ("cosent", "cosine"),
-    "teacher": ("teacher",),
-}
 TURNS = ("proportional", "round_robin")
 # What the run file says elsewhere, or the command decides.
 RESERVED = frozenset(
@@ -49,12 +42,12 @@ class TaskSpec:
     """One task of a run.
 
     Args:
-        kind: what a row is, see `LOSSES`.
+        kind: what a row is, see `embedding.architectures`.
         files: JSONL, or TSV whose columns are named by numbers from 0.
         hub: a data set of the Hub, instead of files.
         config, split: of the data set of the Hub.
         columns: which fields of a row are read, in the order of the kind.
-        loss: one of the kind's losses; None takes the first.
+        loss: one of the kind's losses in this architecture; None takes the first.
         score_range: lowest and highest score of `scored` rows.
         labels: score of each label of `scored` rows, or null for labels to leave out.
         prompts: names of the run's prompts, one a column of text; None uses none.
@@ -84,10 +77,6 @@ class TaskSpec:
     similarity_weight: float = 0.1
     teacher: Path | None = None
 
-    @property
-    def loss_name(self) -> str:
-        return self.loss or LOSSES[self.kind][0]
-
 
 @dataclass(frozen=True)
 class RunFile:
@@ -96,6 +85,7 @@ class RunFile:
     model: str
     output: Path
     tasks: tuple[TaskSpec, ...]
+    architecture: str = "bi_encoder"
     training: dict = field(default_factory=dict)
     seed: int = 0
     exclude: Path | None = None
@@ -125,7 +115,15 @@ def load_run_file(file: Path, overrides: Sequence[str] = ()) -> RunFile:
     tasks = values.pop("tasks")
     if not isinstance(tasks, dict) or not tasks:
         raise ValueError(f"{file}: tasks: at least one named task expected.")
-    specs = tuple(_task(name, task, f"{file}: tasks.{name}") for name, task in tasks.items())
+    architecture = values.get("architecture", RunFile.architecture)
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"{file}: architecture: {architecture!r}; one of {', '.join(ARCHITECTURES)} expected."
+        )
+    losses = ARCHITECTURES[architecture].losses
+    specs = tuple(
+        _task(name, task, losses, f"{file}: tasks.{name}") for name, task in tasks.items()
+    )
     for key in ("output", "exclude"):
         if values.get(key) is not None:
             values[key] = Path(values[key])
@@ -169,13 +167,22 @@ def _check_keys(values: dict, kind: type, where: str, given: tuple[str, ...] = (
             raise ValueError(f"{where}: key {name!r} is missing.")
 
 
-def _task(name: str, values, where: str) -> TaskSpec:
+def _task(name: str, values, losses: dict[str, tuple[str, ...]], where: str) -> TaskSpec:
     if not isinstance(values, dict):
         raise ValueError(f"{where}: keys and values expected, such as `kind: pairs`.")
     _check_keys(values, TaskSpec, where, given=("name",))
     values = dict(values)
-    if values["kind"] not in LOSSES:
-        raise ValueError(f"{where}.kind: {values['kind']!r}; one of {', '.join(LOSSES)} expected.")
+    if values["kind"] not in losses:
+        raise ValueError(
+            f"{where}.kind: {values['kind']!r}; one of {', '.join(losses)} expected with this "
+            "architecture."
+        )
+    of_kind = losses[values["kind"]]
+    values["loss"] = values.get("loss") or of_kind[0]
+    if values["loss"] not in of_kind:
+        raise ValueError(
+            f"{where}.loss: {values['loss']!r}; kind {values['kind']} has {', '.join(of_kind)}."
+        )
     values["files"] = tuple(Path(path) for path in values.get("files") or ())
     for key in ("columns", "score_range", "prompts"):
         if values.get(key) is not None:
@@ -190,9 +197,6 @@ def _task(name: str, values, where: str) -> TaskSpec:
 
 
 def _check_task(spec: TaskSpec, where: str) -> None:
-    losses = LOSSES[spec.kind]
-    if spec.loss_name not in losses:
-        raise ValueError(f"{where}.loss: {spec.loss!r}; kind {spec.kind} has {', '.join(losses)}.")
     if spec.kind == "teacher":
         if spec.teacher is None:
             raise ValueError(f"{where}.teacher: name a folder that embedding.distill wrote.")
@@ -220,6 +224,8 @@ def _check_run(run: RunFile, where: str) -> None:
             raise ValueError(
                 f"{where}: training.{key} is not a key of SentenceTransformerTrainingArguments."
             )
+    if run.dimensions and run.architecture != "bi_encoder":
+        raise ValueError(f"{where}: dimensions: only a bi_encoder has Matryoshka sizes.")
     for task in run.tasks:
         for prompt in task.prompts or ():
             if prompt not in run.prompts:

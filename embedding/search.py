@@ -14,15 +14,18 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from sentence_transformers import SentenceTransformer
 
+from embedding.architectures import architecture_of
 from embedding.distill import start_or_resume, write_vectors
 from embedding.encoder import DTYPES, Opening
 from embedding.lexical import need_packages
 from embedding.passages import Passage, read_passages
+from embedding.reranker import Reranker
 from embedding.search_index import (
     GENERATION,
     NOTE,
@@ -35,6 +38,8 @@ from embedding.search_index import (
 from embedding.teacher import TeacherNote, digest_of, open_vectors
 
 UNFINISHED, LOCK = "unfinished", ".lock"
+# How many passages a reranker reads.
+RERANKED = 50
 WAYS = ("hybrid", "vectors", "words")
 
 
@@ -138,18 +143,33 @@ def index_passages(
     return note
 
 
+def open_reranker(path: str) -> Reranker:
+    """The reranker in a folder.
+
+    Raises:
+        ValueError: if the folder holds another kind of model, or none.
+    """
+    opening, architecture = Opening.of(path), architecture_of(path)
+    if architecture == "bi_encoder":
+        raise ValueError(
+            f"{path} is no reranker: train one with architecture cross_encoder or late_interaction."
+        )
+    return Reranker(opening.open(architecture))
+
+
 class Searcher:
     """An index together with its model.
 
     Args:
         folder: the index.
         model: where the model is now, if not where it was.
+        reranker: a cross-encoder or late-interaction model that orders the best 50 anew.
 
     Raises:
-        ValueError: if there is no index, or the model is not that of the index.
+        ValueError: if there is no index, the model is not that of the index, or the reranker none.
     """
 
-    def __init__(self, folder: Path, model: str | None = None):
+    def __init__(self, folder: Path, model: str | None = None, reranker: str | None = None):
         self.index = SearchIndex.open(folder)
         opening = Opening.of(model or self.index.note.model)
         if opening.fingerprint() != self.index.note.fingerprint:
@@ -158,6 +178,7 @@ class Searcher:
                 "Name that model with --model, or build the index anew."
             )
         self.model = opening.open()
+        self.reranker = reranker and open_reranker(reranker)
 
     def search(self, query: str, top: int = 10, by: str = "hybrid") -> list[Hit]:
         """The passages that answer a query, best first.
@@ -170,12 +191,21 @@ class Searcher:
         """
         if not query.strip():
             raise ValueError("The question is empty.")
+        if self.reranker is None:
+            return self.index.hits(self._ranking(query, top, by))
+        found = self.index.hits(self._ranking(query, max(top, RERANKED), by))
+        texts = [hit.passage.text for hit in found]
+        scores = self.reranker.similar([query] * len(texts), texts).tolist()
+        rescored = [replace(hit, score=score) for hit, score in zip(found, scores, strict=True)]
+        return sorted(rescored, key=lambda hit: -hit.score)[:top]
+
+    def _ranking(self, query: str, top: int, by: str) -> list[tuple[int, float]]:
         if by == "words":
-            return self.index.hits(self.index.by_words(query, top))
+            return self.index.by_words(query, top)
         vector = self.model.encode_query(query, normalize_embeddings=True)
         if by == "vectors":
-            return self.index.hits(self.index.by_vector(vector, top))
-        return self.index.hits(self.index.hybrid(query, vector, top))
+            return self.index.by_vector(vector, top)
+        return self.index.hybrid(query, vector, top)
 
 
 def show(hits: list[Hit]) -> None:
@@ -215,6 +245,7 @@ def parse() -> argparse.Namespace:
         command.add_argument("--model", help="default: where it was when the index was built")
     query.add_argument("text", nargs="?", help="default: lines of standard input")
     query.add_argument("--top", type=positive, default=10)
+    query.add_argument("--rerank", metavar="FOLDER", help="model that orders the best anew")
     query.add_argument("--by", choices=WAYS, default="hybrid")
     return parser.parse_args()
 
@@ -239,7 +270,7 @@ def index_files(args: argparse.Namespace) -> None:
 
 
 def answer(args: argparse.Namespace) -> None:
-    searcher = Searcher(args.index, args.model)
+    searcher = Searcher(args.index, args.model, args.rerank)
     if args.text is not None:
         show(searcher.search(args.text, args.top, args.by))
         return

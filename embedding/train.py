@@ -1,10 +1,11 @@
-"""Trains sentence vectors as a run file says.
+"""Trains sentence vectors, or a model that scores pairs, as a run file says.
 
     python -m embedding.train configs/embedding/simclue.yaml [seed=1 output=runs/embedding/seed-1]
 
 Keys of run files: `embedding/run_file.py`. While it runs, OUTPUT.run holds checkpoints and the log;
 killed, it goes on from the last checkpoint when started again. At the end OUTPUT appears, complete:
-`SentenceTransformer(OUTPUT, trust_remote_code=True)` opens it.
+`SentenceTransformer(OUTPUT, trust_remote_code=True)` opens it, or `CrossEncoder` or
+`MultiVectorEncoder` for the architectures of that name.
 """
 
 import argparse
@@ -16,16 +17,13 @@ from pathlib import Path
 
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
+from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.sampler import DefaultBatchSampler, NoDuplicatesBatchSampler
 from torch.utils.data import BatchSampler, RandomSampler
-from transformers import TrainerCallback, set_seed
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from embedding.architectures import ARCHITECTURES
 from embedding.data import load_task
 from embedding.encoder import Opening
 from embedding.held_out import HeldOut
@@ -108,7 +106,7 @@ def sampler_for(dataset: Dataset, **options) -> BatchSampler:
     return NoDuplicatesBatchSampler(dataset, **options)
 
 
-def arguments_for(run: RunFile, rows: dict[str, Dataset]) -> SentenceTransformerTrainingArguments:
+def arguments_for(run: RunFile, rows: dict[str, Dataset]) -> TrainingArguments:
     """The trainer's arguments.
 
     Raises:
@@ -125,7 +123,7 @@ def arguments_for(run: RunFile, rows: dict[str, Dataset]) -> SentenceTransformer
         }
     defaults = {"save_total_limit": 2, "report_to": "none", "logging_steps": 50}
     try:
-        return SentenceTransformerTrainingArguments(
+        return ARCHITECTURES[run.architecture].arguments(
             **{**defaults, **run.training},
             output_dir=str(work_folder(run)),
             seed=run.seed,
@@ -137,17 +135,10 @@ def arguments_for(run: RunFile, rows: dict[str, Dataset]) -> SentenceTransformer
         raise ValueError(f"training: {error}") from error
 
 
-class Trainer(SentenceTransformerTrainer):
-    """The library's trainer without its card, which quotes rows of data that are not ours."""
-
-    def add_model_card_callback(self, default_args_dict: dict) -> None:
-        """Adds nothing."""
-
-
 class KeepLosses(TrainerCallback):
     """Saves what the losses themselves learn (projections) with each checkpoint, for resuming."""
 
-    def __init__(self, trainer: SentenceTransformerTrainer):
+    def __init__(self, trainer: Trainer):
         self.losses = trainer.loss
 
     def state(self) -> dict:
@@ -172,7 +163,7 @@ class KeepLosses(TrainerCallback):
                 own[key].copy_(value)
 
 
-def train(run: RunFile) -> SentenceTransformer:
+def train(run: RunFile) -> BaseModel:
     """Trains, or goes on with, a run, and writes its output folder.
 
     Raises:
@@ -182,13 +173,15 @@ def train(run: RunFile) -> SentenceTransformer:
     rows, vectors = load_data(run)
     checkpoint = prepare_work(run)
     set_seed(run.seed)
-    model = Opening.of(run.model, dtype="fp32").open()
+    model = Opening.of(run.model, dtype="fp32").open(run.architecture)
     model.prompts.update(run.prompts)
     losses = {
         task.name: loss_for(task, model, run.dimensions, vectors.get(task.name))
         for task in run.tasks
     }
-    trainer = Trainer(model=model, args=arguments_for(run, rows), train_dataset=rows, loss=losses)
+    trainer = ARCHITECTURES[run.architecture].trainer(
+        model=model, args=arguments_for(run, rows), train_dataset=rows, loss=losses
+    )
     keeper = KeepLosses(trainer)
     trainer.add_callback(keeper)
     if checkpoint:
@@ -199,7 +192,7 @@ def train(run: RunFile) -> SentenceTransformer:
     return model
 
 
-def save(run: RunFile, model: SentenceTransformer, log: list[dict]) -> None:
+def save(run: RunFile, model: BaseModel, log: list[dict]) -> None:
     """Writes the output folder: the model, the run and its log."""
     with new_folder(run.output) as folder:
         model.save_pretrained(str(folder), create_model_card=False)

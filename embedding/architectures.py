@@ -1,0 +1,99 @@
+"""The three ways to compare two texts that sentence-transformers trains, behind one table.
+
+bi_encoder         one vector a text, compared by their cosine: an index can hold them
+cross_encoder      both texts in one input, one score: the most exact, for few candidates
+late_interaction   one vector a token, each of the query's with its nearest (ColBERT's MaxSim)
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentence_transformers import (
+    CrossEncoder,
+    CrossEncoderTrainer,
+    CrossEncoderTrainingArguments,
+    MultiVectorEncoder,
+    MultiVectorEncoderTrainer,
+    MultiVectorEncoderTrainingArguments,
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+
+from pretraining.files import read_json
+
+
+class _WithoutCard:
+    """A trainer without the library's card, which quotes rows of data that are not ours."""
+
+    def add_model_card_callback(self, default_args_dict: dict) -> None:
+        """Adds nothing."""
+
+
+class _BiEncoderTrainer(_WithoutCard, SentenceTransformerTrainer):
+    pass
+
+
+class _CrossEncoderTrainer(_WithoutCard, CrossEncoderTrainer):
+    pass
+
+
+class _LateInteractionTrainer(_WithoutCard, MultiVectorEncoderTrainer):
+    pass
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The library's classes for one way of comparing, and how they are opened.
+
+    Args:
+        model, trainer, arguments: classes of sentence-transformers.
+        options: of the model's class, when a new one is made.
+        losses: kind of a task -> its losses, the default first; see `embedding.losses`.
+    """
+
+    model: type
+    trainer: type
+    arguments: type
+    options: dict
+    losses: dict[str, tuple[str, ...]]
+
+
+CONTRASTED = {kind: ("ranking",) for kind in ("pairs", "triplets", "ranked", "nli")}
+ARCHITECTURES = {
+    "bi_encoder": Architecture(
+        SentenceTransformer,
+        _BiEncoderTrainer,
+        SentenceTransformerTrainingArguments,
+        {},
+        {
+            **CONTRASTED,
+            "triplets": ("ranking", "triplet"),
+            "ranked": ("triplet", "ranking"),
+            "scored": ("cosent", "cosine"),
+            "teacher": ("teacher",),
+        },
+    ),
+    "cross_encoder": Architecture(
+        CrossEncoder,
+        _CrossEncoderTrainer,
+        CrossEncoderTrainingArguments,
+        {"num_labels": 1},
+        {**CONTRASTED, "scored": ("cross_entropy",)},
+    ),
+    "late_interaction": Architecture(
+        MultiVectorEncoder,
+        _LateInteractionTrainer,
+        MultiVectorEncoderTrainingArguments,
+        {},
+        CONTRASTED,
+    ),
+}
+
+
+def architecture_of(path: str) -> str:
+    """Which of `ARCHITECTURES` a folder was saved as; a plain encoder is a bi-encoder."""
+    settings = Path(path) / "config_sentence_transformers.json"
+    kind = read_json(settings).get("model_type") if settings.exists() else None
+    names = (name for name, each in ARCHITECTURES.items() if each.model.__name__ == kind)
+    return next(names, "bi_encoder")

@@ -1,0 +1,147 @@
+"""Cross-encoders and late interaction: trained by a run file, opened again, put to rerank."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import CrossEncoder, MultiVectorEncoder
+from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+
+from embedding import evaluate, search, train
+from embedding.architectures import architecture_of
+from embedding.losses import loss_for
+from embedding.run_file import load_run_file
+from modeling_chinese_modernbert import ChineseModernBertModel
+
+ROOT = Path(__file__).parent.parent.parent
+PLACES = ("图书馆", "菜市场", "火车站", "游泳池")
+QUESTIONS = [f"{place}几点开门？" for place in PLACES]
+ANSWERS = [f"{place}每天早上八点开门。" for place in PLACES]
+KINDS = {"cross_encoder": CrossEncoder, "late_interaction": MultiVectorEncoder}
+
+
+@pytest.fixture(scope="module")
+def base(make_model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    make_model(cls=ChineseModernBertModel, vocab_size=32_000).save_pretrained(folder)
+    for file in (*ROOT.glob("*_chinese_modernbert.py"), *ROOT.glob("tokenizer*.json")):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(base, tmp_path_factory) -> dict[str, Path]:
+    """Architecture → the folder that `embedding.train` wrote."""
+    work = tmp_path_factory.mktemp("rerankers")
+    pairs = work / "pairs.jsonl"
+    rows = zip(QUESTIONS, ANSWERS, strict=True)
+    pairs.write_text(
+        "".join(
+            f"{json.dumps(row)}\n"
+            for row in map(
+                dict, ([("question", question), ("answer", answer)] for question, answer in rows)
+            )
+        ),
+        encoding="utf-8",
+    )
+    folders = {}
+    for architecture in KINDS:
+        file = work / f"{architecture}.yaml"
+        file.write_text(
+            json.dumps(
+                {
+                    "model": str(base),
+                    "architecture": architecture,
+                    "output": str(work / architecture),
+                    "training": {
+                        "max_steps": 40,
+                        "per_device_train_batch_size": 4,
+                        "learning_rate": 3e-3,
+                        "use_cpu": True,
+                        "disable_tqdm": True,
+                        "save_strategy": "no",
+                    },
+                    "tasks": {
+                        "p": {
+                            "kind": "pairs",
+                            "files": [str(pairs)],
+                            "columns": ["question", "answer"],
+                        }
+                    },
+                }
+            ),
+            encoding="utf-8",
+        )
+        train.train(load_run_file(file))
+        folders[architecture] = work / architecture
+    return folders
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_a_trained_one_opens_and_puts_the_right_text_first(architecture, trained):
+    folder = trained[architecture]
+    assert architecture_of(str(folder)) == architecture
+    assert isinstance(search.open_reranker(str(folder)).model, KINDS[architecture])
+    reranker = search.open_reranker(str(folder))
+    scores = reranker.similar(
+        [question for question in QUESTIONS for _ in ANSWERS], ANSWERS * len(QUESTIONS)
+    )
+    assert scores.reshape(4, 4).argmax(axis=1).tolist() == [0, 1, 2, 3]
+
+
+def test_only_the_best_of_bm25_are_read_again(trained):
+    reranker = search.open_reranker(str(trained["cross_encoder"]))
+    reranker.depth = 2
+    documents = [*ANSWERS, "面条要煮五分钟。", "磨坊建在河边。"]
+    scores = reranker.search(QUESTIONS[:1], documents)[0]
+    lowest = scores == scores.min()
+    assert lowest.sum() == 4 and not lowest[0]
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_evaluation_and_search_take_one_by_its_folder(
+    architecture, trained, base, tmp_path, monkeypatch, capsys
+):
+    contender = evaluate.Contender(str(trained[architecture]), None)
+    assert np.isfinite(contender.scorer.similar(QUESTIONS, ANSWERS)).all()
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(ANSWERS), encoding="utf-8")
+    index = tmp_path / "index"
+    for arguments in (
+        ("build", lines, "--index", index, "--model", base),
+        ("query", QUESTIONS[2], "--index", index, "--rerank", trained[architecture], "--top", 1),
+    ):
+        monkeypatch.setattr(sys, "argv", ["search", *map(str, arguments)])
+        search.main()
+    assert ANSWERS[2] in capsys.readouterr().out
+
+
+def test_a_bi_encoder_is_no_reranker(base):
+    with pytest.raises(ValueError, match="is no reranker: train one with architecture"):
+        search.open_reranker(str(base))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("architecture=colbert", "architecture: 'colbert'; one of bi_encoder"),
+        ("tasks.p.kind=scored", "'scored'; one of pairs, triplets, ranked, nli expected"),
+        ("dimensions=[16]", "only a bi_encoder has Matryoshka sizes"),
+        ("tasks.p.loss=triplet", "kind pairs has ranking"),
+    ],
+)
+def test_what_an_architecture_cannot_do_is_refused(override, message, trained):
+    file = trained["late_interaction"].with_suffix(".yaml")
+    with pytest.raises(ValueError, match=message):
+        load_run_file(file, [override])
+
+
+def test_scored_pairs_train_a_cross_encoder_by_cross_entropy(trained):
+    file = trained["cross_encoder"].with_suffix(".yaml")
+    columns = "tasks.p.columns=[question, answer, score]"
+    (task,) = load_run_file(file, ["tasks.p.kind=scored", columns]).tasks
+    model = CrossEncoder(str(trained["cross_encoder"]), trust_remote_code=True)
+    assert isinstance(loss_for(task, model, ()), BinaryCrossEntropyLoss)
