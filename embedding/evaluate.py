@@ -26,7 +26,7 @@ from embedding.metrics import pair_metrics, ranks_of, retrieval_metrics
 from embedding.mteb_tasks import check_mteb, run_mteb
 from embedding.reranker import Reranker
 from embedding.results import fingerprint, open_results, table
-from embedding.tasks import TASKS, Pairs, Ranking, Task, read_task
+from embedding.tasks import DEV, TASKS, Pairs, Ranking, Task, read_task
 from pretraining.files import write_json
 
 Scorer = Encoder | Reranker | Bigrams | BM25
@@ -100,7 +100,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tasks", type=Path, required=True, help="folder of unpacked tasks")
     parser.add_argument("--models", nargs="+", required=True, metavar="MODEL")
     parser.add_argument("--output", type=Path, required=True, help="JSON file of the figures")
-    parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
+    tests = [name for name in TASKS if name not in DEV]
+    parser.add_argument("--only", nargs="+", choices=TASKS, default=tests, metavar="TASK")
     parser.add_argument("--dtype", choices=DTYPES, help="default: that of the weights")
     parser.add_argument("--speed", action="store_true", help="texts per second and megabytes, too")
     parser.add_argument("--mteb", nargs="+", default=[], metavar="TASK", help="tasks of mteb")

@@ -29,6 +29,8 @@ COLUMNS = {
     "CSL MRR@10": ("csl", "mrr@10"),
     "CSL nDCG@10": ("csl", "ndcg@10"),
     "CSL recall@10": ("csl", "recall@10"),
+    "STS-B dev ρ": ("stsb_dev", "spearman"),
+    "DRCD dev nDCG@10": ("drcd_dev", "ndcg@10"),
 }
 # Heading -> figure of `embedding.speed` and its format.
 SPEED_COLUMNS = {

@@ -95,6 +95,11 @@ def stsb(folder: Path) -> Pairs:
     return _scored_tsv(folder / "stsb/sts-b-test.txt", binary=False)
 
 
+def stsb_dev(folder: Path) -> Pairs:
+    """STS-B in Chinese, dev."""
+    return _scored_tsv(folder / "stsb/sts-b-dev.txt", binary=False)
+
+
 def afqmc(folder: Path) -> Pairs:
     """AFQMC, dev: do two customers ask the same?"""
     return _scored_tsv(folder / "afqmc/dev.txt", binary=True)
@@ -171,6 +176,11 @@ def drcd(folder: Path) -> Retrieval:
     return _questions(folder / "drcd/DRCD_test.json")
 
 
+def drcd_dev(folder: Path) -> Retrieval:
+    """DRCD, dev: question → its paragraph."""
+    return _questions(folder / "drcd/DRCD_dev.json")
+
+
 def csl(folder: Path) -> Retrieval:
     """CSL: title of a paper → its abstract among 2,000."""
     abstracts: dict[str, int] = {}
@@ -191,7 +201,11 @@ TASKS: dict[str, Callable[[Path], Task]] = {
     "cmrc": cmrc,
     "drcd": drcd,
     "csl": csl,
+    "stsb_dev": stsb_dev,
+    "drcd_dev": drcd_dev,
 }
+# To choose a recipe by; no part of a comparison.
+DEV = ("stsb_dev", "drcd_dev")
 
 
 def read_task(name: str, folder: Path) -> Task:
