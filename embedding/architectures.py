@@ -59,7 +59,7 @@ class Architecture:
     losses: dict[str, tuple[str, ...]]
 
 
-CONTRASTED = {kind: ("ranking",) for kind in ("pairs", "triplets", "ranked", "nli")}
+CONTRASTED = {kind: ("ranking",) for kind in ("pairs", "triplets", "ranked", "nli", "questions")}
 ARCHITECTURES = {
     "bi_encoder": Architecture(
         SentenceTransformer,

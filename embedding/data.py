@@ -21,7 +21,7 @@ from datasets import Dataset, load_dataset
 
 from embedding.held_out import HeldOut
 from embedding.run_file import TaskSpec
-from embedding.tasks import rows_of_jsonl
+from embedding.tasks import questions, rows_of_jsonl
 from pretraining.files import read_text
 
 Row = tuple[str, list]  # where it stands, and its fields
@@ -190,10 +190,17 @@ def _score(spec: TaskSpec, value, where: str) -> float | None:
         ) from None
 
 
+def _questions(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
+    found = questions(*spec.files)
+    for query, place in zip(found.queries, found.relevant, strict=True):
+        yield {"anchor": query, "positive": found.documents[place]}
+
+
 KINDS = {
     "pairs": _pairs,
     "triplets": _triplets,
     "ranked": _ranked,
     "nli": _nli,
     "scored": _scored,
+    "questions": _questions,
 }

@@ -27,13 +27,13 @@ from embedding.run_file import TaskSpec
 class TeacherLoss(EmbedDistillLoss):
     """1 − cos(projected, teacher) + weight · mean (difference of cosines)² / their variance.
 
-    The first term teaches single vectors, less the mean of all the teacher's, through a linear map
-    that is thrown away after training. The second teaches the student's own space: the cosines of
-    all pairs of texts of the batch are those of the teacher, at the full size and at each
-    Matryoshka size. It is divided by the variance of the teacher's cosines, so that it is 1 if only
-    their mean is right. Both matter where a teacher's vectors are all alike: the cosines of
-    unrelated texts lie close to 0.84 for E5, so that the plain terms are nearly 0 for a student
-    that knows nothing.
+    Both terms take the teacher's vectors less their mean, since a teacher's may be all alike: E5's
+    have cosines close to 0.84 for unrelated texts, so that a student that knows nothing would have
+    hardly any loss. The first term teaches single vectors, through a linear map that is thrown away
+    after training, or directly if the student's have the teacher's size. The second teaches the
+    student's own space: the cosines of all pairs of texts of the batch are those of the teacher, at
+    the full size and at each Matryoshka size. It is divided by the variance of the teacher's
+    cosines, so that it is 1 if only their mean is right.
 
     Args:
         model: the student.
@@ -49,9 +49,10 @@ class TeacherLoss(EmbedDistillLoss):
         similarity_weight: float,
         dimensions: tuple[int, ...] = (),
     ):
-        super().__init__(model, distance_metric="cosine", projection_dim=vectors.shape[1])
+        size = vectors.shape[1] if vectors.shape[1] != model.get_embedding_dimension() else None
+        super().__init__(model, distance_metric="cosine", projection_dim=size)
         self.vectors = vectors
-        self.register_buffer("mean", _mean_of(vectors).to(self.projection.weight.device))
+        self.register_buffer("mean", _mean_of(vectors).to(model.device))
         self.similarity_weight = similarity_weight
         self.sizes = (model.get_embedding_dimension(), *dimensions)
 
@@ -65,7 +66,7 @@ class TeacherLoss(EmbedDistillLoss):
         (features,) = sentence_features
         student = self.model(features)["sentence_embedding"]
         rows = np.asarray(self.vectors[labels.cpu().numpy()], dtype=np.float32)
-        teacher = torch.from_numpy(rows).to(student.device)
+        teacher = torch.from_numpy(rows).to(student.device) - self.mean
         cosines = _cosines(teacher)
         scale = cosines.var(correction=0).clamp_min(1e-6) if len(cosines) else 1.0
         differences = [
@@ -73,7 +74,7 @@ class TeacherLoss(EmbedDistillLoss):
             for size in self.sizes
         ]
         return {
-            "vectors": self.compute_loss_from_embeddings([student], [teacher - self.mean]),
+            "vectors": self.compute_loss_from_embeddings([student], [teacher]),
             "similarities": self.similarity_weight * torch.stack(differences).mean(),
         }
 

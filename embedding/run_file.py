@@ -2,6 +2,8 @@
 
     model: .                            any model of sentence-transformers, or an encoder
     architecture: bi_encoder            or cross_encoder or late_interaction
+    layers: 6                           optional: only the first layers are kept
+    project: 384                        optional: a linear map to vectors of this size, kept
     output: runs/embedding/simclue      folder to make
     exclude: TASKS                      optional: rows with a text of its test sets are dropped
     dimensions: [256, 128]              optional: Matryoshka sizes below the full one
@@ -10,7 +12,7 @@
     training: {num_train_epochs: 3, …}  keys of SentenceTransformerTrainingArguments
     tasks:
       pairs:                            a name of your own
-        kind: pairs                     pairs, triplets, ranked, nli, scored or teacher
+        kind: pairs                     pairs, triplets, ranked, nli, scored, questions or teacher
         files: [train_pair_postive_1w.json]
         columns: [query, title]
 
@@ -43,7 +45,8 @@ class TaskSpec:
 
     Args:
         kind: what a row is, see `embedding.architectures`.
-        files: JSONL, or TSV whose columns are named by numbers from 0.
+        files: JSONL, or TSV whose columns are named by numbers from 0; for `questions` JSON in
+            SQuAD's format.
         hub: a data set of the Hub, instead of files.
         config, split: of the data set of the Hub.
         columns: which fields of a row are read, in the order of the kind.
@@ -86,6 +89,8 @@ class RunFile:
     output: Path
     tasks: tuple[TaskSpec, ...]
     architecture: str = "bi_encoder"
+    layers: int | None = None
+    project: int | None = None
     training: dict = field(default_factory=dict)
     seed: int = 0
     exclude: Path | None = None
@@ -203,9 +208,9 @@ def _check_task(spec: TaskSpec, where: str) -> None:
         return
     if bool(spec.files) == bool(spec.hub):
         raise ValueError(f"{where}: give either files or hub.")
-    exactly = {"pairs": 2, "nli": 3, "scored": 3}.get(spec.kind)
-    if len(spec.columns) != exactly if exactly else len(spec.columns) < 2:
-        wanted = exactly or "at least 2"
+    exactly = {"pairs": 2, "nli": 3, "scored": 3, "questions": 0}.get(spec.kind)
+    if len(spec.columns) < 2 if exactly is None else len(spec.columns) != exactly:
+        wanted = "at least 2" if exactly is None else exactly
         raise ValueError(
             f"{where}.columns: {len(spec.columns)} given, {wanted} needed for kind {spec.kind}."
         )
@@ -224,8 +229,13 @@ def _check_run(run: RunFile, where: str) -> None:
             raise ValueError(
                 f"{where}: training.{key} is not a key of SentenceTransformerTrainingArguments."
             )
-    if run.dimensions and run.architecture != "bi_encoder":
-        raise ValueError(f"{where}: dimensions: only a bi_encoder has Matryoshka sizes.")
+    for key in ("dimensions", "project"):
+        if getattr(run, key) and run.architecture != "bi_encoder":
+            raise ValueError(f"{where}: {key}: only a bi_encoder has one vector a text.")
+    for key in ("layers", "project"):
+        value = getattr(run, key)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{where}: {key}: a whole number above 0 expected, not {value!r}.")
     for task in run.tasks:
         for prompt in task.prompts or ():
             if prompt not in run.prompts:

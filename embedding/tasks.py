@@ -153,7 +153,7 @@ def simclue_ranks(folder: Path) -> Ranking:
     return Ranking(queries, candidates, [0] * len(queries))
 
 
-def _questions(*files: Path) -> Retrieval:
+def questions(*files: Path) -> Retrieval:
     """Questions and the paragraph that answers each, of files in SQuAD's format."""
     documents: dict[str, int] = {}
     queries: dict[str, int] = {}
@@ -168,17 +168,17 @@ def _questions(*files: Path) -> Retrieval:
 
 def cmrc(folder: Path) -> Retrieval:
     """CMRC 2018, dev: question → its paragraph among 848 (encyclopedia)."""
-    return _questions(folder / "cmrc2018/cmrc2018_dev.json")
+    return questions(folder / "cmrc2018/cmrc2018_dev.json")
 
 
 def drcd(folder: Path) -> Retrieval:
     """DRCD, test: question → its paragraph among 1,000 (encyclopedia, traditional characters)."""
-    return _questions(folder / "drcd/DRCD_test.json")
+    return questions(folder / "drcd/DRCD_test.json")
 
 
 def drcd_dev(folder: Path) -> Retrieval:
     """DRCD, dev: question → its paragraph."""
-    return _questions(folder / "drcd/DRCD_dev.json")
+    return questions(folder / "drcd/DRCD_dev.json")
 
 
 def csl(folder: Path) -> Retrieval:

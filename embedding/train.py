@@ -30,6 +30,7 @@ from embedding.held_out import HeldOut
 from embedding.losses import loss_for
 from embedding.results import fingerprint
 from embedding.run_file import RunFile, load_run_file
+from embedding.student import keep_layers, project
 from embedding.teacher import read_note, read_teacher
 from pretraining.files import check_output, new_folder, read_json, write_json
 
@@ -174,6 +175,10 @@ def train(run: RunFile) -> BaseModel:
     checkpoint = prepare_work(run)
     set_seed(run.seed)
     model = Opening.of(run.model, dtype="fp32").open(run.architecture)
+    if run.layers is not None:
+        keep_layers(model, run.layers)
+    if run.project is not None:
+        project(model, run.project)
     model.prompts.update(run.prompts)
     losses = {
         task.name: loss_for(task, model, run.dimensions, vectors.get(task.name))

@@ -149,6 +149,15 @@ def test_rows_with_unlike_numbers_of_negatives_are_refused(jsonl):
         rows_of("triplets", file, "a", "b")
 
 
+def test_questions_come_with_their_paragraphs(tmp_path):
+    file = tmp_path / "squad.json"
+    asked = [{"id": "1", "question": QUERY, "answers": []}]
+    content = {"data": [{"paragraphs": [{"context": TITLE, "qas": asked}]}]}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    spec = TaskSpec("task", "questions", (file,))
+    assert load_task(spec, seed=0).rows[0] == {"anchor": QUERY, "positive": TITLE}
+
+
 def test_a_limit_beyond_the_rows_is_refused(jsonl):
     with pytest.raises(ValueError, match="limit 5, but only 1 rows"):
         rows_of("pairs", jsonl({"q": QUERY, "t": TITLE}), "q", "t", limit=5)

@@ -28,33 +28,43 @@ class Fixed(torch.nn.Module):
 
 def test_a_student_with_the_teachers_similarities_has_no_loss_of_them():
     teacher = torch.nn.functional.normalize(torch.randn(6, 4), dim=1)
-    rotation = torch.linalg.qr(torch.randn(4, 4)).Q
+    rotation = torch.linalg.qr(torch.randn(5, 5)).Q[:4]
     labels = torch.tensor([3, 1, 5])
-    student = 7 * teacher[labels] @ rotation  # lengths and axes of its own
+    centered = teacher - teacher.mean(dim=0)
+    student = 7 * centered[labels] @ rotation  # a size, lengths and axes of its own
     loss = TeacherLoss(Fixed(student), teacher.numpy(), similarity_weight=2.0)
     terms = loss([{}], labels)
     torch.testing.assert_close(terms["similarities"], torch.tensor(0.0), atol=1e-10, rtol=0)
     with torch.no_grad():
         loss.projection.weight.copy_(rotation)
-        loss.projection.bias.copy_(-7 * teacher.mean(dim=0))
+        loss.projection.bias.zero_()
     torch.testing.assert_close(loss([{}], labels)["vectors"], torch.tensor(0.0), atol=1e-6, rtol=0)
+
+
+def test_a_student_of_the_teachers_size_needs_no_map():
+    teacher = torch.nn.functional.normalize(torch.randn(6, 4), dim=1)
+    student = Fixed(3 * (teacher - teacher.mean(dim=0)))
+    loss = TeacherLoss(student, teacher.numpy(), similarity_weight=1.0)
+    assert loss.projection is None
+    for term in loss([{}], torch.arange(6)).values():
+        torch.testing.assert_close(term, torch.tensor(0.0), atol=1e-6, rtol=0)
 
 
 def test_similarities_count_at_each_size_by_their_weight_and_the_teachers_spread():
     half = 0.5**0.5
-    teacher = np.array([[1, 0], [0, 1], [half, half]], dtype=np.float32)
+    teacher = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], dtype=np.float32)
     vectors = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1]])
 
     def similarities(rows: int, weight: float, *sizes: int) -> float:
         loss = TeacherLoss(Fixed(vectors[:rows]), teacher, weight, sizes)
         return loss([{}], torch.arange(rows))["similarities"].item()
 
-    # Cosines of the teacher: 0, √½, √½, of variance 1/9; of the student √½, 0, ½, and √½, 0, √½
-    # in two dimensions.
-    full = 9 * (0.5 + 0.5 + (half - 0.5) ** 2) / 3
+    # Cosines of the teacher's first three: 0, −1, 0, of variance 2/9; of the student √½, 0, ½, and
+    # √½, 0, √½ in two dimensions.
+    full = 4.5 * (half**2 + 1 + 0.25) / 3
     assert similarities(3, 1.0) == pytest.approx(full)
     assert similarities(3, 4.0) == pytest.approx(4 * full)
-    assert similarities(3, 1.0, 2) == pytest.approx((full + 9 * (0.5 + 0.5) / 3) / 2)
+    assert similarities(3, 1.0, 2) == pytest.approx((full + 4.5 * (half**2 + 1 + half**2) / 3) / 2)
     assert similarities(1, 1.0) == 0  # the last batch of an epoch may be a single text
 
 

@@ -243,3 +243,21 @@ def test_changed_sentences_are_noticed(teacher, tmp_path):
     (tmp_path / "copy/sentences.txt").write_text("别的句子。\n")
     with pytest.raises(ValueError, match="was changed"):
         read_teacher(tmp_path / "copy")
+
+
+def test_a_student_of_the_first_layers_has_vectors_of_the_teachers_size(run_file):
+    file = run_file("student")
+    model = train(load_run_file(file, ["layers=2", "project=8", "dimensions=[4]"]))
+    assert not [name for name in model.state_dict() if ".layers.2." in name]
+    opened = SentenceTransformer(str(load_run_file(file).output), trust_remote_code=True)
+    assert len(opened[0].auto_model.layers) == 2
+    assert opened.encode(SENTENCES).shape == (len(SENTENCES), 8)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("layers=4", "layers: 4, but the model has 3"), ("project=0", "a whole number above 0")],
+)
+def test_a_student_that_cannot_be_is_refused(run_file, override, message):
+    with pytest.raises(ValueError, match=message):
+        train(load_run_file(run_file("student"), [override]))

@@ -128,8 +128,11 @@ def test_a_bi_encoder_is_no_reranker(base):
     ("override", "message"),
     [
         ("architecture=colbert", "architecture: 'colbert'; one of bi_encoder"),
-        ("tasks.p.kind=scored", "'scored'; one of pairs, triplets, ranked, nli expected"),
-        ("dimensions=[16]", "only a bi_encoder has Matryoshka sizes"),
+        (
+            "tasks.p.kind=scored",
+            "'scored'; one of pairs, triplets, ranked, nli, questions expected",
+        ),
+        ("dimensions=[16]", "only a bi_encoder has one vector a text"),
         ("tasks.p.loss=triplet", "kind pairs has ranking"),
     ],
 )
