@@ -14,26 +14,26 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     CoSENTLoss,
     CosineSimilarityLoss,
-    EmbedDistillLoss,
     MatryoshkaLoss,
     TripletDistanceMetric,
     TripletLoss,
 )
+from torch import nn
 from torch.nn import functional
 
 from embedding.run_file import TaskSpec
 
 
-class TeacherLoss(EmbedDistillLoss):
-    """1 − cos(projected, teacher) + weight · mean (difference of cosines)² / their variance.
+class TeacherLoss(nn.Module):
+    """1 − cos(student, teacher) + weight · mean (difference of cosines)² / their variance.
 
-    Both terms take the teacher's vectors less their mean, since a teacher's may be all alike: E5's
-    have cosines close to 0.84 for unrelated texts, so that a student that knows nothing would have
-    hardly any loss. The first term teaches single vectors, through a linear map that is thrown away
-    after training, or directly if the student's have the teacher's size. The second teaches the
-    student's own space: the cosines of all pairs of texts of the batch are those of the teacher, at
-    the full size and at each Matryoshka size. It is divided by the variance of the teacher's
-    cosines, so that it is 1 if only their mean is right.
+    The teacher's vectors are taken less their mean, since they may be all alike: E5's have cosines
+    close to 0.84 for unrelated texts, so that a student that knows nothing would have hardly any
+    loss. They are turned to their principal axes, the widest first, and cut to the student's size,
+    so that the student's first dimensions are the best ones to keep (Matryoshka); where the student
+    has more dimensions, the first ones learn the axes. That is the first term. The second teaches
+    the cosines of all pairs of texts of the batch, by the teacher's full vectors; it is divided by
+    their variance, so that it is 1 if only their mean is right. Both are means over the sizes.
 
     Args:
         model: the student.
@@ -49,12 +49,11 @@ class TeacherLoss(EmbedDistillLoss):
         similarity_weight: float,
         dimensions: tuple[int, ...] = (),
     ):
-        size = vectors.shape[1] if vectors.shape[1] != model.get_embedding_dimension() else None
-        super().__init__(model, distance_metric="cosine", projection_dim=size)
-        self.vectors = vectors
-        self.register_buffer("mean", _mean_of(vectors).to(model.device))
+        super().__init__()
+        self.model, self.vectors = model, vectors
         self.similarity_weight = similarity_weight
         self.sizes = (model.get_embedding_dimension(), *dimensions)
+        self.mean, self.axes = principal_axes(vectors)
 
     def forward(self, sentence_features, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """The two terms.
@@ -64,26 +63,44 @@ class TeacherLoss(EmbedDistillLoss):
             labels: (batch,): the row of each text in the teacher's vectors.
         """
         (features,) = sentence_features
-        student = self.model(features)["sentence_embedding"]
+        student = self.model(features)["sentence_embedding"].float()
         rows = np.asarray(self.vectors[labels.cpu().numpy()], dtype=np.float32)
-        teacher = torch.from_numpy(rows).to(student.device) - self.mean
+        teacher = torch.from_numpy((rows - self.mean) @ self.axes).to(student.device)
         cosines = _cosines(teacher)
         scale = cosines.var(correction=0).clamp_min(1e-6) if len(cosines) else 1.0
-        differences = [
-            (_cosines(student[:, :size]) - cosines).square().sum() / max(len(cosines), 1) / scale
-            for size in self.sizes
-        ]
+        vectors, similarities = [], []
+        for size in self.sizes:
+            cut = student[:, :size]
+            shared = min(size, teacher.shape[1])
+            vectors.append(
+                1 - functional.cosine_similarity(cut[:, :shared], teacher[:, :shared]).mean()
+            )
+            differences = (_cosines(cut) - cosines).square()
+            similarities.append(differences.sum() / max(len(cosines), 1) / scale)
         return {
-            "vectors": self.compute_loss_from_embeddings([student], [teacher]),
-            "similarities": self.similarity_weight * torch.stack(differences).mean(),
+            "vectors": torch.stack(vectors).mean(),
+            "similarities": self.similarity_weight * torch.stack(similarities).mean(),
         }
 
 
-def _mean_of(vectors: np.ndarray) -> torch.Tensor:
-    """(size,): the mean of all rows, read in blocks."""
+def principal_axes(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (size,) of all rows and their principal axes (size, axes), the widest first.
+
+    The rows are read in blocks. The signs are fixed, so that a resumed run has the same axes.
+    """
     blocks = range(0, len(vectors), 65_536)
-    sums = [np.asarray(vectors[at : at + 65_536], dtype=np.float64).sum(axis=0) for at in blocks]
-    return torch.from_numpy(np.sum(sums, axis=0) / len(vectors)).float()
+    size = vectors.shape[1]
+    total, products = np.zeros(size), np.zeros((size, size))
+    for at in blocks:
+        block = np.asarray(vectors[at : at + 65_536], dtype=np.float64)
+        total += block.sum(axis=0)
+        products += block.T @ block
+    mean = total / len(vectors)
+    _, axes = np.linalg.eigh(products / len(vectors) - np.outer(mean, mean))
+    axes = axes[:, ::-1]
+    largest = np.abs(axes).argmax(axis=0)
+    axes = axes * np.sign(axes[largest, np.arange(size)])
+    return mean.astype(np.float32), np.ascontiguousarray(axes, dtype=np.float32)
 
 
 def _cosines(vectors: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,6 @@
     model: .                            any model of sentence-transformers, or an encoder
     architecture: bi_encoder            or cross_encoder or late_interaction
     layers: 6                           optional: only the first layers are kept
-    project: 384                        optional: a linear map to vectors of this size, kept
     output: runs/embedding/simclue      folder to make
     exclude: TASKS                      optional: rows with a text of its test sets are dropped
     dimensions: [256, 128]              optional: Matryoshka sizes below the full one
@@ -90,7 +89,6 @@ class RunFile:
     tasks: tuple[TaskSpec, ...]
     architecture: str = "bi_encoder"
     layers: int | None = None
-    project: int | None = None
     training: dict = field(default_factory=dict)
     seed: int = 0
     exclude: Path | None = None
@@ -229,13 +227,10 @@ def _check_run(run: RunFile, where: str) -> None:
             raise ValueError(
                 f"{where}: training.{key} is not a key of SentenceTransformerTrainingArguments."
             )
-    for key in ("dimensions", "project"):
-        if getattr(run, key) and run.architecture != "bi_encoder":
-            raise ValueError(f"{where}: {key}: only a bi_encoder has one vector a text.")
-    for key in ("layers", "project"):
-        value = getattr(run, key)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{where}: {key}: a whole number above 0 expected, not {value!r}.")
+    if run.dimensions and run.architecture != "bi_encoder":
+        raise ValueError(f"{where}: dimensions: only a bi_encoder has one vector a text.")
+    if run.layers is not None and (not isinstance(run.layers, int) or run.layers < 1):
+        raise ValueError(f"{where}: layers: a whole number above 0 expected, not {run.layers!r}.")
     for task in run.tasks:
         for prompt in task.prompts or ():
             if prompt not in run.prompts:

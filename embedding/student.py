@@ -1,7 +1,6 @@
-"""A smaller model from a larger one: its first layers, and a map to vectors of another size."""
+"""A smaller model from a larger one: its first layers."""
 
 from sentence_transformers.base.model import BaseModel
-from sentence_transformers.base.modules import Dense
 from torch import nn
 
 
@@ -21,9 +20,3 @@ def keep_layers(model: BaseModel, count: int) -> None:
     encoder.config.num_hidden_layers = count
     if getattr(encoder.config, "layer_types", None):
         encoder.config.layer_types = encoder.config.layer_types[:count]
-
-
-def project(model: BaseModel, size: int) -> None:
-    """Adds a linear map to vectors of another size behind the model, in place."""
-    dense = Dense(model.get_embedding_dimension(), size, bias=False, activation_function=None)
-    model.append(dense.to(model.device))

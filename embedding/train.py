@@ -16,11 +16,10 @@ import shutil
 from pathlib import Path
 
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.sampler import DefaultBatchSampler, NoDuplicatesBatchSampler
 from torch.utils.data import BatchSampler, RandomSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from embedding.architectures import ARCHITECTURES
@@ -30,13 +29,12 @@ from embedding.held_out import HeldOut
 from embedding.losses import loss_for
 from embedding.results import fingerprint
 from embedding.run_file import RunFile, load_run_file
-from embedding.student import keep_layers, project
+from embedding.student import keep_layers
 from embedding.teacher import read_note, read_teacher
 from pretraining.files import check_output, new_folder, read_json, write_json
 
 # Column names per kind are those of `embedding.data`; these hold no text.
 LABELS = ("score", "label")
-LOSS_STATE = "losses.safetensors"
 
 
 def work_folder(run: RunFile) -> Path:
@@ -136,34 +134,6 @@ def arguments_for(run: RunFile, rows: dict[str, Dataset]) -> TrainingArguments:
         raise ValueError(f"training: {error}") from error
 
 
-class KeepLosses(TrainerCallback):
-    """Saves what the losses themselves learn (projections) with each checkpoint, for resuming."""
-
-    def __init__(self, trainer: Trainer):
-        self.losses = trainer.loss
-
-    def state(self) -> dict:
-        """Name → tensor, of all losses, without the model's own."""
-        return {
-            f"{name}/{key}": value
-            for name, loss in self.losses.items()
-            for key, value in loss.state_dict().items()
-            if "model." not in key
-        }
-
-    def on_save(self, args, state, control, **kwargs) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if tensors := self.state():
-            save_file(tensors, folder / LOSS_STATE)
-
-    def restore(self, checkpoint: Path) -> None:
-        """Reads back what `on_save` wrote."""
-        if (checkpoint / LOSS_STATE).exists():
-            own = self.state()
-            for key, value in load_file(checkpoint / LOSS_STATE).items():
-                own[key].copy_(value)
-
-
 def train(run: RunFile) -> BaseModel:
     """Trains, or goes on with, a run, and writes its output folder.
 
@@ -177,8 +147,6 @@ def train(run: RunFile) -> BaseModel:
     model = Opening.of(run.model, dtype="fp32").open(run.architecture)
     if run.layers is not None:
         keep_layers(model, run.layers)
-    if run.project is not None:
-        project(model, run.project)
     model.prompts.update(run.prompts)
     losses = {
         task.name: loss_for(task, model, run.dimensions, vectors.get(task.name))
@@ -187,11 +155,8 @@ def train(run: RunFile) -> BaseModel:
     trainer = ARCHITECTURES[run.architecture].trainer(
         model=model, args=arguments_for(run, rows), train_dataset=rows, loss=losses
     )
-    keeper = KeepLosses(trainer)
-    trainer.add_callback(keeper)
     if checkpoint:
         print(f"goes on from {checkpoint}", flush=True)
-        keeper.restore(Path(checkpoint))
     trainer.train(resume_from_checkpoint=checkpoint)
     save(run, model, trainer.state.log_history)
     return model
