@@ -60,16 +60,24 @@ def load_task(spec: TaskSpec, seed: int, held_out: HeldOut | None = None) -> Loa
             f"{_source(spec)}: rows with {min(widths)} and with {max(widths)} texts. "
             "All rows of a task need the same number of negatives."
         )
-    rows = Dataset.from_list(kept)
-    if spec.limit is not None:
-        if spec.limit > len(rows):
-            raise ValueError(f"{_source(spec)}: limit {spec.limit}, but only {len(rows)} rows.")
-        rows = rows.shuffle(seed=seed).select(range(spec.limit))
-    return Loaded(rows, dropped)
+    return Loaded(limited(Dataset.from_list(kept), spec, seed), dropped)
+
+
+def limited(rows: Dataset, spec: TaskSpec, seed: int) -> Dataset:
+    """As many rows as the task may have, drawn by the seed.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    if spec.limit is None:
+        return rows
+    if spec.limit > len(rows):
+        raise ValueError(f"{_source(spec)}: limit {spec.limit}, but only {len(rows)} rows.")
+    return rows.shuffle(seed=seed).select(range(spec.limit))
 
 
 def _source(spec: TaskSpec) -> str:
-    return spec.hub or ", ".join(map(str, spec.files))
+    return spec.hub or ", ".join(map(str, spec.files)) or str(spec.teacher)
 
 
 def _rows(spec: TaskSpec) -> Iterator[Row]:

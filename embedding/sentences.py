@@ -1,11 +1,13 @@
-"""Plain sentences and passages for a teacher, drawn from documents.
+"""Plain sentences and passages for a teacher, drawn from documents or taken from a run's tasks.
 
     python -m embedding.sentences --documents everyday/*.jsonl.xz --output sentences.txt \\
         --count 200000 --exclude TASKS
+    python -m embedding.sentences --run RUN.yaml --output task-texts.txt
 
 One half of the documents is cut into sentences, the other into passages of 32 to 256 characters; of
 all distinct pieces within the lengths, `--count` are drawn by the seed. A text of the test sets in
-TASKS, or one that differs from it in punctuation only, is left out.
+TASKS, or one that differs from it in punctuation only, is left out. With --run, every text of the
+run's tasks that it would train on is written.
 """
 
 import argparse
@@ -13,7 +15,9 @@ import heapq
 from collections.abc import Iterator
 from pathlib import Path
 
+from embedding.data import load_task
 from embedding.held_out import HeldOut
+from embedding.run_file import RunFile, load_run_file
 from pretraining.data.corpus import CorpusError, find_files, read_documents
 from pretraining.data.draws import draw
 from pretraining.data.shortening import Shortening, shorten
@@ -59,23 +63,49 @@ def draw_pieces(
     return [piece for _, piece in sorted(kept, reverse=True)]
 
 
+def texts_of_run(run: RunFile) -> list[str]:
+    """The distinct texts of all tasks of a run that have rows, each on one line.
+
+    Raises:
+        OSError, ValueError: if a file or row cannot be used.
+    """
+    held_out = HeldOut(run.exclude) if run.exclude else None
+    texts: dict[str, None] = {}
+    for task in run.tasks:
+        if task.kind != "teacher":
+            for row in load_task(task, run.seed, held_out).rows:
+                texts |= dict.fromkeys(
+                    " ".join(value.split()) for value in row.values() if isinstance(value, str)
+                )
+    return list(texts)
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--documents", nargs="+", required=True, help="files as for prepare_corpus")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--documents", nargs="+", help="files as for prepare_corpus")
+    source.add_argument("--run", type=Path, metavar="RUN.yaml")
     parser.add_argument("--output", type=Path, required=True, help="text file, one piece a line")
-    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--count", type=int, help="pieces to draw from --documents")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--exclude", type=Path, help="folder of tasks whose texts are left out")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.documents and args.count is None:
+        parser.error("--documents needs --count: how many pieces are drawn")
+    return args
 
 
 def main() -> None:
     args = parse()
     try:
-        held_out = HeldOut(args.exclude) if args.exclude else None
-        pieces = draw_pieces(pieces_of(args.documents, args.seed), args.count, args.seed, held_out)
+        if args.run:
+            pieces = texts_of_run(load_run_file(args.run))
+        else:
+            held_out = HeldOut(args.exclude) if args.exclude else None
+            found = pieces_of(args.documents, args.seed)
+            pieces = draw_pieces(found, args.count, args.seed, held_out)
     except (CorpusError, OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     with replacing(args.output) as temporary:

@@ -23,7 +23,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from embedding.architectures import ARCHITECTURES
-from embedding.data import load_task
+from embedding.data import limited, load_task
 from embedding.encoder import Opening
 from embedding.held_out import HeldOut
 from embedding.losses import loss_for
@@ -88,7 +88,8 @@ def load_data(run: RunFile) -> tuple[dict[str, Dataset], dict[str, object]]:
                 if held_out is None or not held_out.holds(sentence)
             ]
             texts = {"sentence": [sentences[place] for place in kept], "label": kept}
-            rows[task.name], dropped = Dataset.from_dict(texts), len(sentences) - len(kept)
+            rows[task.name] = limited(Dataset.from_dict(texts), task, run.seed)
+            dropped = len(sentences) - len(kept)
         else:
             loaded = load_task(task, run.seed, held_out)
             rows[task.name], dropped = loaded.rows, loaded.dropped

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import DefaultFlowCallback
 
-from embedding import distill, mine
+from embedding import distill, mine, sentences
 from embedding.data import load_task
 from embedding.encoder import Opening
 from embedding.leakage import leaks
 from embedding.run_file import TaskSpec, load_run_file
 from embedding.teacher import TeacherNote, digest_of, open_vectors, read_teacher
-from embedding.train import train, work_folder
+from embedding.train import load_data, train, work_folder
 from modeling_chinese_modernbert import ChineseModernBertModel
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -260,3 +260,19 @@ def test_a_student_may_have_the_first_layers_alone(run_file):
 def test_layers_that_the_model_does_not_have_are_refused(run_file, override, message):
     with pytest.raises(ValueError, match=message):
         train(load_run_file(run_file("student"), [override]))
+
+
+def test_the_texts_of_a_runs_tasks_are_what_it_would_train_on(run_file, tmp_path, monkeypatch):
+    output = tmp_path / "texts.txt"
+    arguments = ["sentences", "--run", run_file("run"), "--output", output]
+    monkeypatch.setattr("sys.argv", [str(argument) for argument in arguments])
+    sentences.main()
+    mirrored = [text[::-1] for text in SENTENCES]
+    assert sorted(output.read_text(encoding="utf-8").splitlines()) == sorted(SENTENCES + mirrored)
+
+
+def test_a_teachers_sentences_may_be_limited(run_file):
+    rows, _ = load_data(load_run_file(run_file("run"), ["tasks.vectors.limit=5"]))
+    assert len(rows["vectors"]) == 5
+    with pytest.raises(ValueError, match="limit 99, but only 12 rows"):
+        load_data(load_run_file(run_file("run"), ["tasks.vectors.limit=99"]))
