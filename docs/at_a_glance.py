@@ -26,13 +26,13 @@ TOKENIZED = {
     "classical": "classical",
 }
 HELD_OUT = {
-    "tech (hans)": "technical",
-    "law (hans)": "law",
-    "encyclopedia (hans)": "encyclopedia",
-    "encyclopedia (hant)": "encyclopedia,\ntraditional",
     "dialogue (hans)": "dialogue",
-    "dialogue (yue)": "dialogue,\nCantonese",
-    "classical (hans)": "classical",
+    "dialogue (hant)": "dialogue,\ntraditional",
+    "instruction (hans)": "instructions",
+    "qa (hans)": "questions,\nanswers",
+    "news (hans)": "news",
+    "review (hans)": "reviews",
+    "fiction (hans)": "fiction",
 }
 
 
@@ -57,10 +57,11 @@ def draw_bars(axes, table, rows: dict[str, str], sides: dict[str, tuple[str, str
     """Groups of horizontal bars: rows are name -> label, sides column -> (label, color)."""
     height = 0.8 / len(sides)
     for at, (column, (label, color)) in enumerate(sides.items()):
-        values = [float(table[row][column].replace(",", "")) for row in rows]
+        texts = [table[row][column].partition(" ±")[0] for row in rows]
+        values = [float(text.replace(",", "")) for text in texts]
         places = [row + (at - (len(sides) - 1) / 2) * height for row in range(len(rows))]
         bars = axes.barh(places, values, height * 0.92, color=color, label=label)
-        axes.bar_label(bars, [table[row][column] for row in rows], padding=3, fontsize=8)
+        axes.bar_label(bars, texts, padding=3, fontsize=8)
     axes.set_yticks(range(len(rows)), rows.values(), fontsize=9)
     axes.invert_yaxis()
     axes.set_title(title, fontsize=11, loc="left", pad=26, fontweight="bold")

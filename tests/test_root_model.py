@@ -30,7 +30,7 @@ from transformers import AutoModel, pipeline
 texts = ["今天下雨了。", "外面在下雨，出门要带伞。", "安装前请先更新软件包索引。"]
 told = {}
 fill_mask = pipeline("fill-mask", model=".", trust_remote_code=True)
-masked = ["本法自公布之日起[MASK]。", "今天天气很[MASK]，我们出去走走吧。"]
+masked = ["当事人可以依法向人民法院提起[MASK]。", "这家店的服务态度很[MASK]，下次还会再来。"]
 told["fills"] = [fill_mask(text)[0]["token_str"] for text in masked]
 AutoModel.from_pretrained(".", trust_remote_code=True)
 model = SentenceTransformer(".", trust_remote_code=True)
@@ -60,7 +60,7 @@ def test_the_configuration_describes_the_weights():
 
 
 def test_it_fills_masks(opened):
-    assert opened[0]["fills"] == ["施行", "好"]
+    assert opened[0]["fills"] == ["诉讼", "好"]
 
 
 def test_sentence_transformers_opens_it(opened):

@@ -107,7 +107,7 @@ def test_rows_fit_the_collator_of_transformers(tokenizer):
     examples = [question(), question(("是", "不是"), label=None)]
     rows, _ = features(examples, tokenizer, ChoiceSettings(4), training=False)
     batch = DataCollatorForMultipleChoice(tokenizer)(rows)
-    assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 4, 14)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 4, 13)
     assert batch["labels"].tolist() == [0, -100]
 
 
