@@ -57,8 +57,10 @@ def plot_runs(run_dirs: list[Path], picture: Path) -> None:
         FileNotFoundError: if a run has not begun.
     """
     logs = [read_log(run_dir) for run_dir in run_dirs]
-    figure = Figure(figsize=(13, 15))
-    axes = figure.subplots(4, 2)
+    evaluated = any(HELD_OUT in entry for log in logs for _, entries in log for entry in entries)
+    rows = 4 if evaluated else 3
+    figure = Figure(figsize=(13, 3.75 * rows))
+    axes = figure.subplots(rows, 2)
     for number, (run_dir, stages) in enumerate(zip(run_dirs, logs, strict=True)):
         before, color = 0, f"C{number}"
         for stage, entries in stages:
@@ -68,22 +70,26 @@ def plot_runs(run_dirs: list[Path], picture: Path) -> None:
                     for entry in entries
                     if name in entry
                 ]
+                if not points:
+                    continue
                 label = f"{run_dir}, stage {stage}"
                 style = {"color": color, "linestyle": "-" if stage == 1 else "--", "label": label}
                 style["marker"] = "o" if name == HELD_OUT else ""
-                axis.plot(*zip(*points, strict=True) if points else ([], []), **style)
+                axis.plot(*zip(*points, strict=True), **style)
             before += max((entry["num_input_tokens_seen"] for entry in entries), default=0)
         evaluations = [entry for _, log in stages for entry in log if HELD_OUT in entry]
         if evaluations:
             draw_evaluation(axes[3], evaluations[-1], number, len(run_dirs), str(run_dir))
-    for axis, (name, _, title) in zip(axes.flat, PANELS, strict=False):
+    for axis, (_, _, title) in zip(axes.flat, PANELS, strict=False):
         axis.set_title(title)
         axis.set_xlabel("million tokens")
-        if name == HELD_OUT:
-            axis.legend(fontsize="small")
-    axes[3, 0].set_title("last evaluation, by place in the document: bits per character")
-    axes[3, 0].tick_params(axis="x", rotation=30)
-    axes[3, 1].set_title("last evaluation, by domain: bits per character")
+    axes[0, 0].legend(fontsize="small")
+    if evaluated:
+        axes[3, 0].set_title("last evaluation, by place in the document: bits per character")
+        axes[3, 0].tick_params(axis="x", rotation=30)
+        axes[3, 1].set_title("last evaluation, by domain: bits per character")
+    else:
+        axes.flat[1].set_visible(False)
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     save_picture(figure, picture)

@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from matplotlib.image import imread
 from safetensors.torch import load_file
 
 import train_mlm
@@ -474,6 +475,17 @@ def test_runs_are_drawn_beside_each_other(run_dir, tmp_path):
     one, both = ((tmp_path / name).read_bytes() for name in ("one.png", "both.png"))
     assert one.startswith(b"\x89PNG")
     assert one != both
+
+
+def test_a_run_without_held_out_rows_is_drawn_without_their_panels(run_dir, tmp_path):
+    blind = tmp_path / "blind" / "stage1"
+    blind.mkdir(parents=True)
+    lines = (run_dir / "stage1" / "log.jsonl").read_text(encoding="utf-8").splitlines(True)
+    (blind / "log.jsonl").write_text("".join(line for line in lines if "eval_" not in line))
+    plot_runs([run_dir], tmp_path / "seeing.png")
+    plot_runs([blind.parent], tmp_path / "blind.png")
+    heights = [len(imread(tmp_path / f"{name}.png")) for name in ("seeing", "blind")]
+    assert heights == [1800, 1350]
 
 
 def test_a_run_that_has_not_begun_is_not_drawn(tmp_path):
