@@ -15,6 +15,7 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.sampler import DefaultBatchSampler, NoDuplicatesBatchSampler
@@ -121,7 +122,13 @@ def arguments_for(run: RunFile, rows: dict[str, Dataset]) -> TrainingArguments:
         prompts[task.name] = {
             column: run.prompts[name] for column, name in zip(texts, padded, strict=False)
         }
-    defaults = {"save_total_limit": 2, "report_to": "none", "logging_steps": 50}
+    defaults = {
+        "save_total_limit": 2,
+        "report_to": "none",
+        "logging_steps": 50,
+        # bf16 is refused on a machine without an accelerator, unless the CPU is named.
+        "use_cpu": not torch.accelerator.is_available(),
+    }
     try:
         return ARCHITECTURES[run.architecture].arguments(
             **{**defaults, **run.training},

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from embedding.data import load_task
 from embedding.held_out import HeldOut, normalized
@@ -11,6 +12,7 @@ from embedding.mine import Meanings, collect
 from embedding.run_file import TaskSpec, load_run_file
 from embedding.sentences import draw_pieces
 from embedding.tasks import TASKS, Pairs, Ranking, Retrieval
+from embedding.train import arguments_for
 
 QUERY, TITLE, OTHER, THIRD = "怎么煮面", "面条的做法", "怎么洗碗", "锅从哪里买"
 
@@ -215,7 +217,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs/embedding").glob("*.yaml")), ids=str)
 def test_the_run_files_of_the_repository_are_valid(file):
-    assert load_run_file(file).exclude is not None
+    run = load_run_file(file)
+    assert run.exclude is not None
+    rows = {task.name: Dataset.from_dict({"text": ["今天下雨。"]}) for task in run.tasks}
+    assert arguments_for(run, rows).seed == run.seed  # on a machine without a GPU, too
 
 
 # --- test sets ----------------------------------------------------------------------------------
