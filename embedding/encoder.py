@@ -53,7 +53,9 @@ class Opening:
     def fingerprint(self) -> str:
         """What tells the vectors of one model from another's: weights and dimensions."""
         digest = hashlib.sha256(repr(self.dimensions).encode())
-        files = sorted(Path(self.path).glob("**/*.safetensors"))
+        # Of the encoder and of modules such as 2_Dense; a checkout may hold models of other runs.
+        patterns = ("*.safetensors", "[0-9]_*/*.safetensors")
+        files = [file for each in patterns for file in sorted(Path(self.path).glob(each))]
         if not files:  # a name on the Hub
             digest.update(self.path.encode())
         for file in files:
