@@ -22,7 +22,8 @@ from common import CPU, machine, seconds
 from embedding.encoder import Opening
 from embedding.metrics import retrieval_metrics
 from embedding.passages import Passage, read_passages
-from embedding.search import WAYS, Searcher, distinct, index_passages
+from embedding.search import Searcher, distinct, index_passages
+from embedding.search_index import WAYS
 from embedding.tasks import Retrieval, read_task
 
 TIMED = 300  # questions
@@ -98,14 +99,7 @@ def main() -> None:
             searcher.search(question, TOP, way)
             times.append(1_000 * (time.perf_counter() - start))
         for question, vector, wanted in zip(task.queries, vectors, task.relevant, strict=True):
-            match way:
-                case "vectors":
-                    found = index.by_vector(vector, TOP)
-                case "words":
-                    found = index.by_words(question, TOP)
-                case _:
-                    found = index.hybrid(question, vector, TOP)
-            ranks.append(rank(found, wanted))
+            ranks.append(rank(index.ranking(question, vector, TOP, way), wanted))
         metrics = retrieval_metrics(np.array(ranks))
         figures = [f"{metrics[name]:.3f}" for name in ("mrr@10", "ndcg@10", "recall@10")]
         median, slow = statistics.median(times), float(np.percentile(times, 95))

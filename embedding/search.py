@@ -29,6 +29,7 @@ from embedding.reranker import Reranker
 from embedding.search_index import (
     GENERATION,
     NOTE,
+    WAYS,
     Hit,
     IndexNote,
     SearchIndex,
@@ -40,7 +41,6 @@ from embedding.teacher import TeacherNote, digest_of, open_vectors
 UNFINISHED, LOCK = "unfinished", ".lock"
 # How many passages a reranker reads.
 RERANKED = 50
-WAYS = ("hybrid", "vectors", "words")
 
 
 def distinct(passages: Iterable[Passage], known: set[str]) -> tuple[list[Passage], int]:
@@ -76,6 +76,21 @@ def document_prompt(model: SentenceTransformer) -> str | None:
     return next((name for name in ("document", "passage", "corpus") if name in model.prompts), None)
 
 
+def open_for(folder: Path, opening: Opening) -> SearchIndex:
+    """The index in a folder, for this model.
+
+    Raises:
+        ValueError: if there is none, or it is that of another model.
+    """
+    index = SearchIndex.open(folder)
+    if opening.fingerprint() != index.note.fingerprint:
+        raise ValueError(
+            f"{folder} was made with another model or other weights ({index.note.model}). "
+            "Name that model with --model, or build the index anew."
+        )
+    return index
+
+
 def index_passages(
     folder: Path,
     found: Iterable[Passage],
@@ -100,15 +115,9 @@ def index_passages(
             others = {name for name in others if not name.startswith(f".{GENERATION}")}
         if others:
             raise ValueError(f"{folder} holds {min(others)}, no index. Name another folder.")
-    old = SearchIndex.open(folder) if adding else None
-    weights = opening.fingerprint()
-    if old is not None and old.note.fingerprint != weights:
-        raise ValueError(
-            f"{folder} was made with another model or other weights ({old.note.model}). "
-            "Build it anew."
-        )
-    known = {passage.text for passage in old.passages()} if old else set()
-    passages, repeated = distinct(found, known)
+    old = open_for(folder, opening) if adding else None
+    kept = list(old.passages()) if old else []
+    passages, repeated = distinct(found, {passage.text for passage in kept})
     if not passages:
         if old is None:
             raise ValueError("The files hold no text.")
@@ -121,6 +130,7 @@ def index_passages(
     used = sum(file.stat().st_size for file in folder.glob(f"{GENERATION}*/**/*"))
     check_room(folder, passages, size, used if adding else 0)
     texts = [passage.text for passage in passages]
+    weights = opening.fingerprint()
     wanted = TeacherNote(
         opening.path, weights, document_prompt(model), digest_of(texts), len(texts), size
     )
@@ -134,7 +144,7 @@ def index_passages(
     note = write_index(
         folder,
         IndexNote(opening.path, weights, size, 0, 0),
-        passages,
+        [*kept, *passages],
         open_vectors(work, progress, "r"),
         old,
         lambda step: print(step, flush=True),
@@ -170,13 +180,8 @@ class Searcher:
     """
 
     def __init__(self, folder: Path, model: str | None = None, reranker: str | None = None):
-        self.index = SearchIndex.open(folder)
-        opening = Opening.of(model or self.index.note.model)
-        if opening.fingerprint() != self.index.note.fingerprint:
-            raise ValueError(
-                f"{folder} was made with another model or other weights ({self.index.note.model}). "
-                "Name that model with --model, or build the index anew."
-            )
+        opening = Opening.of(model or read_note(folder).model)
+        self.index = open_for(folder, opening)
         self.model = opening.open()
         self.reranker = reranker and open_reranker(reranker)
 
@@ -200,12 +205,10 @@ class Searcher:
         return sorted(rescored, key=lambda hit: -hit.score)[:top]
 
     def _ranking(self, query: str, top: int, by: str) -> list[tuple[int, float]]:
-        if by == "words":
-            return self.index.by_words(query, top)
-        vector = self.model.encode_query(query, normalize_embeddings=True)
-        if by == "vectors":
-            return self.index.by_vector(vector, top)
-        return self.index.hybrid(query, vector, top)
+        vector = None
+        if by != "words":
+            vector = self.model.encode_query(query, normalize_embeddings=True)
+        return self.index.ranking(query, vector, top, by)
 
 
 def show(hits: list[Hit]) -> None:

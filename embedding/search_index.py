@@ -31,6 +31,7 @@ PASSAGES, STARTS, VECTORS, WORDS = "passages.jsonl", "starts.npy", "vectors.usea
 DEPTH, RANK_CONSTANT = 100, 60
 # Neighbors that a search in the graph keeps in view: recall against time.
 EXPANSION = 128
+WAYS = ("hybrid", "vectors", "words")
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,18 @@ class SearchIndex:
                 scores[number] = scores.get(number, 0.0) + 1 / (RANK_CONSTANT + rank)
         return sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:top]
 
+    def ranking(
+        self, query: str, vector: np.ndarray | None, top: int, by: str
+    ) -> list[tuple[int, float]]:
+        """(number, score) of the best passages in one of `WAYS`; "words" needs no vector."""
+        match by:
+            case "words":
+                return self.by_words(query, top)
+            case "vectors":
+                return self.by_vector(vector, top)
+            case _:
+                return self.hybrid(query, vector, top)
+
     def hits(self, ranking: Sequence[tuple[int, float]]) -> list[Hit]:
         """The passages of a ranking."""
         return [Hit(number, score, self.passage(number)) for number, score in ranking]
@@ -173,26 +186,26 @@ def write_index(
     old: SearchIndex | None,
     report: Callable[[str], None],
 ) -> IndexNote:
-    """Writes a generation with new passages behind those of `old`, and makes it the valid one.
+    """Writes a generation and makes it the valid one.
 
     Args:
         note: which model; number of passages and generation are set here.
-        vectors: (passages, size) of length 1, in the order of the passages.
+        passages: all of them, those of `old` first.
+        vectors: (new passages, size) of length 1, in the order of the passages.
         old: the index that is added to; None begins with nothing.
         report: is told what is being done.
 
     Raises:
         OSError: if the disk is full; the old index is still there and valid.
     """
-    kept = list(old.passages()) if old else []
     generation = read_note(folder).generation + 1 if (folder / NOTE).exists() else 1
-    note = replace(note, passages=len(kept) + len(passages), generation=generation)
+    note = replace(note, passages=len(passages), generation=generation)
     remove_all_but(folder, generation - 1)
     with new_folder(folder / f"{GENERATION}{generation}") as temporary:
         report("writing passages")
-        _write_passages(temporary, [*kept, *passages])
+        _write_passages(temporary, passages)
         report("counting words")
-        _write_words(temporary / WORDS, [*kept, *passages])
+        _write_words(temporary / WORDS, passages)
         report("connecting vectors")
         _write_graph(temporary / VECTORS, vectors, old)
         SearchIndex(note, temporary)  # can be read

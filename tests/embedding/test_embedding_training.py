@@ -19,7 +19,6 @@ from embedding.leakage import leaks
 from embedding.run_file import TaskSpec, load_run_file
 from embedding.teacher import TeacherNote, digest_of, open_vectors, read_teacher
 from embedding.train import load_data, train, work_folder
-from modeling_chinese_modernbert import ChineseModernBertModel
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SENTENCES = [
@@ -28,16 +27,6 @@ SENTENCES = [
     for weather in ("下雨", "晴")
     for plan in ("我们在家看书", "他们去河边钓鱼", "图书馆照常开门")
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(make_model, tmp_path_factory) -> Path:
-    """A tiny encoder with the root's tokenizer."""
-    folder = tmp_path_factory.mktemp("tiny")
-    make_model(cls=ChineseModernBertModel, vocab_size=32_000).save_pretrained(folder)
-    for file in (*ROOT.glob("*_chinese_modernbert.py"), *ROOT.glob("tokenizer*.json")):
-        shutil.copy(file, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +41,7 @@ def teacher(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run_file(folder, teacher, tmp_path):
+def run_file(tiny_encoder, teacher, tmp_path):
     """Returns `run_file(name)`: a run of three tasks with an output of that name."""
     pairs, scores = tmp_path / "pairs.jsonl", tmp_path / "scores.tsv"
     pairs.write_text(
@@ -73,7 +62,7 @@ def run_file(folder, teacher, tmp_path):
         "disable_tqdm": True,
     }
     run = {
-        "model": str(folder),
+        "model": str(tiny_encoder),
         "dimensions": [16],
         "turns": "round_robin",
         "prompts": {"query": "查询："},
@@ -102,7 +91,9 @@ def weights_of(output: Path) -> dict[str, torch.Tensor]:
 # --- training -----------------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(run_file, folder, monkeypatch):
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
+    run_file, tiny_encoder, monkeypatch
+):
     whole, killed = load_run_file(run_file("whole")), load_run_file(run_file("killed"))
     train(whole)
     with monkeypatch.context() as patch:
@@ -117,7 +108,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(run_file, fold
     assert (work_folder(killed) / "checkpoint-2").exists()
     train(killed)
 
-    weights, start = weights_of(whole.output), weights_of(folder)
+    weights, start = weights_of(whole.output), weights_of(tiny_encoder)
     assert any(not torch.equal(weights[name], start[name]) for name in weights)
     for name, weight in weights_of(killed.output).items():
         torch.testing.assert_close(weight, weights[name], rtol=0, atol=0, msg=name)
@@ -157,11 +148,12 @@ def test_leaks_of_a_run_are_listed_by_task(run_file):
 # --- hard negatives -----------------------------------------------------------------------------
 
 
-def test_mined_rows_train_as_triplets(folder, tmp_path, monkeypatch, capsys):
+def test_mined_rows_train_as_triplets(tiny_encoder, tmp_path, monkeypatch, capsys):
     pairs, output = tmp_path / "pairs.jsonl", tmp_path / "mined.jsonl"
     rows = [{"q": text, "t": f"{text}真的"} for text in SENTENCES]
     pairs.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
-    arguments = ["--model", folder, "--pairs", pairs, "--columns", "q", "t", "--output", output]
+    arguments = ["--model", tiny_encoder, "--pairs", pairs, "--output", output]
+    arguments += ["--columns", "q", "t"]
     # An untrained model says little of what is close; any margin would leave few.
     arguments += ["--negatives", 2, "--relative_margin", -10]
     monkeypatch.setattr("sys.argv", ["mine", *map(str, arguments)])
@@ -179,13 +171,13 @@ def test_mined_rows_train_as_triplets(folder, tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def distilled(folder, tmp_path, monkeypatch, capsys):
+def distilled(tiny_encoder, tmp_path, monkeypatch, capsys):
     """Returns `distilled(*options)`: what the command printed; blocks of five sentences."""
     (tmp_path / "sentences.txt").write_text("".join(f"{text}\n" for text in SENTENCES))
     monkeypatch.setattr(distill, "BLOCK", 5)
 
     def run(*options) -> str:
-        arguments = ["--teacher", folder, "--sentences", tmp_path / "sentences.txt"]
+        arguments = ["--teacher", tiny_encoder, "--sentences", tmp_path / "sentences.txt"]
         arguments += ["--output", tmp_path / "vectors", *options]
         monkeypatch.setattr("sys.argv", ["distill", *map(str, arguments)])
         distill.main()
@@ -195,7 +187,7 @@ def distilled(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_a_teachers_vectors_are_those_of_the_model_and_a_kill_loses_one_block(
-    distilled, folder, tmp_path, monkeypatch
+    distilled, tiny_encoder, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
         written = distill.write_note
@@ -213,7 +205,7 @@ def test_a_teachers_vectors_are_those_of_the_model_and_a_kill_loses_one_block(
     assert distilled().startswith("10 of 12")
     sentences, vectors = read_teacher(tmp_path / "vectors")
     assert sentences == SENTENCES
-    expected = Opening.of(str(folder)).open().encode(SENTENCES, normalize_embeddings=True)
+    expected = Opening.of(str(tiny_encoder)).open().encode(SENTENCES, normalize_embeddings=True)
     np.testing.assert_allclose(vectors, expected, atol=1e-3)  # fp16 beside fp32
 
 

@@ -1,7 +1,6 @@
 """Cross-encoders and late interaction: trained by a run file, opened again, put to rerank."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from embedding import evaluate, search, train
 from embedding.architectures import architecture_of
 from embedding.losses import loss_for
 from embedding.run_file import load_run_file
-from modeling_chinese_modernbert import ChineseModernBertModel
 
 ROOT = Path(__file__).parent.parent.parent
 PLACES = ("图书馆", "菜市场", "火车站", "游泳池")
@@ -24,16 +22,7 @@ KINDS = {"cross_encoder": CrossEncoder, "late_interaction": MultiVectorEncoder}
 
 
 @pytest.fixture(scope="module")
-def base(make_model, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    make_model(cls=ChineseModernBertModel, vocab_size=32_000).save_pretrained(folder)
-    for file in (*ROOT.glob("*_chinese_modernbert.py"), *ROOT.glob("tokenizer*.json")):
-        shutil.copy(file, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(base, tmp_path_factory) -> dict[str, Path]:
+def trained(tiny_encoder, tmp_path_factory) -> dict[str, Path]:
     """Architecture → the folder that `embedding.train` wrote."""
     work = tmp_path_factory.mktemp("rerankers")
     pairs = work / "pairs.jsonl"
@@ -53,7 +42,7 @@ def trained(base, tmp_path_factory) -> dict[str, Path]:
         file.write_text(
             json.dumps(
                 {
-                    "model": str(base),
+                    "model": str(tiny_encoder),
                     "architecture": architecture,
                     "output": str(work / architecture),
                     "training": {
@@ -103,7 +92,7 @@ def test_only_the_best_of_bm25_are_read_again(trained):
 
 @pytest.mark.parametrize("architecture", KINDS)
 def test_evaluation_and_search_take_one_by_its_folder(
-    architecture, trained, base, tmp_path, monkeypatch, capsys
+    architecture, trained, tiny_encoder, tmp_path, monkeypatch, capsys
 ):
     contender = evaluate.Contender(str(trained[architecture]), None)
     assert np.isfinite(contender.scorer.similar(QUESTIONS, ANSWERS)).all()
@@ -111,7 +100,7 @@ def test_evaluation_and_search_take_one_by_its_folder(
     lines.write_text("\n".join(ANSWERS), encoding="utf-8")
     index = tmp_path / "index"
     for arguments in (
-        ("build", lines, "--index", index, "--model", base),
+        ("build", lines, "--index", index, "--model", tiny_encoder),
         ("query", QUESTIONS[2], "--index", index, "--rerank", trained[architecture], "--top", 1),
     ):
         monkeypatch.setattr(sys, "argv", ["search", *map(str, arguments)])
@@ -119,9 +108,9 @@ def test_evaluation_and_search_take_one_by_its_folder(
     assert ANSWERS[2] in capsys.readouterr().out
 
 
-def test_a_bi_encoder_is_no_reranker(base):
+def test_a_bi_encoder_is_no_reranker(tiny_encoder):
     with pytest.raises(ValueError, match="is no reranker: train one with architecture"):
-        search.open_reranker(str(base))
+        search.open_reranker(str(tiny_encoder))
 
 
 @pytest.mark.parametrize(

@@ -24,15 +24,6 @@ LINES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def model(make_model, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("searcher")
-    make_model(cls=ChineseModernBertModel, vocab_size=32_000).save_pretrained(folder)
-    for file in (*ROOT.glob("*_chinese_modernbert.py"), *ROOT.glob("tokenizer*.json")):
-        shutil.copy(file, folder)
-    return folder
-
-
 @pytest.fixture
 def call(monkeypatch):
     """Returns `call(*arguments)`: runs the command."""
@@ -45,13 +36,13 @@ def call(monkeypatch):
 
 
 @pytest.fixture
-def build(call, model, tmp_path):
+def build(call, tiny_encoder, tmp_path):
     """Returns `build(lines, name, command)`: indexes a text file of lines; gives the index."""
 
     def run(lines=LINES, name="index", command="build") -> Path:
         file = tmp_path / f"{command}.txt"
         file.write_text("\n".join(lines), encoding="utf-8")
-        call(command, file, "--index", tmp_path / name, "--model", model)
+        call(command, file, "--index", tmp_path / name, "--model", tiny_encoder)
         return tmp_path / name
 
     return run
@@ -117,7 +108,7 @@ def test_questions_come_from_standard_input_too(build, call, monkeypatch, capsys
     ]
 
 
-def test_the_graph_finds_what_comparing_with_all_finds(build, model):
+def test_the_graph_finds_what_comparing_with_all_finds(build):
     searcher = Searcher(build([f"第{number}封信在{number * 7}号箱里。" for number in range(200)]))
     vector = searcher.model.encode_query("第150封信在哪里", normalize_embeddings=True)
     graph, exact = (searcher.index.by_vector(vector, 10, exact=exact) for exact in (False, True))
@@ -228,28 +219,39 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_bad_file_is_named_and_the_old_index_stays(name, build, call, model, tmp_path):
+def test_a_bad_file_is_named_and_the_old_index_stays(name, build, call, tiny_encoder, tmp_path):
     index = build()
     content, message = BAD_FILES[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SystemExit, match=message):
-        call("build", tmp_path / name, "--index", index, "--model", model)
+        call("build", tmp_path / name, "--index", index, "--model", tiny_encoder)
     assert [each.text for each in SearchIndex.open(index).passages()] == LINES
 
 
-def test_an_index_of_another_model_is_refused(build, call, model, make_model, tmp_path):
+def test_an_index_of_another_model_is_refused(build, call, tiny_encoder, make_model, tmp_path):
     index = build()
     other = tmp_path / "other"
-    shutil.copytree(model, other)
+    shutil.copytree(tiny_encoder, other)
     make_model(cls=ChineseModernBertModel, vocab_size=32_000, seed=1).save_pretrained(other)
     for command in (("query", "书"), ("add", tmp_path / "build.txt")):
         with pytest.raises(SystemExit, match="another model or other weights"):
             call(*command, "--index", index, "--model", other)
-    shutil.copytree(model, tmp_path / "moved")
+    shutil.copytree(tiny_encoder, tmp_path / "moved")
     call("query", "书", "--index", index, "--model", tmp_path / "moved")
 
 
-def test_what_is_no_index_is_refused(build, call, model, tmp_path):
+def test_models_of_other_runs_in_its_folder_do_not_make_a_model_another(tiny_encoder, tmp_path):
+    checkout = tmp_path / "checkout"
+    shutil.copytree(tiny_encoder, checkout)
+    before = Opening.of(str(checkout)).fingerprint()
+    shutil.copytree(tiny_encoder, checkout / "runs/other")
+    assert Opening.of(str(checkout)).fingerprint() == before
+    (checkout / "2_Dense").mkdir()
+    (checkout / "2_Dense/model.safetensors").write_bytes(b"its own module")
+    assert Opening.of(str(checkout)).fingerprint() != before
+
+
+def test_what_is_no_index_is_refused(build, call, tmp_path):
     with pytest.raises(SystemExit, match="holds no index"):
         call("query", "书", "--index", tmp_path / "nowhere")
     (tmp_path / "index").mkdir()
