@@ -4,6 +4,7 @@
     architecture: bi_encoder            or cross_encoder or late_interaction
     layers: 6                           optional: only the first layers are kept
     output: runs/embedding/simclue      folder to make
+    dtype: fp32                         or bf16: how the weights are stored there
     exclude: TASKS                      optional: rows with a text of its test sets are dropped
     dimensions: [256, 128]              optional: Matryoshka sizes below the full one
     prompts: {query: "查询：", document: ""}   optional: saved with the model
@@ -28,6 +29,7 @@ import yaml
 from sentence_transformers import SentenceTransformerTrainingArguments
 
 from embedding.architectures import ARCHITECTURES
+from embedding.encoder import DTYPES
 from pretraining.files import read_text
 from pretraining.run.plain_yaml import PlainLoader
 
@@ -89,6 +91,7 @@ class RunFile:
     tasks: tuple[TaskSpec, ...]
     architecture: str = "bi_encoder"
     layers: int | None = None
+    dtype: str = "fp32"
     training: dict = field(default_factory=dict)
     seed: int = 0
     exclude: Path | None = None
@@ -219,6 +222,8 @@ def _check_task(spec: TaskSpec, where: str) -> None:
 def _check_run(run: RunFile, where: str) -> None:
     if run.turns not in TURNS:
         raise ValueError(f"{where}: turns: {run.turns!r}; one of {', '.join(TURNS)} expected.")
+    if run.dtype not in DTYPES:
+        raise ValueError(f"{where}: dtype: {run.dtype!r}; one of {', '.join(DTYPES)} expected.")
     known = {entry.name for entry in dataclasses.fields(SentenceTransformerTrainingArguments)}
     for key in run.training:
         if key in RESERVED:

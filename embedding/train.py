@@ -25,7 +25,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from embedding.architectures import ARCHITECTURES
 from embedding.data import limited, load_task
-from embedding.encoder import Opening
+from embedding.encoder import DTYPES, Opening
 from embedding.held_out import HeldOut
 from embedding.losses import loss_for
 from embedding.results import fingerprint
@@ -172,6 +172,7 @@ def train(run: RunFile) -> BaseModel:
 
 def save(run: RunFile, model: BaseModel, log: list[dict]) -> None:
     """Writes the output folder: the model, the run and its log."""
+    model.to(DTYPES[run.dtype])
     with new_folder(run.output) as folder:
         model.save_pretrained(str(folder), create_model_card=False)
         write_json(folder / "training_run.json", {"run": as_plain(run), "log": log})

@@ -236,20 +236,25 @@ def test_changed_sentences_are_noticed(teacher, tmp_path):
         read_teacher(tmp_path / "copy")
 
 
-def test_a_student_may_have_the_first_layers_alone(run_file):
+def test_a_student_may_have_the_first_layers_alone_and_half_the_bytes(run_file):
     file = run_file("student")
-    model = train(load_run_file(file, ["layers=2"]))
+    model = train(load_run_file(file, ["layers=2", "dtype=bf16"]))
     assert not [name for name in model.state_dict() if ".layers.2." in name]
     opened = SentenceTransformer(str(load_run_file(file).output), trust_remote_code=True)
     assert len(opened[0].auto_model.layers) == 2
+    assert {weight.dtype for weight in opened.parameters()} == {torch.bfloat16}
     assert opened.encode(SENTENCES).shape == (len(SENTENCES), 32)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("layers=4", "layers: 4, but the model has 3"), ("layers=0", "a whole number above 0")],
+    [
+        ("layers=4", "layers: 4, but the model has 3"),
+        ("layers=0", "a whole number above 0"),
+        ("dtype=int8", "dtype: 'int8'; one of fp32, bf16 expected"),
+    ],
 )
-def test_layers_that_the_model_does_not_have_are_refused(run_file, override, message):
+def test_a_student_that_cannot_be_is_refused(run_file, override, message):
     with pytest.raises(ValueError, match=message):
         train(load_run_file(run_file("student"), [override]))
 

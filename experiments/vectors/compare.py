@@ -1,0 +1,111 @@
+"""Similarity against the number of pairs; hard negatives against more tasks. See README.md here.
+
+    python experiments/vectors/compare.py --tasks TASKS --output runs/vectors
+
+What is in the output folder is not trained or measured again.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from embedding.results import COLUMNS
+from pretraining.files import read_json
+
+HERE = Path(__file__).parent
+MODEL = "."
+NUMBERS = (300, 1_000, 3_000)
+SEEDS = (1, 2, 3)
+TASKS = ("stsb", "simclue", "afqmc", "cmrc")
+FIGURES = ("STS-B ρ", "SimCLUE AUC", "SimCLUE ρ", "AFQMC AUC", "CMRC nDCG@10")
+
+
+def command(module: str, *arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True)
+
+
+def train(way: str, output: Path, args: argparse.Namespace, seed: int, *overrides: str) -> None:
+    """Trains one of the run files here, with TASKS for `tasks` in its paths."""
+    if output.exists():
+        return
+    run = yaml.safe_load((HERE / f"{way}.yaml").read_text(encoding="utf-8"))
+    files = [
+        f"tasks.{name}.files=[{file.replace('tasks', str(args.tasks), 1)}]"
+        for name, task in run["tasks"].items()
+        for file in task["files"]
+        if file.startswith("tasks")
+    ]
+    settings = [f"model={MODEL}", f"exclude={args.tasks}", f"output={output}", f"seed={seed}"]
+    command("embedding.train", HERE / f"{way}.yaml", *settings, *files, *overrides)
+
+
+def mine(model: Path, output: Path, args: argparse.Namespace) -> None:
+    """The nearest text of other pairs to each pair, by a model's vectors."""
+    if output.exists():
+        return
+    pairs = args.tasks / "simclue/train_pair_postive_1w.json"
+    options = ["--model", model, "--pairs", pairs, "--columns", "query", "title"]
+    options += ["--negatives", 1, "--exclude", args.tasks, "--output", output]
+    command("embedding.mine", *options)
+
+
+def train_all(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Trains what is missing.
+
+    Returns:
+        A row of the table → its models, one a seed.
+    """
+    rows = {"no pairs": [MODEL]}
+    folder = args.output
+    for number in NUMBERS:
+        rows[f"{number:,} pairs"] = [str(folder / f"{number}-{seed}") for seed in SEEDS]
+        for seed, output in zip(SEEDS, rows[f"{number:,} pairs"], strict=True):
+            train("pairs", Path(output), args, seed, f"tasks.pairs.limit={number}")
+    names = {"pairs": "all pairs", "negatives": "with hard negatives", "multitask": "more tasks"}
+    for way, name in names.items():
+        rows[name] = [str(folder / f"{way}-{seed}") for seed in SEEDS]
+        for seed, output in zip(SEEDS, rows[name], strict=True):
+            overrides = []
+            if way == "negatives":
+                mine(folder / f"pairs-{seed}", folder / f"mined-{seed}.jsonl", args)
+                overrides = [f"tasks.pairs.files=[{folder / f'mined-{seed}.jsonl'}]"]
+            train(way, Path(output), args, seed, *overrides)
+    return rows
+
+
+def table(rows: dict[str, list[str]], results: dict) -> str:
+    """Mean and spread of the seeds, Markdown."""
+    lines = [f"| | {' | '.join(FIGURES)} |", "|---" + "|--:" * len(FIGURES) + "|"]
+    for name, models in rows.items():
+        cells = []
+        for task, metric in (COLUMNS[heading] for heading in FIGURES):
+            found = [results["models"][model]["tasks"][task][metric] for model in models]
+            spread = f" ({max(found) - min(found):.3f})" if len(found) > 1 else ""
+            cells.append(f"{statistics.mean(found):.3f}{spread}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", type=Path, required=True, help="folder of unpacked tasks")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    rows = train_all(args)
+    results = args.output / "results.json"
+    models = [model for row in rows.values() for model in row]
+    options = ["--tasks", args.tasks, "--models", *models, "--only", *TASKS, "--output", results]
+    command("embedding.evaluate", *options)
+    print(table(rows, read_json(results)))
+
+
+if __name__ == "__main__":
+    main()
