@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretraining.data.corpus import CorpusError, find_files, read_file
-from pretraining.data.sentences import sentence_spans
+from pretraining.data.sentences import passages_of
 from pretraining.files import read_text
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -21,22 +21,6 @@ class Passage:
     text: str
     file: str
     line: int
-
-
-def cut(line: str, length: int) -> list[str]:
-    """The passages of a line: as many whole sentences as fit into `length` characters.
-
-    A sentence that is longer than that is cut where it must be.
-    """
-    passages = [""]
-    for start, end in sentence_spans(line):
-        sentence = " ".join(line[start:end].split())
-        if passages[-1] and len(passages[-1]) + len(sentence) > length:
-            passages.append("")
-        passages[-1] += sentence
-        while len(passages[-1]) > length:
-            passages[-1:] = [passages[-1][:length], passages[-1][length:]]
-    return [passage for passage in passages if passage]
 
 
 def read_passages(
@@ -60,7 +44,7 @@ def read_passages(
             texts = _table(Path(file), text_field) if tables else _texts(file, text_field)
             found = False
             for number, text in texts:
-                for passage in cut(text, length):
+                for passage in passages_of(text, length):
                     found = True
                     yield Passage(passage, file, number)
             if not found:

@@ -127,7 +127,7 @@ class Answers:
 
     def read_sample(self, progress=gr.Progress()) -> tuple[SearchIndex, str]:  # noqa: B008
         """Indexes the passages that the page brings."""
-        return self.index(list(split_passages(PASSAGES)), progress)
+        return self.index(split_passages(PASSAGES), progress)
 
     def index(self, passages: list[str], progress: gr.Progress) -> tuple[SearchIndex, str]:
         started = time.perf_counter()

@@ -1,12 +1,12 @@
 """Search in a file that a visitor brings: passages, their vectors, exact cosines."""
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pretraining.data.sentences import passages_of
 from pretraining.files import decode
 from serving.page import PageError, max_tokens_of, read_input
 from serving.runtime import Runtime
@@ -15,12 +15,6 @@ MAX_BYTES = 2_000_000
 MAX_PASSAGES = 2_000
 PASSAGE_LENGTH = 200  # characters
 CHUNK = 64  # passages between two reports of progress
-
-# The rest of a line if it is short, else up to the last end of a sentence, else what fits.
-_PASSAGE = re.compile(
-    rf".{{1,{PASSAGE_LENGTH}}}$|.{{0,{PASSAGE_LENGTH - 1}}}[。！？；!?;]|.{{1,{PASSAGE_LENGTH}}}",
-    re.MULTILINE,
-)
 
 
 @dataclass(frozen=True)
@@ -49,9 +43,10 @@ def normalized(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def split_passages(text: str) -> Iterator[str]:
-    """The lines of a text; long ones are cut behind a sentence, or else after 200 characters."""
-    return (passage.strip() for passage in _PASSAGE.findall(text) if passage.strip())
+def split_passages(text: str) -> list[str]:
+    """The lines of a text; long ones are cut behind sentences, or else where they must be."""
+    lines = text.split("\n")
+    return [passage for line in lines for passage in passages_of(line, PASSAGE_LENGTH)]
 
 
 def read_passages(file: Path) -> list[str]:
@@ -75,7 +70,7 @@ def read_passages(file: Path) -> list[str]:
             "文件不是 UTF-8 文本，请另存为 UTF-8 后再试。 "
             "The file is not UTF-8 text: save it as UTF-8 and drop it again."
         ) from error
-    passages = list(split_passages(text.replace("\r\n", "\n").replace("\r", "\n")))
+    passages = split_passages(text.replace("\r\n", "\n").replace("\r", "\n"))
     if not passages:
         raise PageError("文件是空的。 The file is empty.")
     return passages

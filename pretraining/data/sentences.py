@@ -1,4 +1,4 @@
-"""Where the sentences of Chinese text begin and end."""
+"""Where the sentences of Chinese text begin and end, and passages made of them."""
 
 import re
 
@@ -29,6 +29,22 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
             _append(spans, text, start, end)
             start = end
     return spans
+
+
+def passages_of(line: str, length: int) -> list[str]:
+    """The passages of a line: as many whole sentences as fit into `length` characters.
+
+    A sentence that is longer than that is cut where it must be.
+    """
+    passages = [""]
+    for start, end in sentence_spans(line):
+        sentence = " ".join(line[start:end].split())
+        if passages[-1] and len(passages[-1]) + len(sentence) > length:
+            passages.append("")
+        passages[-1] += sentence
+        while len(passages[-1]) > length:
+            passages[-1:] = [passages[-1][:length], passages[-1][length:]]
+    return [passage for passage in passages if passage]
 
 
 def _ends(text: str, start: int, stop: int) -> list[int]:

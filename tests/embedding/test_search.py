@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from embedding import search, search_index
 from embedding.encoder import Opening
-from embedding.passages import cut, read_passages
+from embedding.passages import read_passages
 from embedding.search import LOCK, UNFINISHED, Searcher
 from embedding.search_index import RANK_CONSTANT, SearchIndex
 from modeling_chinese_modernbert import ChineseModernBertModel
@@ -49,20 +49,6 @@ def build(call, tiny_encoder, tmp_path):
 
 
 # --- passages -----------------------------------------------------------------------------------
-
-
-def test_passages_are_whole_sentences_as_many_as_fit():
-    assert cut("今天下雨了。我们在家看书。明天去河边。", 13) == [
-        "今天下雨了。我们在家看书。",
-        "明天去河边。",
-    ]
-    assert cut("一" * 25 + "。" + "今天下雨了。", 10) == [
-        "一" * 10,
-        "一" * 10,
-        "一" * 5 + "。",
-        "今天下雨了。",
-    ]
-    assert cut(" \t", 10) == []
 
 
 def test_a_passage_knows_its_file_and_line(tmp_path):

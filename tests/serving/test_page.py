@@ -178,7 +178,7 @@ def test_similarities_are_cosines():
 
 def test_passages_are_lines_and_long_ones_end_with_a_sentence():
     long = "".join(f"这是第{number}句话，它说明了一件小事。" for number in range(40))
-    passages = list(split_passages(f"短的一行\n\n  {long}\n{'长' * 450}"))
+    passages = split_passages(f"短的一行\n\n  {long}\n{'长' * 450}")
     assert passages[0] == "短的一行"
     assert "".join(passages) == f"短的一行{long}{'长' * 450}"
     assert max(map(len, passages)) <= page_search.PASSAGE_LENGTH

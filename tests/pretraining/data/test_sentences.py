@@ -3,7 +3,7 @@
 import pytest
 
 from corpora import TEXTS, many_texts
-from pretraining.data.sentences import sentence_spans
+from pretraining.data.sentences import passages_of, sentence_spans
 
 
 def sentences(text: str) -> list[str]:
@@ -53,3 +53,17 @@ def test_nothing_but_white_space_lies_between_sentences():
             assert text[start:end] == text[start:end].strip() != ""
             at = end
         assert not text[at:].strip()
+
+
+def test_passages_are_whole_sentences_as_many_as_fit():
+    assert passages_of("今天下雨了。我们在家看书。明天去河边。", 13) == [
+        "今天下雨了。我们在家看书。",
+        "明天去河边。",
+    ]
+    assert passages_of("一" * 25 + "。" + "今天下雨了。", 10) == [
+        "一" * 10,
+        "一" * 10,
+        "一" * 5 + "。",
+        "今天下雨了。",
+    ]
+    assert passages_of(" \t", 10) == []
