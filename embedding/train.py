@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from sentence_transformers.base.model import BaseModel
+from sentence_transformers.base.modules import Normalize
 from sentence_transformers.base.sampler import DefaultBatchSampler, NoDuplicatesBatchSampler
 from torch.utils.data import BatchSampler, RandomSampler
 from transformers import TrainingArguments, set_seed
@@ -155,6 +156,8 @@ def train(run: RunFile) -> BaseModel:
     model = Opening.of(run.model, dtype="fp32").open(run.architecture)
     if run.layers is not None:
         keep_layers(model, run.layers)
+    if run.architecture == "bi_encoder" and not any(isinstance(each, Normalize) for each in model):
+        model.append(Normalize())  # the product of two vectors is their cosine
     model.prompts.update(run.prompts)
     losses = {
         task.name: loss_for(task, model, run.dimensions, vectors.get(task.name))

@@ -115,7 +115,9 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
 
     model = SentenceTransformer(str(whole.output), trust_remote_code=True)
     assert model.prompts["query"] == "查询："
-    assert model.encode(SENTENCES).shape == (len(SENTENCES), 32)
+    vectors = model.encode(SENTENCES)
+    assert vectors.shape == (len(SENTENCES), 32)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(SENTENCES)))
     # No row of the data is in what may be published: the library's card would quote some.
     assert not (whole.output / "README.md").exists()
     notes = "".join(file.read_text() for file in whole.output.glob("*.json"))
