@@ -15,6 +15,7 @@ from sentence_transformers.sentence_transformer.losses import (
     CoSENTLoss,
     CosineSimilarityLoss,
     MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
     TripletDistanceMetric,
     TripletLoss,
 )
@@ -128,9 +129,9 @@ def loss_for(
     if isinstance(model, CrossEncoder):
         if spec.loss == "cross_entropy":
             return BinaryCrossEntropyLoss(model)
-        return CrossEncoderRankingLoss(model, mini_batch_size=spec.mini_batch)
+        return CrossEncoderRankingLoss(model, mini_batch_size=spec.mini_batch or 32)
     if isinstance(model, MultiVectorEncoder):
-        return LateInteractionRankingLoss(model, mini_batch_size=spec.mini_batch)
+        return LateInteractionRankingLoss(model, mini_batch_size=spec.mini_batch or 32)
     size = model.get_embedding_dimension()
     if wrong := [d for d in dimensions if not 0 < d < size]:
         raise ValueError(f"dimensions: {wrong[0]}, but the model's vectors have {size}.")
@@ -143,6 +144,8 @@ def loss_for(
 def _plain_loss(spec: TaskSpec, model: SentenceTransformer) -> torch.nn.Module:
     match spec.loss:
         case "ranking":
+            if spec.mini_batch is None:
+                return MultipleNegativesRankingLoss(model, scale=spec.scale)
             return CachedMultipleNegativesRankingLoss(
                 model, scale=spec.scale, mini_batch_size=spec.mini_batch
             )

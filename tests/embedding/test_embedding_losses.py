@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from embedding.losses import TeacherLoss, loss_for, principal_axes
 from embedding.run_file import TaskSpec
@@ -69,3 +70,18 @@ def test_a_size_that_the_model_does_not_have_is_refused():
     spec = TaskSpec("task", "pairs", (Path("x"),), columns=("q", "t"))
     with pytest.raises(ValueError, match="dimensions: 3, but the model's vectors have 3"):
         loss_for(spec, Fixed(torch.eye(3)), (3,))
+
+
+def test_a_ranking_in_pieces_is_that_of_the_whole_batch(tiny_encoder):
+    texts = ["今天下雨。", "外面在下雨。", "图书馆几点关门？", "阅览室开到九点。", "买菜", "去菜场"]
+    found = {}
+    for pieces in (None, 2):
+        model = SentenceTransformer(str(tiny_encoder), trust_remote_code=True, device="cpu")
+        spec = TaskSpec("t", "pairs", (Path("x"),), loss="ranking", mini_batch=pieces)
+        loss = loss_for(spec, model, (16,))
+        value = loss([model.tokenize(texts[::2]), model.tokenize(texts[1::2])], None)
+        value.backward()
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        found[pieces] = [value.detach(), torch.cat([each.flatten() for each in gradients])]
+    for whole, in_pieces in zip(*found.values(), strict=True):
+        torch.testing.assert_close(in_pieces, whole, atol=1e-5, rtol=1e-4)

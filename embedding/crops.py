@@ -1,0 +1,133 @@
+"""Pairs of a short text and the passage that it belongs to, drawn from documents without labels.
+
+    python -m embedding.crops --documents everyday/*.jsonl.xz --count 150000 --exclude TASKS \\
+        --output crops.jsonl
+
+A passage is a run of whole sentences. What belongs to it is the title above it, or some words in a
+row of one of its sentences, which in half of the pairs is then taken out of the passage (the
+inverse cloze task, arXiv:1906.00300, and crops, arXiv:2112.09118). A document gives a pair, a long
+one a pair for each 4,000 characters; of all pairs, `--count` are drawn by the seed. A pair with a
+sentence of the test sets in TASKS is left out. Rows have `query` and `passage`, for a task of kind
+`pairs`.
+"""
+
+import argparse
+import heapq
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import rjieba
+
+from embedding.held_out import HeldOut
+from pretraining.data.corpus import CorpusError, find_files, read_documents
+from pretraining.data.draws import draw
+from pretraining.data.sentences import sentence_spans
+from pretraining.files import replacing
+
+CHARACTERS_PER_PAIR = 4_000
+# Of a passage, on a logarithmic scale, so that each doubling is as frequent as the next.
+SHORTEST_PASSAGE, LONGEST_PASSAGE = 40, 320
+SHORTEST_QUERY, LONGEST_QUERY = 4, 60
+TITLES, TAKEN_OUT = 0.7, 0.5  # shares
+
+_MARKS = re.compile(r"^\W+|\W+$")
+
+Pair = tuple[str, str]
+
+
+def pair_of(text: str, seed: int, number: int = 0) -> tuple[Pair, list[str]] | None:
+    """One pair of a document, and the sentences that are in it; None if there is none at the place
+    that is drawn.
+
+    Args:
+        number: of the pair in its document; each is drawn independently.
+    """
+
+    def drawn(purpose: str) -> float:
+        return draw(seed, f"{purpose} {number}", text)
+
+    sentences = [text[start:end] for start, end in sentence_spans(text)]
+    with_title = number == 0 and _is_title(text) and drawn("title") < TITLES
+    first = 1 if with_title else int(drawn("place") * len(sentences))
+    length = SHORTEST_PASSAGE * (LONGEST_PASSAGE / SHORTEST_PASSAGE) ** drawn("length")
+    passage: list[str] = []
+    while first < len(sentences) and sum(map(len, passage)) < length:
+        passage.append(" ".join(sentences[first].split()))
+        first += 1
+    if with_title:
+        query, held = sentences[0], [sentences[0], *passage]
+    elif passage:
+        at, held = int(drawn("sentence") * len(passage)), list(passage)
+        query = _words_in_a_row(passage[at], drawn("share"), drawn("offset"))
+        if drawn("taken out") < TAKEN_OUT:
+            del passage[at]
+    whole = "".join(passage)[:LONGEST_PASSAGE]
+    if len(whole) < SHORTEST_PASSAGE or not SHORTEST_QUERY <= len(query) <= LONGEST_QUERY:
+        return None
+    return (query, whole), held
+
+
+def _is_title(text: str) -> bool:
+    """Whether a document begins with a line that reads like a title."""
+    line = text.lstrip().split("\n", 1)[0].strip()
+    return len(line) <= LONGEST_QUERY // 2 and sentence_spans(text)[:1] == [
+        (len(text) - len(text.lstrip()), len(text) - len(text.lstrip()) + len(line))
+    ]
+
+
+def _words_in_a_row(sentence: str, share: float, offset: float) -> str:
+    """At least a third of the words of a sentence, without marks around them.
+
+    Args:
+        share, offset: from 0 to 1: how many words, and where they begin.
+    """
+    words = rjieba.cut(sentence)
+    count = max(round(len(words) * (1 + 2 * share) / 3), 1)
+    start = round((len(words) - count) * offset)
+    return _MARKS.sub("", "".join(words[start : start + count]))
+
+
+def pairs_of(paths: list[str], seed: int, held_out: HeldOut | None) -> Iterator[Pair]:
+    """The pairs of all documents.
+
+    Raises:
+        CorpusError: if a document cannot be read.
+    """
+    for document in read_documents(find_files(paths)):
+        for number in range(1 + len(document.text) // CHARACTERS_PER_PAIR):
+            found = pair_of(document.text, seed, number)
+            if found and not (held_out and held_out.holds_any([found[0][0], *found[1]])):
+                yield found[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--documents", nargs="+", required=True, help="files as for prepare_corpus")
+    parser.add_argument("--count", type=int, required=True, help="pairs to draw")
+    parser.add_argument("--output", type=Path, required=True, help="JSONL file")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--exclude", type=Path, help="folder of tasks whose texts are left out")
+    args = parser.parse_args()
+    try:
+        held_out = HeldOut(args.exclude) if args.exclude else None
+        found = pairs_of(args.documents, args.seed, held_out)
+        pairs = heapq.nsmallest(
+            args.count, found, key=lambda pair: draw(args.seed, "pair", "\n".join(pair))
+        )
+    except (CorpusError, OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    rows = [{"query": query, "passage": passage} for query, passage in pairs]
+    with replacing(args.output) as temporary:
+        temporary.write_text(
+            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8"
+        )
+    characters = sum(len(query) + len(passage) for query, passage in pairs)
+    print(f"{args.output}: {len(rows):,} pairs, {characters:,} characters")
+
+
+if __name__ == "__main__":
+    main()
