@@ -7,9 +7,10 @@ Each kind of task becomes the columns that its losses want:
     ranked    anchor, better, worse                     ["query", "best", "second", …], best first
     nli       anchor, positive, negative_1              ["premise", "hypothesis", "label"]
     scored    sentence1, sentence2, score in [0, 1]     ["sentence1", "sentence2", "label"]
+    questions anchor, positive                          none: SQuAD's format
 
 A field of `triplets` and `ranked` may be a list of texts. NLI: of each premise, an entailed and a
-contradicted hypothesis.
+contradicted hypothesis. Questions: the sentences of the paragraph around the first answer.
 """
 
 import itertools
@@ -21,9 +22,11 @@ from datasets import Dataset, load_dataset
 
 from embedding.held_out import HeldOut
 from embedding.run_file import TaskSpec
-from embedding.tasks import questions, rows_of_jsonl
-from pretraining.files import read_text
+from embedding.tasks import rows_of_jsonl
+from pretraining.data.sentences import sentence_spans
+from pretraining.files import read_json, read_text
 
+LONGEST_PASSAGE = 256  # characters of a paragraph that a question learns from
 Row = tuple[str, list]  # where it stands, and its fields
 
 
@@ -199,9 +202,34 @@ def _score(spec: TaskSpec, value, where: str) -> float | None:
 
 
 def _questions(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
-    found = questions(*spec.files)
-    for query, place in zip(found.queries, found.relevant, strict=True):
-        yield {"anchor": query, "positive": found.documents[place]}
+    for file in spec.files:
+        for article in read_json(file)["data"]:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    place = question["answers"][0]["answer_start"] if question["answers"] else 0
+                    passage = _sentences_around(paragraph["context"], place)
+                    yield {"anchor": question["question"], "positive": passage}
+
+
+def _sentences_around(text: str, place: int) -> str:
+    """Whole sentences around a place, as many as fit into `LONGEST_PASSAGE` characters.
+
+    A paragraph of SQuAD is several times as long, and takes as many times as long to learn from.
+    """
+    spans = sentence_spans(text)
+    first = last = next((n for n, (_, end) in enumerate(spans) if place < end), len(spans) - 1)
+
+    def fits(start: int, end: int) -> bool:
+        return (
+            start >= 0 and end < len(spans) and spans[end][1] - spans[start][0] <= LONGEST_PASSAGE
+        )
+
+    while fits(first, last + 1) or fits(first - 1, last):
+        if fits(first, last + 1):
+            last += 1
+        if fits(first - 1, last):
+            first -= 1
+    return text[spans[first][0] : spans[last][1]]
 
 
 KINDS = {

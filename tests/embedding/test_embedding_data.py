@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from embedding.data import load_task
+from embedding.data import LONGEST_PASSAGE, load_task
 from embedding.held_out import HeldOut, normalized
 from embedding.mine import Meanings, collect
 from embedding.run_file import TaskSpec, load_run_file
@@ -151,13 +151,21 @@ def test_rows_with_unlike_numbers_of_negatives_are_refused(jsonl):
         rows_of("triplets", file, "a", "b")
 
 
-def test_questions_come_with_their_paragraphs(tmp_path):
+def test_questions_come_with_the_sentences_around_their_answer(tmp_path):
+    sentences = [
+        f"第{number}天他们走了很远的路，晚上在山脚下的村子里住下。" for number in range(40)
+    ]
+    context = "".join(sentences)
+    answered = {"question": QUERY, "answers": [{"answer_start": context.index(sentences[20]) + 3}]}
+    unanswered = {"question": TITLE, "answers": []}
     file = tmp_path / "squad.json"
-    asked = [{"id": "1", "question": QUERY, "answers": []}]
-    content = {"data": [{"paragraphs": [{"context": TITLE, "qas": asked}]}]}
+    content = {"data": [{"paragraphs": [{"context": context, "qas": [answered, unanswered]}]}]}
     file.write_text(json.dumps(content), encoding="utf-8")
-    spec = TaskSpec("task", "questions", (file,))
-    assert load_task(spec, seed=0).rows[0] == {"anchor": QUERY, "positive": TITLE}
+    rows = load_task(TaskSpec("task", "questions", (file,)), seed=0).rows.to_list()
+    assert [row["anchor"] for row in rows] == [QUERY, TITLE]
+    middle, beginning = (row["positive"] for row in rows)
+    assert middle == "".join(sentences[16:25]) and len(middle) <= LONGEST_PASSAGE
+    assert beginning == "".join(sentences[:10])
 
 
 def test_a_limit_beyond_the_rows_is_refused(jsonl):
