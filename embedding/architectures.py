@@ -71,7 +71,7 @@ ARCHITECTURES = {
             "triplets": ("ranking", "triplet"),
             "ranked": ("triplet", "ranking"),
             "scored": ("cosent", "cosine"),
-            "teacher": ("teacher",),
+            "teacher": ("vectors", "similarities"),
         },
     ),
     "cross_encoder": Architecture(

@@ -26,7 +26,7 @@ from embedding.run_file import TaskSpec
 
 
 class TeacherLoss(nn.Module):
-    """1 − cos(student, teacher) + weight · mean (difference of cosines)² / their variance.
+    """1 − cos(student, teacher), and weight · mean (difference of cosines)² / their variance.
 
     The teacher's vectors are taken less their mean, since they may be all alike: E5's have cosines
     close to 0.84 for unrelated texts, so that a student that knows nothing would have hardly any
@@ -36,11 +36,15 @@ class TeacherLoss(nn.Module):
     the cosines of all pairs of texts of the batch, by the teacher's full vectors; it is divided by
     their variance, so that it is 1 if only their mean is right. Both are means over the sizes.
 
+    A student that has learned vectors of its own would have to turn them to the teacher's axes: the
+    second term alone leaves them where they are.
+
     Args:
         model: the student.
         vectors: (sentences, teacher's size), fp16, of length 1, on disk.
         similarity_weight: of the second term.
         dimensions: Matryoshka sizes, without the full one.
+        with_vectors: whether the first term counts.
     """
 
     def __init__(
@@ -49,15 +53,17 @@ class TeacherLoss(nn.Module):
         vectors: np.ndarray,
         similarity_weight: float,
         dimensions: tuple[int, ...] = (),
+        with_vectors: bool = True,
     ):
         super().__init__()
         self.model, self.vectors = model, vectors
         self.similarity_weight = similarity_weight
+        self.with_vectors = with_vectors
         self.sizes = (model.get_embedding_dimension(), *dimensions)
         self.mean, self.axes = principal_axes(vectors)
 
     def forward(self, sentence_features, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The two terms.
+        """The terms by name.
 
         Args:
             sentence_features: the tokens of one column of texts.
@@ -78,10 +84,8 @@ class TeacherLoss(nn.Module):
             )
             differences = (_cosines(cut) - cosines).square()
             similarities.append(differences.sum() / max(len(cosines), 1) / scale)
-        return {
-            "vectors": torch.stack(vectors).mean(),
-            "similarities": self.similarity_weight * torch.stack(similarities).mean(),
-        }
+        terms = {"similarities": self.similarity_weight * torch.stack(similarities).mean()}
+        return terms | ({"vectors": torch.stack(vectors).mean()} if self.with_vectors else {})
 
 
 def principal_axes(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -135,8 +139,9 @@ def loss_for(
     size = model.get_embedding_dimension()
     if wrong := [d for d in dimensions if not 0 < d < size]:
         raise ValueError(f"dimensions: {wrong[0]}, but the model's vectors have {size}.")
-    if spec.loss == "teacher":
-        return TeacherLoss(model, vectors, spec.similarity_weight, dimensions)
+    if spec.kind == "teacher":
+        with_vectors = spec.loss == "vectors"
+        return TeacherLoss(model, vectors, spec.similarity_weight, dimensions, with_vectors)
     loss = _plain_loss(spec, model)
     return MatryoshkaLoss(model, loss, [size, *dimensions]) if dimensions else loss
 

@@ -61,7 +61,7 @@ class TaskSpec:
             32 texts).
         scale: inverse temperature of `ranking` and `cosent`.
         margin: by which the better candidate must lead in `triplet`.
-        similarity_weight: of the similarities within a batch beside the vectors of a `teacher`.
+        similarity_weight: of the similarities within a batch, for kind `teacher`.
         teacher: folder that `embedding.distill` wrote, for kind `teacher`.
     """
 

@@ -66,6 +66,20 @@ def test_similarities_count_at_each_size_by_their_weight_and_the_teachers_spread
     assert similarities(1, 1.0) == 0  # the last batch of an epoch may be a single text
 
 
+def test_similarities_alone_do_not_depend_on_the_students_axes():
+    random = np.random.default_rng(0)
+    teacher = random.normal(size=(20, 4)).astype(np.float32)
+    student = torch.tensor(random.normal(size=(20, 3)), dtype=torch.float32)
+    turn = torch.linalg.qr(torch.tensor(random.normal(size=(3, 3)), dtype=torch.float32)).Q
+    spec = TaskSpec("t", "teacher", loss="similarities", similarity_weight=1.0)
+    labels = torch.arange(20)
+    plain, turned = (
+        loss_for(spec, Fixed(each), (), teacher)([{}], labels) for each in (student, student @ turn)
+    )
+    assert plain.keys() == {"similarities"}
+    torch.testing.assert_close(turned["similarities"], plain["similarities"])
+
+
 def test_a_size_that_the_model_does_not_have_is_refused():
     spec = TaskSpec("task", "pairs", (Path("x"),), columns=("q", "t"))
     with pytest.raises(ValueError, match="dimensions: 3, but the model's vectors have 3"):
