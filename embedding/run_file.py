@@ -3,6 +3,7 @@
     model: .                            any model of sentence-transformers, or an encoder
     architecture: bi_encoder            or cross_encoder or late_interaction
     layers: 6                           optional: only the first layers are kept
+    compile: true                       optional: torch.compile; needs a C++ compiler on a CPU
     output: runs/embedding/simclue      folder to make
     dtype: fp32                         or bf16: how the weights are stored there
     exclude: TASKS                      optional: rows with a text of its test sets are dropped
@@ -93,6 +94,7 @@ class RunFile:
     tasks: tuple[TaskSpec, ...]
     architecture: str = "bi_encoder"
     layers: int | None = None
+    compile: bool = False
     dtype: str = "fp32"
     training: dict = field(default_factory=dict)
     seed: int = 0

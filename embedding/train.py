@@ -158,6 +158,8 @@ def train(run: RunFile) -> BaseModel:
         keep_layers(model, run.layers)
     if run.architecture == "bi_encoder" and not any(isinstance(each, Normalize) for each in model):
         model.append(Normalize())  # the product of two vectors is their cosine
+    if run.compile:
+        model[0].auto_model.compile(dynamic=True)  # every batch has another number of tokens
     model.prompts.update(run.prompts)
     losses = {
         task.name: loss_for(task, model, run.dimensions, vectors.get(task.name))

@@ -248,6 +248,15 @@ def test_a_student_may_have_the_first_layers_alone_and_half_the_bytes(run_file):
     assert opened.encode(SENTENCES).shape == (len(SENTENCES), 32)
 
 
+def test_a_run_may_be_compiled_for_batches_of_any_size(run_file, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module, **options: compiled.append((module, options))
+    )
+    model = train(load_run_file(run_file("compiled"), ["compile=true"]))
+    assert compiled == [(model[0].auto_model, {"dynamic": True})]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
