@@ -3,6 +3,7 @@
     model: .                            any model of sentence-transformers, or an encoder
     architecture: bi_encoder            or cross_encoder or late_interaction
     layers: 6                           optional: only the first layers are kept
+    vector_size: 768                    optional: values of a vector, where not the encoder's
     compile: true                       optional: torch.compile; needs a C++ compiler on a CPU
     output: runs/embedding/simclue      folder to make
     dtype: fp32                         or bf16: how the weights are stored there
@@ -94,6 +95,7 @@ class RunFile:
     tasks: tuple[TaskSpec, ...]
     architecture: str = "bi_encoder"
     layers: int | None = None
+    vector_size: int | None = None
     compile: bool = False
     dtype: str = "fp32"
     training: dict = field(default_factory=dict)
@@ -238,8 +240,12 @@ def _check_run(run: RunFile, where: str) -> None:
             )
     if run.dimensions and run.architecture != "bi_encoder":
         raise ValueError(f"{where}: dimensions: only a bi_encoder has one vector a text.")
-    if run.layers is not None and (not isinstance(run.layers, int) or run.layers < 1):
-        raise ValueError(f"{where}: layers: a whole number above 0 expected, not {run.layers!r}.")
+    if run.vector_size is not None and run.architecture != "bi_encoder":
+        raise ValueError(f"{where}: vector_size: only a bi_encoder has one vector a text.")
+    for key in ("layers", "vector_size"):
+        number = getattr(run, key)
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise ValueError(f"{where}: {key}: a whole number above 0 expected, not {number!r}.")
     for task in run.tasks:
         for prompt in task.prompts or ():
             if prompt not in run.prompts:

@@ -31,7 +31,7 @@ from embedding.held_out import HeldOut
 from embedding.losses import loss_for
 from embedding.results import fingerprint
 from embedding.run_file import RunFile, load_run_file
-from embedding.student import keep_layers
+from embedding.student import keep_layers, widen_vectors
 from embedding.teacher import read_note, read_teacher
 from pretraining.files import check_output, new_folder, read_json, write_json
 
@@ -156,6 +156,8 @@ def train(run: RunFile) -> BaseModel:
     model = Opening.of(run.model, dtype="fp32").open(run.architecture)
     if run.layers is not None:
         keep_layers(model, run.layers)
+    if run.vector_size is not None:
+        widen_vectors(model, run.vector_size)
     if run.architecture == "bi_encoder" and not any(isinstance(each, Normalize) for each in model):
         model.append(Normalize())  # the product of two vectors is their cosine
     if run.compile:

@@ -38,7 +38,7 @@ PACKAGES = {
 # Files of the model that belong beside an export: all but weights and the notes of a training run.
 BESIDE = (
     *("config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json"),
-    *("modules.json", "*_Pooling/config.json", "*_Normalize/config.json"),
+    *("modules.json", *(f"*_{kind}/config.json" for kind in ("Dense", "Pooling", "Normalize"))),
     *("sentence_bert_config.json", "config_sentence_transformers.json"),
     "*_chinese_modernbert.py",
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -25,14 +26,27 @@ HEADS = {
 }
 _PREFIX = "ChineseModernBert"
 EMBEDDING_OUTPUTS = ("token_embeddings", "sentence_embedding")
+# The modules of sentence-transformers that a folder may name.
+_ARRANGEMENTS = [
+    ["Transformer", *dense, "Pooling", *normalize]
+    for dense in ([], ["Dense"])
+    for normalize in ([], ["Normalize"])
+]
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """How an embedding model makes a vector of a text: "mean" or "cls", and of which length."""
+    """How an embedding model makes a vector of a text.
+
+    Attributes:
+        mode: "mean" or "cls".
+        normalized: whether the vector gets length 1.
+        dense: folder of a dense layer with GELU for the tokens' states before; None without one.
+    """
 
     mode: str
     normalized: bool
+    dense: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -92,16 +106,20 @@ class ModelFolder:
 
 
 class EmbeddingModel(nn.Module):
-    """An encoder and the pooling of its states."""
+    """An encoder, perhaps a dense layer, and the pooling of its states."""
 
     def __init__(self, encoder: nn.Module, pooling: Pooling):
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
+        self.dense = _read_dense(pooling.dense).to(encoder.dtype) if pooling.dense else None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """(batch, sequence) twice -> `token_embeddings` and `sentence_embedding` (batch, size)."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.dense is not None:
+            # Two dimensions, as all other layers of an export have them.
+            states = self.dense(states.flatten(0, 1)).unflatten(0, input_ids.shape)
         weight = attention_mask.unsqueeze(-1).to(states.dtype)
         if self.pooling.mode == "cls":
             weight = weight * (weight.cumsum(1) == 1)  # the first token alone
@@ -147,12 +165,13 @@ def _read_pooling(path: Path) -> Pooling | None:
         return None
     modules = [(m["type"].rsplit(".", 1)[-1], m["path"]) for m in read_json(path / "modules.json")]
     kinds = [kind for kind, _ in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    if kinds not in _ARRANGEMENTS:
         raise ValueError(
             f"{path / 'modules.json'}: the modules are {', '.join(kinds)}; Transformer, Pooling "
-            "and, if there is one, Normalize are supported."
+            "and, if there are any, Dense before it and Normalize behind it are supported."
         )
-    file = path / modules[1][1] / "config.json"
+    folders = {kind: path / folder for kind, folder in modules}
+    file = folders["Pooling"] / "config.json"
     config = read_json(file)
     modes = {  # older versions write a key for each mode
         key.removeprefix("pooling_mode_"): value
@@ -163,4 +182,32 @@ def _read_pooling(path: Path) -> Pooling | None:
     mode = {"mean_tokens": "mean", "cls_token": "cls"}.get(mode, mode)
     if mode not in ("mean", "cls"):
         raise ValueError(f"{file}: the pooling is {mode!r}; 'mean' and 'cls' are supported.")
-    return Pooling(mode, "Normalize" in kinds)
+    if "Dense" in folders:
+        _check_dense(folders["Dense"] / "config.json")
+    return Pooling(mode, "Normalize" in kinds, folders.get("Dense"))
+
+
+def _check_dense(file: Path) -> None:
+    """Refuses a dense layer that is not one of the tokens with GELU.
+
+    Raises:
+        ValueError: if it is another.
+    """
+    config = read_json(file)
+    wanted = {
+        "activation_function": "torch.nn.modules.activation.GELU",
+        "module_input_name": "token_embeddings",
+        "module_output_name": "token_embeddings",
+    }
+    for key, value in wanted.items():
+        if config.get(key) != value:
+            raise ValueError(f"{file}: {key} is {config.get(key)!r}; {value!r} is supported.")
+
+
+def _read_dense(folder: Path) -> nn.Module:
+    """The dense layer that sentence-transformers wrote, (tokens, hidden) -> (tokens, size)."""
+    weights = load_file(folder / "model.safetensors")
+    size, hidden = weights["linear.weight"].shape
+    linear = nn.Linear(hidden, size, bias="linear.bias" in weights)
+    linear.load_state_dict({name.removeprefix("linear."): each for name, each in weights.items()})
+    return nn.Sequential(linear, nn.GELU())

@@ -89,7 +89,7 @@ def cached_export(model: Path) -> Path:
     """Where the export of a model folder is kept: other weights or settings, another folder."""
     files = [
         *model.glob("*.json"),
-        *model.glob("*_Pooling/config.json"),
+        *model.glob("[0-9]_*/*"),
         *model.glob("*.safetensors"),
     ]
     sums = "".join(sha256_of(file) for file in sorted(files))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -238,14 +239,17 @@ def test_changed_sentences_are_noticed(teacher, tmp_path):
         read_teacher(tmp_path / "copy")
 
 
-def test_a_student_may_have_the_first_layers_alone_and_half_the_bytes(run_file):
+def test_a_student_may_have_fewer_layers_longer_vectors_and_half_the_bytes(run_file):
     file = run_file("student")
-    model = train(load_run_file(file, ["layers=2", "dtype=bf16"]))
+    model = train(load_run_file(file, ["layers=2", "vector_size=40", "dtype=bf16"]))
     assert not [name for name in model.state_dict() if ".layers.2." in name]
     opened = SentenceTransformer(str(load_run_file(file).output), trust_remote_code=True)
     assert len(opened[0].auto_model.layers) == 2
     assert {weight.dtype for weight in opened.parameters()} == {torch.bfloat16}
-    assert opened.encode(SENTENCES).shape == (len(SENTENCES), 32)
+    assert opened.encode(SENTENCES).shape == (len(SENTENCES), 40)
+    again = load_run_file(run_file("again"), [f"model={load_run_file(file).output}"])
+    with pytest.raises(ValueError, match="vector_size: a Dense follows the encoder"):
+        train(replace(again, vector_size=50))
 
 
 def test_a_run_may_be_compiled_for_batches_of_any_size(run_file, monkeypatch):
@@ -262,7 +266,8 @@ def test_a_run_may_be_compiled_for_batches_of_any_size(run_file, monkeypatch):
     ("override", "message"),
     [
         ("layers=4", "layers: 4, but the model has 3"),
-        ("layers=0", "a whole number above 0"),
+        ("layers=0", "layers: a whole number above 0"),
+        ("vector_size=-1", "vector_size: a whole number above 0"),
         ("dtype=int8", "dtype: 'int8'; one of fp32, bf16 expected"),
     ],
 )

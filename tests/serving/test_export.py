@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
 
 import modeling_chinese_modernbert as modeling
 import runtimes
+from embedding.student import widen_vectors
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
 from serving import export, export_check, javascript_cases
 from serving.export_check import Agreement
@@ -48,8 +50,9 @@ def write_modules(folder: Path, *kinds: str, pooling: str = "mean") -> None:
         for number, kind in enumerate(kinds)
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": pooling}))
+    at = kinds.index("Pooling")
+    (folder / f"{at}_Pooling").mkdir()
+    (folder / f"{at}_Pooling/config.json").write_text(json.dumps({"pooling_mode": pooling}))
 
 
 def run(*arguments) -> None:
@@ -73,10 +76,13 @@ def masked_lm(make_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def embedder(make_model, tmp_path_factory):
-    """A folder as of sentence-transformers and its export, as ONNX."""
+    """A folder of sentence-transformers with longer vectors than states, and its ONNX export."""
     folder = tmp_path_factory.mktemp("embedder")
-    save(make_model("eager", ChineseModernBertModel, **SHAPE), folder / "model")
-    write_modules(folder / "model", "Transformer", "Pooling", "Normalize")
+    encoder = save(make_model("eager", ChineseModernBertModel, **SHAPE), folder / "encoder")
+    model = SentenceTransformer(str(encoder), trust_remote_code=True)
+    widen_vectors(model, 48)
+    model.append(Normalize())
+    model.save_pretrained(str(folder / "model"), create_model_card=False)
     run("--model", folder / "model", "--output", folder / "exported", "--formats", "onnx")
     return folder / "model", folder / "exported"
 
@@ -124,17 +130,14 @@ def test_masks_are_filled_alike(masked_lm):
         assert one[0].probability == pytest.approx(other[0].probability, rel=1e-3)
 
 
-def test_vectors_are_pooled_and_normalized(embedder):
+def test_vectors_are_those_of_sentence_transformers(embedder):
     model, exported = embedder
-    vectors = Runtime.open(exported, "onnx").vectors(TEXTS)
-    encoder = ChineseModernBertModel.from_pretrained(model, attn_implementation="eager").eval()
-    tokenizer = Runtime.open(model, "torch").tokenizer
-    for text, vector in zip(TEXTS, vectors, strict=True):
-        with torch.no_grad():
-            ids = torch.tensor([tokenizer.encode(text).ids])
-            mean = encoder(input_ids=ids).last_hidden_state[0].mean(0)
-        expected = torch.nn.functional.normalize(mean, dim=0).numpy()
-        assert np.abs(vector - expected).max() <= TOLERANCE
+    expected = SentenceTransformer(str(model), trust_remote_code=True).encode(TEXTS)
+    assert expected.shape == (len(TEXTS), 48)
+    for runtime in (Runtime.open(model, "torch"), Runtime.open(exported, "onnx")):
+        vectors = runtime.vectors(TEXTS)
+        assert np.abs(vectors - expected).max() <= TOLERANCE
+        assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +173,7 @@ def test_what_the_hubs_tools_look_for_lies_beside(masked_lm, embedder):
     assert (exported / "openvino/openvino_model.bin").is_file()
     assert not list(exported.glob("*.safetensors"))
     assert not [path for path in exported.iterdir() if path.name.startswith((".", "tmp"))]
-    for name in ("modules.json", "1_Pooling/config.json"):
+    for name in ("modules.json", "1_Dense/config.json", "2_Pooling/config.json"):
         assert (embedder[1] / name).is_file(), name
     assert not (embedder[1] / "openvino").exists()
 
@@ -286,6 +289,16 @@ def test_an_unknown_head_is_refused(folder, refused, architectures):
 def test_modules_that_do_something_else_are_refused(folder, refused):
     write_modules(folder, "Transformer", "Pooling", "Dense")
     assert "the modules are Transformer, Pooling, Dense" in refused(folder)
+
+
+def test_another_dense_layer_is_refused(folder, refused):
+    write_modules(folder, "Transformer", "Dense", "Pooling")
+    (folder / "1_Dense").mkdir()
+    settings = {"activation_function": "torch.nn.modules.activation.Tanh"}
+    (folder / "1_Dense/config.json").write_text(json.dumps(settings))
+    message = refused(folder)
+    assert "activation_function is 'torch.nn.modules.activation.Tanh'" in message
+    assert "'torch.nn.modules.activation.GELU' is supported" in message
 
 
 def test_another_pooling_is_refused(folder, refused):
