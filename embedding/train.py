@@ -182,6 +182,9 @@ def save(run: RunFile, model: BaseModel, log: list[dict]) -> None:
     model.to(DTYPES[run.dtype])
     with new_folder(run.output) as folder:
         model.save_pretrained(str(folder), create_model_card=False)
+        # Opened in fp32 however it is stored: on many CPUs bf16 is far slower.
+        config = folder / "config.json"
+        write_json(config, read_json(config) | {"dtype": "float32"})
         write_json(folder / "training_run.json", {"run": as_plain(run), "log": log})
 
 

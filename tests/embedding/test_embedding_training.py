@@ -245,7 +245,10 @@ def test_a_student_may_have_fewer_layers_longer_vectors_and_half_the_bytes(run_f
     assert not [name for name in model.state_dict() if ".layers.2." in name]
     opened = SentenceTransformer(str(load_run_file(file).output), trust_remote_code=True)
     assert len(opened[0].auto_model.layers) == 2
-    assert {weight.dtype for weight in opened.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in opened.parameters()} == {torch.float32}
+    for name in ("model.safetensors", "1_Dense/model.safetensors"):
+        stored = load_file(load_run_file(file).output / name)
+        assert {weight.dtype for weight in stored.values()} == {torch.bfloat16}
     assert opened.encode(SENTENCES).shape == (len(SENTENCES), 40)
     again = load_run_file(run_file("again"), [f"model={load_run_file(file).output}"])
     with pytest.raises(ValueError, match="vector_size: a Dense follows the encoder"):
