@@ -237,6 +237,13 @@ class ChineseModernBertConfig(PreTrainedConfig):
         """As in transformers, but unknown keys of `config_dict` are kept (see the class)."""
         for key in kwargs:
             cls._refuse_misspelling(key)
+        if scaled := kwargs.pop("rope_parameters", None):
+            # Set behind the constructor, it would be neither completed nor checked.
+            there = dict(config_dict.get("rope_parameters") or {})
+            for kind, entry in scaled.items():
+                theta = (there.get(kind) or {}).get("rope_theta")
+                there[kind] = entry if theta is None else {"rope_theta": theta, **entry}
+            config_dict = {**config_dict, "rope_parameters": there}
         known = cls._known_keys()
         given, unknown = {}, {}
         for key, value in config_dict.items():

@@ -33,7 +33,7 @@ def load(task: Task, folder: Path) -> tuple[Task, dict[str, Split]]:
         FileNotFoundError: if files of "train" or "dev" or "test" are missing.
         ValueError: on an unknown label, a labeled split without labels, or train of one class only.
     """
-    splits = {}
+    task, splits = _as_it_is_there(task, folder), {}
     for name, files in sorted(task.splits.items(), key=lambda item: ORDER.index(item[0])):
         paths = [folder / file for file in files]
         is_local = not isinstance(task.read, HubReader)
@@ -55,6 +55,15 @@ def load(task: Task, folder: Path) -> tuple[Task, dict[str, Split]]:
     if task.head == "classification":
         task = _check_labels(task, splits)
     return task, splits
+
+
+def _as_it_is_there(task: Task, folder: Path) -> Task:
+    """The task with the files of a copy, if one is there and the published files are not."""
+    for read, splits in ((task.read, task.splits), *task.copies):
+        needed = [file for name in ("train", "dev") for file in splits.get(name, ())]
+        if all((folder / file).exists() for file in needed):
+            return replace(task, read=read, splits=splits)
+    return task
 
 
 def _text(example: dict) -> str:

@@ -123,6 +123,16 @@ def test_commands_and_their_options_are_there(page):
     assert [wrong for code in code_of(page) for wrong in wrong_commands(code)] == []
 
 
+def test_commands_in_the_comments_of_run_files_are_there():
+    files = sorted(ROOT.glob("configs/**/*.yaml"))
+    comments = [
+        "\n".join(re.findall(r"^# ?(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE))
+        for file in files
+    ]
+    assert any(COMMAND.search(comment) for comment in comments)
+    assert [wrong for each in comments for wrong in wrong_commands(each.replace("\\\n", " "))] == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_python_examples_parse(page):
     for language, body in FENCE.findall(read(page)):

@@ -99,6 +99,18 @@ def test_scaling_is_saved_and_loaded(make_model, scaled, tmp_path, name):
     assert again.rope_parameters == config.rope_parameters
 
 
+@pytest.mark.parametrize("name", SCALINGS)
+def test_scaling_given_to_from_pretrained_keeps_the_frequencies(tiny_config, tmp_path, name):
+    config = tiny_config(global_rope_theta=5_000.0)
+    config.save_pretrained(tmp_path)
+    again = type(config).from_pretrained(tmp_path, rope_parameters={GLOBAL: SCALINGS[name]})
+    entries = again.rope_parameters
+    assert entries[GLOBAL] == {"rope_theta": 5_000.0, **SCALINGS[name]}
+    assert entries[LOCAL] == config.rope_parameters[LOCAL]
+    with pytest.raises(ValueError, match="needs a factor of at least 1"):
+        type(config).from_pretrained(tmp_path, rope_parameters={GLOBAL: {"rope_type": "linear"}})
+
+
 def test_documents_beyond_8192_tokens_run(make_model):
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}
     model = make_model(rope_parameters={GLOBAL: yarn}, max_position_embeddings=32_768)

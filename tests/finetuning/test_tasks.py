@@ -76,6 +76,29 @@ def test_without_dev_a_share_of_train_is_held_out(folder):
     assert held == [example["text"] for example in load(task, folder)[1]["dev"].examples]
 
 
+def test_a_copy_with_other_files_is_read_where_the_published_ones_are_missing(tmp_path):
+    pairs = tmp_path / "afqmc"
+    pairs.mkdir()
+    for split, label in (("train", 0), ("train", 1), ("dev", 1)):
+        with open(pairs / f"{split}.txt", "a", encoding="utf-8") as copy:
+            copy.write(f"怎么还款{split}{label}\t如何还款\t{label}\n")
+    read = load(TASKS["afqmc"], tmp_path)[1]
+    assert read["train"].files == ("afqmc/train.txt",)
+    texts = [example["text"] for example in read["train"].examples]
+    assert texts == ["怎么还款train0", "怎么还款train1"]
+    for split, labels in (("train", "01"), ("dev", "1")):
+        rows = [
+            json.dumps({"sentence1": f"{split}{n}", "sentence2": "乙", "label": label})
+            for n, label in enumerate(labels)
+        ]
+        (pairs / f"{split}.json").write_text("\n".join(rows), encoding="utf-8")
+    read = load(TASKS["afqmc"], tmp_path)[1]
+    assert read["train"].files == ("afqmc/train.json",)
+    assert [example["text_pair"] for example in read["dev"].examples] == ["乙"]
+    with pytest.raises(FileNotFoundError, match=r"afqmc/train\.json, the train split, is missing"):
+        load(TASKS["afqmc"], tmp_path / "nowhere")
+
+
 def test_a_subset_is_the_same_each_time_and_keeps_the_order(folder):
     write(folder / "train.json", "ab" * 10)
     train = load(reviews(folder), folder)[1]["train"]
