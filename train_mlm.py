@@ -25,9 +25,9 @@ from pretraining.run.checkpoints import (
     check_order,
     check_unused,
     explain,
-    last_complete_checkpoint,
     note_order,
 )
+from pretraining.run.complete_checkpoints import last_complete_checkpoint
 from pretraining.run.configuration import STAGES, load_run
 from pretraining.run.evaluation import evaluated_at_the_end
 from pretraining.run.guard import TrainingStopped

@@ -24,7 +24,7 @@ from embedding.held_out import HeldOut
 from pretraining.data.corpus import CorpusError, find_files, read_documents
 from pretraining.data.draws import draw
 from pretraining.data.sentences import sentence_spans
-from pretraining.files import replacing
+from pretraining.files import check_file, replacing
 
 CHARACTERS_PER_PAIR = 4_000
 # Of a passage, on a logarithmic scale, so that each doubling is as frequent as the next.
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--exclude", type=Path, help="folder of tasks whose texts are left out")
     args = parser.parse_args()
     try:
+        check_file(args.output)
         held_out = HeldOut(args.exclude) if args.exclude else None
         found = pairs_of(args.documents, args.seed, held_out)
         pairs = heapq.nsmallest(

@@ -22,9 +22,9 @@ from datasets import Dataset, load_dataset
 
 from embedding.held_out import HeldOut
 from embedding.run_file import TaskSpec
-from embedding.tasks import rows_of_jsonl
+from embedding.tasks import rows_of_jsonl, rows_of_squad
 from pretraining.data.sentences import sentence_spans
-from pretraining.files import read_json, read_text
+from pretraining.files import read_text
 
 LONGEST_PASSAGE = 256  # characters of a paragraph that a question learns from
 Row = tuple[str, list]  # where it stands, and its fields
@@ -203,12 +203,8 @@ def _score(spec: TaskSpec, value, where: str) -> float | None:
 
 def _questions(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
     for file in spec.files:
-        for article in read_json(file)["data"]:
-            for paragraph in article["paragraphs"]:
-                for question in paragraph["qas"]:
-                    place = question["answers"][0]["answer_start"] if question["answers"] else 0
-                    passage = _sentences_around(paragraph["context"], place)
-                    yield {"anchor": question["question"], "positive": passage}
+        for context, question, place in rows_of_squad(file):
+            yield {"anchor": question, "positive": _sentences_around(context, place)}
 
 
 def _sentences_around(text: str, place: int) -> str:

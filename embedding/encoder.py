@@ -50,16 +50,23 @@ class Opening:
             )
         return cls(path, int(dimensions) if dimensions else None, dtype)
 
+    @property
+    def name(self) -> str:
+        """`FOLDER` or `FOLDER@DIMENSIONS`."""
+        return self.path if self.dimensions is None else f"{self.path}@{self.dimensions}"
+
     def fingerprint(self) -> str:
-        """What tells the vectors of one model from another's: weights and dimensions."""
+        """What tells the vectors of one model from another's: weights, modules, prompts, size."""
         digest = hashlib.sha256(repr(self.dimensions).encode())
         # Of the encoder and of modules such as 2_Dense; a checkout may hold models of other runs.
-        patterns = ("*.safetensors", "[0-9]_*/*.safetensors")
+        patterns = ("*.safetensors", "*.json", "[0-9]_*/*")
+        others = ("tokenizer.json", "training_run.json")
         files = [file for each in patterns for file in sorted(Path(self.path).glob(each))]
         if not files:  # a name on the Hub
             digest.update(self.path.encode())
         for file in files:
-            digest.update(sha256_of(file).encode())
+            if file.name not in others:
+                digest.update(sha256_of(file).encode())
         return digest.hexdigest()
 
     def open(

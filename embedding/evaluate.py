@@ -43,6 +43,7 @@ class Contender:
     def __init__(self, name: str, dtype: str | None):
         self.name = name
         self.lexical = LEXICAL[name]() if name in LEXICAL else None
+        self.label = name if self.lexical or dtype is None else f"{name} ({dtype})"
         self.opening = None if self.lexical else Opening.of(name, dtype)
 
     @cached_property
@@ -120,7 +121,7 @@ def main() -> None:
             evaluate(contender, tasks, args, results)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise SystemExit(str(error)) from error
-    print(table(results, args.models))
+    print(table(results, [contender.label for contender in contenders]))
 
 
 def evaluate(
@@ -128,9 +129,9 @@ def evaluate(
 ) -> None:
     """Fills in what the results lack of this model, and saves after each task."""
     mark = fingerprint(contender.opening)
-    known = results["models"].get(contender.name)
+    known = results["models"].get(contender.label)
     if known is None or known["fingerprint"] != mark:
-        known = results["models"][contender.name] = {"fingerprint": mark, "tasks": {}}
+        known = results["models"][contender.label] = {"fingerprint": mark, "tasks": {}}
 
     def keep(place: dict, key: str, value) -> None:
         place[key] = value

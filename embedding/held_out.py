@@ -19,19 +19,20 @@ def normalized(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
 
 
+def long_sentences(text: str) -> list[str]:
+    """The sentences of a text that are long enough to tell where they come from."""
+    sentences = (text[start:end] for start, end in sentence_spans(text))
+    return [sentence for sentence in sentences if len(sentence) >= SHORTEST_SENTENCE]
+
+
 def texts_of(task: Task) -> list[str]:
     """Every text of a task, and the sentences of its documents."""
     if isinstance(task, Pairs):
         return [*task.left, *task.right]
     if isinstance(task, Ranking):
         return [*task.queries, *(text for row in task.candidates for text in row)]
-    sentences = [
-        document[start:end]
-        for document in task.documents
-        for start, end in sentence_spans(document)
-    ]
-    long = [sentence for sentence in sentences if len(sentence) >= SHORTEST_SENTENCE]
-    return [*task.queries, *task.documents, *long]
+    sentences = [sentence for each in task.documents for sentence in long_sentences(each)]
+    return [*task.queries, *task.documents, *sentences]
 
 
 class HeldOut:
@@ -53,8 +54,8 @@ class HeldOut:
         return len(self._texts)
 
     def holds(self, text: str) -> bool:
-        """Whether a text is in a test set, whatever its punctuation."""
-        return normalized(text) in self._texts
+        """Whether a text, or a long sentence of it, is in a test set, whatever its punctuation."""
+        return any(normalized(each) in self._texts for each in (text, *long_sentences(text)))
 
     def holds_any(self, texts: Iterable[str]) -> bool:
         """Whether one of the texts is. No pair of a test set can be left then, either."""

@@ -4,6 +4,7 @@ Both take the weights of terms (idf) from the texts that they are given to compa
 """
 
 import importlib.util
+import unicodedata
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -39,9 +40,10 @@ def need_packages(*names: str) -> None:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text by rjieba, without white space."""
+    """The words of a text by rjieba, after NFKC, in lower case, without white space."""
     import rjieba
 
+    text = unicodedata.normalize("NFKC", text).lower()
     return [word for word in rjieba.cut(text) if not word.isspace()]
 
 

@@ -74,7 +74,8 @@ class TeacherLoss(nn.Module):
         rows = np.asarray(self.vectors[labels.cpu().numpy()], dtype=np.float32)
         teacher = torch.from_numpy((rows - self.mean) @ self.axes).to(student.device)
         cosines = _cosines(teacher)
-        scale = cosines.var(correction=0).clamp_min(1e-6) if len(cosines) else 1.0
+        # The one pair of a last batch of two has no variance.
+        scale = cosines.var(correction=0).clamp_min(1e-6) if len(cosines) > 1 else 1.0
         vectors, similarities = [], []
         for size in self.sizes:
             cut = student[:, :size]
@@ -130,34 +131,35 @@ def loss_for(
     Raises:
         ValueError: if a size is not below the model's.
     """
+    scale = {} if spec.scale is None else {"scale": spec.scale}
     if isinstance(model, CrossEncoder):
         if spec.loss == "cross_entropy":
             return BinaryCrossEntropyLoss(model)
-        return CrossEncoderRankingLoss(model, mini_batch_size=spec.mini_batch or 32)
+        return CrossEncoderRankingLoss(model, mini_batch_size=spec.mini_batch or 32, **scale)
     if isinstance(model, MultiVectorEncoder):
-        return LateInteractionRankingLoss(model, mini_batch_size=spec.mini_batch or 32)
+        return LateInteractionRankingLoss(model, mini_batch_size=spec.mini_batch or 32, **scale)
     size = model.get_embedding_dimension()
     if wrong := [d for d in dimensions if not 0 < d < size]:
         raise ValueError(f"dimensions: {wrong[0]}, but the model's vectors have {size}.")
     if spec.kind == "teacher":
         with_vectors = spec.loss == "vectors"
         return TeacherLoss(model, vectors, spec.similarity_weight, dimensions, with_vectors)
-    loss = _plain_loss(spec, model)
+    loss = _plain_loss(spec, model, scale)
     return MatryoshkaLoss(model, loss, [size, *dimensions]) if dimensions else loss
 
 
-def _plain_loss(spec: TaskSpec, model: SentenceTransformer) -> torch.nn.Module:
+def _plain_loss(spec: TaskSpec, model: SentenceTransformer, scale: dict) -> torch.nn.Module:
     match spec.loss:
         case "ranking":
             if spec.mini_batch is None:
-                return MultipleNegativesRankingLoss(model, scale=spec.scale)
+                return MultipleNegativesRankingLoss(model, **scale)
             return CachedMultipleNegativesRankingLoss(
-                model, scale=spec.scale, mini_batch_size=spec.mini_batch
+                model, mini_batch_size=spec.mini_batch, **scale
             )
         case "triplet":
             return TripletLoss(model, TripletDistanceMetric.COSINE, triplet_margin=spec.margin)
         case "cosent":
-            return CoSENTLoss(model, scale=spec.scale)
+            return CoSENTLoss(model, **scale)
         case "cosine":
             return CosineSimilarityLoss(model)
     raise AssertionError(spec.loss)

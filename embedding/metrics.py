@@ -23,7 +23,7 @@ def pair_metrics(scores: np.ndarray, truth: list[float], binary: bool) -> dict[s
 
 
 def ranks_of(scores: np.ndarray, relevant: list[int]) -> np.ndarray:
-    """The rank from 1 of the relevant document of each query; ties count against it.
+    """The rank from 1 of the relevant document of each query; ties, and NaN, count against it.
 
     Args:
         scores: (queries, documents).
@@ -33,7 +33,7 @@ def ranks_of(scores: np.ndarray, relevant: list[int]) -> np.ndarray:
         (queries,), int64.
     """
     own = scores[np.arange(len(relevant)), relevant]
-    return (scores >= own[:, None]).sum(axis=1)
+    return (~(scores < own[:, None])).sum(axis=1)
 
 
 def retrieval_metrics(ranks: np.ndarray) -> dict[str, float]:

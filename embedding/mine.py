@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from datasets import Dataset
-from sentence_transformers import CrossEncoder
 from sentence_transformers.util import mine_hard_negatives
 
 from embedding.data import load_task
@@ -24,10 +23,12 @@ from embedding.distill import read_sentences
 from embedding.encoder import Opening
 from embedding.held_out import HeldOut, normalized
 from embedding.run_file import TaskSpec
-from pretraining.files import replacing
+from pretraining.files import check_file, replacing
 
 # Candidates asked for per negative wanted: some fall to the filter by meaning.
 SPARE = 3
+# Anchors whose cosines with all texts are in memory at once.
+ANCHORS = 512
 
 
 class Meanings:
@@ -89,12 +90,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--range_max", type=int, default=50, help="neighbors that are looked at")
     parser.add_argument("--judge", help="CrossEncoder that scores candidates in the model's place")
     parser.add_argument("--exclude", type=Path, help="folder of tasks whose texts are left out")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if SPARE * args.negatives > args.range_max:
+        parser.error(
+            f"--negatives {args.negatives} needs --range_max {SPARE * args.negatives} or more"
+        )
+    return args
 
 
 def main() -> None:
     args = parse()
     try:
+        check_file(args.output)
+        judge = Opening.of(args.judge).open("cross_encoder") if args.judge else None
         held_out = HeldOut(args.exclude) if args.exclude else None
         spec = TaskSpec("pairs", "pairs", tuple(args.pairs), columns=tuple(args.columns))
         pairs = load_task(spec, seed=0, held_out=held_out).rows
@@ -109,11 +117,12 @@ def main() -> None:
         model,
         # The library adds the positives; anchors are candidates, too.
         corpus=[*pairs["anchor"], *pairs["positive"], *corpus],
-        cross_encoder=CrossEncoder(args.judge) if args.judge else None,
+        cross_encoder=judge,
         num_negatives=SPARE * args.negatives,
         range_max=args.range_max,
         relative_margin=args.relative_margin,
         output_format="triplet",
+        faiss_batch_size=ANCHORS,  # used without faiss, too
         verbose=False,
     )
     meanings = Meanings(zip(pairs["anchor"], pairs["positive"], strict=True))

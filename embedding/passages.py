@@ -1,6 +1,7 @@
 """Passages of text files, JSON lines, CSV and Parquet, each with its file and line."""
 
 import csv
+import glob
 import io
 import sys
 from collections.abc import Iterator, Sequence
@@ -38,17 +39,40 @@ def read_passages(
         CorpusError, ValueError: if a file cannot be read or holds no text; the message names it.
         OSError: if a file is not there.
     """
-    for path in paths:
-        tables = Path(path).suffix in SEPARATORS
-        for file in [path] if tables else find_files([path]):
-            texts = _table(Path(file), text_field) if tables else _texts(file, text_field)
-            found = False
-            for number, text in texts:
-                for passage in passages_of(text, length):
-                    found = True
-                    yield Passage(passage, file, number)
-            if not found:
-                raise CorpusError("no document", f"{file}: the file holds no text.")
+    for file in (file for path in paths for file in _files(path)):
+        is_table = Path(file).suffix in SEPARATORS
+        texts = _table(Path(file), text_field) if is_table else _texts(file, text_field)
+        found = False
+        for number, text in texts:
+            for passage in passages_of(text, length):
+                found = True
+                yield Passage(passage, file, number)
+        if not found:
+            raise CorpusError("no document", f"{file}: the file holds no text.")
+
+
+def _files(path: str) -> list[str]:
+    """The files that a path, a folder or a pattern names, tables among them, in order.
+
+    Raises:
+        CorpusError: if there is none.
+    """
+    if Path(path).is_file():
+        return [path] if Path(path).suffix in SEPARATORS else find_files([path])
+    folder = Path(path).is_dir()
+    patterns = [f"{path}/**/*{suffix}" for suffix in SEPARATORS] if folder else [path]
+    tables = [
+        file
+        for pattern in patterns
+        for file in glob.glob(pattern, recursive=True)
+        if Path(file).suffix in SEPARATORS
+    ]
+    try:
+        return sorted({*tables, *find_files([path])})
+    except CorpusError:
+        if tables:  # a folder of tables alone
+            return sorted(tables)
+        raise
 
 
 def _texts(file: str, text_field: str) -> Iterator[tuple[int, str]]:
@@ -63,7 +87,10 @@ def _texts(file: str, text_field: str) -> Iterator[tuple[int, str]]:
 def _table(file: Path, text_field: str) -> Iterator[tuple[int, str]]:
     """(line on which the row ends, one line of its text)."""
     csv.field_size_limit(sys.maxsize)
-    rows = csv.DictReader(io.StringIO(read_text(file)), delimiter=SEPARATORS[file.suffix])
+    quoting = csv.QUOTE_NONE if file.suffix == ".tsv" else csv.QUOTE_MINIMAL
+    rows = csv.DictReader(
+        io.StringIO(read_text(file)), delimiter=SEPARATORS[file.suffix], quoting=quoting
+    )
     names = rows.fieldnames or []
     if names and text_field not in names:
         raise ValueError(

@@ -23,7 +23,7 @@ All paths are relative to the working directory, as on the command line, where k
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,7 +61,8 @@ class TaskSpec:
         mini_batch: texts at a time in `ranking` (gradient caching), which takes less memory and a
             third more time, with the same result; None takes the whole batch at once (rerankers:
             32 texts).
-        scale: inverse temperature of `ranking` and `cosent`.
+        scale: inverse temperature of `ranking` and `cosent`; None takes the loss's own, 20 for
+            vectors.
         margin: by which the better candidate must lead in `triplet`.
         similarity_weight: of the similarities within a batch, for kind `teacher`.
         teacher: folder that `embedding.distill` wrote, for kind `teacher`.
@@ -80,7 +81,7 @@ class TaskSpec:
     prompts: tuple[str, ...] | None = None
     limit: int | None = None
     mini_batch: int | None = None
-    scale: float = 20.0
+    scale: float | None = None
     margin: float = 0.2
     similarity_weight: float = 0.1
     teacher: Path | None = None
@@ -125,7 +126,7 @@ def load_run_file(file: Path, overrides: Sequence[str] = ()) -> RunFile:
         _apply(values, override)
     _check_keys(values, RunFile, str(file))
     tasks = values.pop("tasks")
-    if not isinstance(tasks, dict) or not tasks:
+    if not tasks:
         raise ValueError(f"{file}: tasks: at least one named task expected.")
     architecture = values.get("architecture", RunFile.architecture)
     if architecture not in ARCHITECTURES:
@@ -165,6 +166,60 @@ def _apply(values: dict, override: str) -> None:
         raise ValueError(f"{override}: not YAML: {error}") from error
 
 
+def _is_whole(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return _is_whole(value) or isinstance(value, float)
+
+
+def _all(check: Callable, kind: type = list) -> Callable:
+    """A check of a list, or of the values of a dictionary."""
+
+    def every(value) -> bool:
+        return isinstance(value, kind) and all(
+            map(check, value.values() if kind is dict else value)
+        )
+
+    return every
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
+
+
+# What a value has to be, in words, and its check. Null stands for a key that is left out.
+_TEXT = ("a text", _is_text)
+_TEXTS = ("a list of texts", _all(_is_text))
+_COUNT = ("a whole number above 0", lambda value: _is_whole(value) and value > 0)
+_NUMBER = ("a number", _is_number)
+_KEYS = ("keys and values", lambda value: isinstance(value, dict))
+_VALUES = {
+    **dict.fromkeys(("model", "output", "architecture", "dtype", "exclude", "turns"), _TEXT),
+    **dict.fromkeys(("kind", "hub", "config", "split", "loss", "teacher"), _TEXT),
+    **dict.fromkeys(("layers", "vector_size", "limit", "mini_batch"), _COUNT),
+    **dict.fromkeys(("scale", "margin", "similarity_weight"), _NUMBER),
+    **dict.fromkeys(("training", "labels", "tasks"), _KEYS),
+    "compile": ("true or false", lambda value: isinstance(value, bool)),
+    "seed": ("a whole number", _is_whole),
+    "dimensions": ("a list of whole numbers", _all(_is_whole)),
+    "files": _TEXTS,
+    "columns": (
+        "a list of names, or of numbers from 0",
+        lambda value: _all(_is_text)(value) or _all(_is_whole)(value),
+    ),
+    "score_range": (
+        "[lowest, highest]",
+        lambda value: _all(_is_number)(value) and len(value) == 2 and value[0] < value[1],
+    ),
+}
+_PROMPTS = {
+    RunFile: ("names and texts", _all(_is_text, dict)),
+    TaskSpec: ("a list of names", _all(_is_text)),
+}
+
+
 def _check_keys(values: dict, kind: type, where: str, given: tuple[str, ...] = ()) -> None:
     fields = {entry.name: entry for entry in dataclasses.fields(kind)}
     if unknown := [key for key in values if key not in fields or key in given]:
@@ -177,6 +232,10 @@ def _check_keys(values: dict, kind: type, where: str, given: tuple[str, ...] = (
         )
         if not optional and name not in values and name not in given:
             raise ValueError(f"{where}: key {name!r} is missing.")
+    for name, value in values.items():
+        wanted, fits = _PROMPTS[kind] if name == "prompts" else _VALUES[name]
+        if not fits(value) and not (value is None and fields[name].default is None):
+            raise ValueError(f"{where}: {name}: {wanted} expected, not {value!r}.")
 
 
 def _task(name: str, values, losses: dict[str, tuple[str, ...]], where: str) -> TaskSpec:
@@ -221,8 +280,6 @@ def _check_task(spec: TaskSpec, where: str) -> None:
         raise ValueError(
             f"{where}.columns: {len(spec.columns)} given, {wanted} needed for kind {spec.kind}."
         )
-    if not spec.score_range[0] < spec.score_range[1]:
-        raise ValueError(f"{where}.score_range: [lowest, highest] expected.")
 
 
 def _check_run(run: RunFile, where: str) -> None:
@@ -242,10 +299,6 @@ def _check_run(run: RunFile, where: str) -> None:
         raise ValueError(f"{where}: dimensions: only a bi_encoder has one vector a text.")
     if run.vector_size is not None and run.architecture != "bi_encoder":
         raise ValueError(f"{where}: vector_size: only a bi_encoder has one vector a text.")
-    for key in ("layers", "vector_size"):
-        number = getattr(run, key)
-        if number is not None and (not isinstance(number, int) or number < 1):
-            raise ValueError(f"{where}: {key}: a whole number above 0 expected, not {number!r}.")
     for task in run.tasks:
         for prompt in task.prompts or ():
             if prompt not in run.prompts:

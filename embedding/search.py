@@ -112,7 +112,8 @@ def index_passages(
     """
     if not adding and folder.is_dir() and not (folder / NOTE).exists():
         if others := {path.name for path in folder.iterdir()} - {UNFINISHED, LOCK}:
-            others = {name for name in others if not name.startswith(f".{GENERATION}")}
+            # What an earlier build left that was stopped; its folders were never valid.
+            others = {name for name in others if not name.lstrip(".").startswith(GENERATION)}
         if others:
             raise ValueError(f"{folder} holds {min(others)}, no index. Name another folder.")
     old = open_for(folder, opening) if adding else None
@@ -143,7 +144,7 @@ def index_passages(
     write_vectors(model, texts, work, progress, batch_size)
     note = write_index(
         folder,
-        IndexNote(opening.path, weights, size, 0, 0),
+        IndexNote(opening.name, weights, size, 0, 0),
         [*kept, *passages],
         open_vectors(work, progress, "r"),
         old,

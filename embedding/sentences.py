@@ -21,7 +21,7 @@ from embedding.run_file import RunFile, load_run_file
 from pretraining.data.corpus import CorpusError, find_files, read_documents
 from pretraining.data.draws import draw
 from pretraining.data.shortening import Shortening, shorten
-from pretraining.files import replacing
+from pretraining.files import check_file, replacing
 
 SHORTEST, LONGEST = 5, 320
 
@@ -100,6 +100,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     try:
+        check_file(args.output)
         if args.run:
             pieces = texts_of_run(load_run_file(args.run))
         else:

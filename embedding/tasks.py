@@ -85,9 +85,36 @@ def rows_of_jsonl(file: Path, *keys: str) -> Iterator[tuple[int, list]]:
 
 
 def _scored_tsv(file: Path, binary: bool) -> Pairs:
-    rows = [fields for _, fields in rows_of_tsv(file, 3)]
-    left, right, scores = zip(*rows, strict=True)
-    return Pairs(list(left), list(right), [float(score) for score in scores], binary)
+    pairs = Pairs([], [], [], binary)
+    for number, (left, right, score) in rows_of_tsv(file, 3):
+        try:
+            pairs.scores.append(float(score))
+        except ValueError:
+            raise ValueError(f"{file}, line {number}: score {score!r} is not a number.") from None
+        pairs.left.append(left)
+        pairs.right.append(right)
+    if not pairs.scores:
+        raise ValueError(f"{file} holds no pairs.")
+    return pairs
+
+
+def rows_of_squad(file: Path) -> Iterator[tuple[str, str, int]]:
+    """(context, question, where its first answer starts, or 0) of a file in SQuAD's format.
+
+    Raises:
+        ValueError: if it is not in that format; the message names the file.
+    """
+    try:
+        for article in read_json(file)["data"]:
+            for paragraph in article["paragraphs"]:
+                context = paragraph["context"]
+                if not context.strip():
+                    raise ValueError(f"{file}: a paragraph's context is empty.")
+                for question in paragraph["qas"]:
+                    answers = question.get("answers") or [{"answer_start": 0}]
+                    yield context, question["question"], int(answers[0]["answer_start"])
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{file} is not in SQuAD's format: {error!r}.") from error
 
 
 def stsb(folder: Path) -> Pairs:
@@ -158,11 +185,8 @@ def questions(*files: Path) -> Retrieval:
     documents: dict[str, int] = {}
     queries: dict[str, int] = {}
     for file in files:
-        for article in read_json(file)["data"]:
-            for paragraph in article["paragraphs"]:
-                place = documents.setdefault(paragraph["context"], len(documents))
-                for question in paragraph["qas"]:
-                    queries.setdefault(question["question"], place)
+        for context, question, _ in rows_of_squad(file):
+            queries.setdefault(question, documents.setdefault(context, len(documents)))
     return Retrieval(list(queries), list(documents), list(queries.values()))
 
 

@@ -22,7 +22,6 @@ from sentence_transformers.base.modules import Normalize
 from sentence_transformers.base.sampler import DefaultBatchSampler, NoDuplicatesBatchSampler
 from torch.utils.data import BatchSampler, RandomSampler
 from transformers import TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from embedding.architectures import ARCHITECTURES
 from embedding.data import limited, load_task
@@ -33,7 +32,8 @@ from embedding.results import fingerprint
 from embedding.run_file import RunFile, load_run_file
 from embedding.student import keep_layers, widen_vectors
 from embedding.teacher import read_note, read_teacher
-from pretraining.files import check_output, new_folder, read_json, write_json
+from pretraining.files import check_output, new_folder, read_json, sha256_of, write_json
+from pretraining.run.complete_checkpoints import last_complete_checkpoint
 
 # Column names per kind are those of `embedding.data`; these hold no text.
 LABELS = ("score", "label")
@@ -50,7 +50,7 @@ def digest_of(run: RunFile) -> str:
     for task in run.tasks:
         if task.teacher:
             parts.append(repr(read_note(task.teacher)))
-        parts += [f"{file} {file.stat().st_size}" for file in task.files]
+        parts += [f"{file} {sha256_of(file)}" for file in task.files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -70,7 +70,7 @@ def prepare_work(run: RunFile) -> str | None:
             f"{folder} holds a run of other settings or data. Remove it to start anew, or name "
             "another output."
         )
-    return get_last_checkpoint(str(folder))
+    return last_complete_checkpoint(folder)
 
 
 def load_data(run: RunFile) -> tuple[dict[str, Dataset], dict[str, object]]:

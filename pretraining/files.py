@@ -101,6 +101,19 @@ def check_output(output: Path) -> None:
         raise ValueError(f"{output} is not an empty folder. Name another, or empty it.")
 
 
+def check_file(output: Path) -> None:
+    """Refuses an output file that cannot be written, before the work for it begins.
+
+    Raises:
+        OSError: if it is a folder, or its folder cannot be made or written to.
+    """
+    if output.is_dir():
+        raise IsADirectoryError(f"{output} is a folder. Name a file.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=output.parent):
+        pass
+
+
 @contextlib.contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
     """A folder to fill; it becomes `output` if the block ends without an error.

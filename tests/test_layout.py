@@ -50,7 +50,8 @@ MAY_IMPORT = {
     "pretraining/run/": LIBRARY | rooms("pretraining/data/", "pretraining/tokenizer/"),
     "pretraining/files.py": set(),
     "serving/": LIBRARY | {"pretraining/data/sentences.py"},
-    "embedding/": {"pretraining/files.py", "pretraining/run/plain_yaml.py"}
+    "embedding/": {"pretraining/files.py"}
+    | {f"pretraining/run/{name}.py" for name in ("complete_checkpoints", "plain_yaml")}
     | {f"pretraining/data/{name}.py" for name in ("corpus", "draws", "sentences", "shortening")},
     "data_collator_wwm.py": set(),
     "examples/": set(),

@@ -25,9 +25,9 @@ from pretraining.run.allocator import keep_freed_memory
 from pretraining.run.checkpoints import (
     check_order,
     check_unused,
-    last_complete_checkpoint,
     note_order,
 )
+from pretraining.run.complete_checkpoints import last_complete_checkpoint
 from pretraining.run.configuration import RunConfigError, load_run
 from pretraining.run.guard import TrainingStopped
 from pretraining.run.settings import StageSettings, check_stage

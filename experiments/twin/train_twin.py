@@ -30,7 +30,7 @@ from pretraining.data.encoding import check_tokenizer
 from pretraining.data.order import TrainingOrder
 from pretraining.data.rows import Rows, open_rows
 from pretraining.files import read_json, write_json
-from pretraining.run.checkpoints import last_complete_checkpoint
+from pretraining.run.complete_checkpoints import last_complete_checkpoint
 from pretraining.run.log import LOG_FILE, JsonLinesLog
 from pretraining.run.progress import ProgressReport
 

@@ -1,13 +1,11 @@
 """The folder of a stage: what an earlier start left there, and how to go on from it."""
 
 import shutil
-import zipfile
 from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
 
 from pretraining.data.rows import RowsError
 from pretraining.files import read_json, write_json
+from pretraining.run.complete_checkpoints import last_complete_checkpoint
 from pretraining.run.configuration import RunConfigError
 from pretraining.run.settings import StageSettings
 from pretraining.run.stage_data import StageData
@@ -63,44 +61,6 @@ def _order_facts(settings: StageSettings, data: StageData) -> dict:
         "batch_warmup": stage.batch_warmup and vars(stage.batch_warmup),
         "train_rows": [shard["sha256"] for shard in data.rows.manifest["shards"]],
     }
-
-
-def last_complete_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end, or None."""
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True):
-        if missing := _what_is_incomplete(checkpoint):
-            print(f"{checkpoint} is incomplete ({missing}), looking for the one before it")
-        else:
-            return str(checkpoint)
-    return None
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _what_is_incomplete(checkpoint: Path) -> str | None:
-    """The name of a file that is missing or cut off, or None.
-
-    Trainer writes trainer_state.json last, so that one tells of a kill in mid-write; a disk that
-    was full or a copy that broke off can have cut any of the others.
-    """
-    try:
-        read_json(checkpoint / "trainer_state.json")
-    except (OSError, ValueError):
-        return "trainer_state.json"
-    weights = list(checkpoint.glob("*.safetensors"))
-    if not weights and not (checkpoint / "pytorch_model_fsdp.bin").exists():
-        return "model.safetensors"
-    for file in weights:
-        try:
-            with safe_open(file, framework="pt"):  # reads the header and compares the length
-                pass
-        except (OSError, SafetensorError):
-            return file.name
-    # torch.save writes zip archives, whose directory is at their end.
-    saved = [each for suffix in ("pt", "pth", "bin") for each in checkpoint.glob(f"*.{suffix}")]
-    return next((file.name for file in saved if not zipfile.is_zipfile(file)), None)
 
 
 def explain(error: Exception, settings: StageSettings) -> str:

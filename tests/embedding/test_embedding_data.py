@@ -196,6 +196,14 @@ tasks:
         ("[q, t]", "[q, t], prompts: [query]", "'query' is not among the run's prompts (none)"),
         ("kind: pairs", "kind: teacher", "tasks.one.teacher: name a folder"),
         ("tasks:\n  one", "tasks: [\n  one", "not YAML"),
+        ("output: out", "output: 5", "output: a text expected, not 5"),
+        ("output: out", "output: out\ncompile: no", "compile: true or false expected, not 'no'"),
+        ("output: out", "output: out\ntraining:", "training: keys and values expected, not None"),
+        ("output: out", "output: out\ndimensions: 64", "dimensions: a list of whole numbers"),
+        ("[rows.jsonl]", "rows.jsonl", "tasks.one: files: a list of texts expected"),
+        ("[q, t]", "[q, 1]", "tasks.one: columns: a list of names, or of numbers from 0"),
+        ("[q, t]", "[q, t], limit: 0", "tasks.one: limit: a whole number above 0 expected, not 0"),
+        ("[q, t]", "[q, t], score_range: [5, 0]", "score_range: [lowest, highest] expected"),
     ],
 )
 def test_a_wrong_run_file_is_refused(tmp_path, old, new, message):
@@ -252,7 +260,10 @@ def held_out(monkeypatch, tmp_path) -> HeldOut:
 
 @pytest.mark.parametrize(
     "text",
-    ["今天下雨了", "外面 在下雨！！", "窗户坏了", "图书馆几点开门？", "它每天上午九点开门"],
+    [
+        *("今天下雨了", "外面 在下雨！！", "窗户坏了", "图书馆几点开门？", "它每天上午九点开门"),
+        "我们走到了河边。它每天上午九点开门！时间还早。",
+    ],
 )
 def test_a_text_of_a_test_set_is_found_whatever_its_punctuation(held_out, text):
     assert held_out.holds(text)

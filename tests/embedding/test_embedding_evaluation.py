@@ -25,6 +25,7 @@ QUESTIONS = ["图书馆几点关门？", "磨坊建了多少年？"]
 def test_ranks_count_from_1_and_ties_count_against():
     scores = np.array([[0.9, 0.5, 0.1], [0.9, 0.5, 0.1], [0.2, 0.2, 0.1]])
     assert ranks_of(scores, [0, 2, 1]).tolist() == [1, 3, 2]
+    assert ranks_of(np.full((1, 3), np.nan), [0]).tolist() == [3]
 
 
 def test_retrieval_metrics_of_ranks_1_3_and_11():
@@ -174,6 +175,17 @@ def test_a_missing_file_and_a_wrong_line_are_named(tasks):
     (tasks / "afqmc/dev.txt").write_text("甲\t乙\t1\n甲乙 1\n")
     with pytest.raises(ValueError, match=r"afqmc/dev\.txt, line 2: 1 fields, not 3"):
         read_task("afqmc", tasks)
+    for content, message in (
+        ("甲\t乙\t好\n", "line 1: score '好' is not a number"),
+        ("", "no pairs"),
+    ):
+        (tasks / "afqmc/dev.txt").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_task("afqmc", tasks)
+    for content in ('{"version": "1"}', '{"data": [{"paragraphs": [{"context": "甲"}]}]}', "[]"):
+        (tasks / "cmrc2018/cmrc2018_dev.json").write_text(content)
+        with pytest.raises(ValueError, match=r"cmrc2018_dev\.json is not in SQuAD's format"):
+            read_task("cmrc", tasks)
     (tasks / "stsb/sts-b-test.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"sts-b-test\.txt is missing: unpack"):
         read_task("stsb", tasks)
@@ -206,6 +218,13 @@ def test_the_table_has_a_line_per_model_and_known_figures_are_not_measured_again
     assert lines[4].startswith("| bigrams | ")
     again = evaluated("--models", "bigrams", "--only", "stsb", "cmrc")
     assert again == lines[2:]
+
+
+def test_figures_of_another_dtype_stand_beside(evaluated, tiny_encoder, tmp_path):
+    evaluated("--models", str(tiny_encoder), "--only", "stsb")
+    lines = evaluated("--models", str(tiny_encoder), "--only", "stsb", "--dtype", "bf16")
+    assert lines[-1].startswith(f"| {tiny_encoder} (bf16) | ")
+    assert len(json.loads((tmp_path / "results.json").read_text())["models"]) == 2
 
 
 def test_another_state_of_a_model_is_measured_anew(evaluated, monkeypatch):

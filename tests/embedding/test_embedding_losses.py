@@ -80,6 +80,12 @@ def test_similarities_alone_do_not_depend_on_the_students_axes():
     torch.testing.assert_close(turned["similarities"], plain["similarities"])
 
 
+def test_the_one_pair_of_a_last_batch_of_two_counts_like_any_other():
+    teacher = np.eye(4, dtype=np.float16)
+    loss = TeacherLoss(Fixed(torch.randn(2, 4)), teacher, similarity_weight=1.0)
+    assert loss([{}], torch.arange(2))["similarities"] < 5
+
+
 def test_a_size_that_the_model_does_not_have_is_refused():
     spec = TaskSpec("task", "pairs", (Path("x"),), columns=("q", "t"))
     with pytest.raises(ValueError, match="dimensions: 3, but the model's vectors have 3"):

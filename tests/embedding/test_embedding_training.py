@@ -19,7 +19,7 @@ from embedding.encoder import Opening
 from embedding.leakage import leaks
 from embedding.run_file import TaskSpec, load_run_file
 from embedding.teacher import TeacherNote, digest_of, open_vectors, read_teacher
-from embedding.train import load_data, train, work_folder
+from embedding.train import load_data, prepare_work, train, work_folder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SENTENCES = [
@@ -107,6 +107,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
             train(killed)
     assert not killed.output.exists()
     assert (work_folder(killed) / "checkpoint-2").exists()
+    (work_folder(killed) / "checkpoint-3").mkdir()  # a kill while it was written
     train(killed)
 
     weights, start = weights_of(whole.output), weights_of(tiny_encoder)
@@ -132,6 +133,16 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(run_file):
     (work / "run.json").write_text('{"digest": "another"}')
     with pytest.raises(ValueError, match="a run of other settings or data"):
         train(load_run_file(file))
+
+
+def test_data_that_changed_under_a_run_is_noticed(run_file):
+    run = load_run_file(run_file("run"))
+    assert prepare_work(run) is None
+    assert prepare_work(run) is None
+    data = run.tasks[1].files[0]
+    data.write_text(data.read_text().replace("q", "Q"))  # as many bytes
+    with pytest.raises(ValueError, match="a run of other settings or data"):
+        prepare_work(run)
 
 
 def test_an_output_that_holds_something_is_left_alone(run_file, tmp_path):
@@ -162,6 +173,10 @@ def test_mined_rows_train_as_triplets(tiny_encoder, tmp_path, monkeypatch, capsy
     monkeypatch.setattr("sys.argv", ["mine", *map(str, arguments)])
     mine.main()
     assert f"of {len(rows)} pairs with 2 negatives each" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["mine", *map(str, arguments), "--negatives", "20"])
+    with pytest.raises(SystemExit):
+        mine.main()
+    assert "--negatives 20 needs --range_max 60 or more" in capsys.readouterr().err
     spec = TaskSpec("t", "triplets", (output,), columns=("anchor", "positive", "negatives"))
     mined = load_task(spec, 0).rows.to_list()
     assert {row["anchor"] for row in mined} == set(SENTENCES)

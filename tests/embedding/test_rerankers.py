@@ -11,8 +11,9 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
 from embedding import evaluate, search, train
 from embedding.architectures import architecture_of
+from embedding.encoder import Opening
 from embedding.losses import loss_for
-from embedding.run_file import load_run_file
+from embedding.run_file import TaskSpec, load_run_file
 
 ROOT = Path(__file__).parent.parent.parent
 PLACES = ("图书馆", "菜市场", "火车站", "游泳池")
@@ -67,6 +68,14 @@ def trained(tiny_encoder, tmp_path_factory) -> dict[str, Path]:
         train.train(load_run_file(file))
         folders[architecture] = work / architecture
     return folders
+
+
+@pytest.mark.parametrize(("architecture", "own"), [("cross_encoder", 10), ("late_interaction", 1)])
+def test_a_loss_has_its_own_scale_or_the_one_that_is_given(architecture, own, trained):
+    model = Opening.of(str(trained[architecture])).open(architecture)
+    for given, expected in ((None, own), (50.0, 50)):
+        spec = TaskSpec("t", "pairs", (Path("x"),), loss="ranking", scale=given)
+        assert loss_for(spec, model, ()).scale == expected
 
 
 @pytest.mark.parametrize("architecture", KINDS)

@@ -1,5 +1,6 @@
 """Passages with file and line, an index that a failed build leaves alone, and three rankings."""
 
+import json
 import shutil
 import sys
 from collections import namedtuple
@@ -71,6 +72,19 @@ def test_a_passage_knows_its_file_and_line(tmp_path):
     ]
 
 
+def test_folders_and_patterns_name_tables_too_and_tabs_alone_part_a_tsv(tmp_path):
+    (tmp_path / "notes.txt").write_text("第一行在这里。", encoding="utf-8")
+    (tmp_path / "faq.csv").write_text("text\n几点关门？\n", encoding="utf-8")
+    (tmp_path / "more.tsv").write_text('text\n"几点开门\n下一行。\n', encoding="utf-8")
+    found = [(each.text, Path(each.file).name) for each in read_passages([str(tmp_path)])]
+    assert found == [
+        *(("几点关门？", "faq.csv"), ('"几点开门', "more.tsv"), ("下一行。", "more.tsv")),
+        ("第一行在这里。", "notes.txt"),
+    ]
+    (table,) = read_passages([f"{tmp_path}/*.csv"])
+    assert table.text == "几点关门？"
+
+
 # --- what is found ------------------------------------------------------------------------------
 
 
@@ -110,6 +124,12 @@ def test_hybrid_adds_reciprocal_ranks(build, monkeypatch):
     monkeypatch.setattr(index, "by_words", lambda query, top: [(2, 7.0), (1, 5.0)])
     first, second = 1 / (RANK_CONSTANT + 1), 1 / (RANK_CONSTANT + 2)
     assert index.hybrid("", None, 3) == [(1, 2 * second), (0, first), (2, first)]
+
+
+def test_words_are_found_whatever_their_case_and_width(build):
+    searcher = Searcher(build([*LINES, "我们用Python写脚本。"]))
+    for query in ("python", "ＰＹＴＨＯＮ"):
+        assert [hit.number for hit in searcher.search(query, by="words")] == [3]
 
 
 def test_words_that_no_passage_has_find_nothing(build, call, capsys):
@@ -224,6 +244,18 @@ def test_an_index_of_another_model_is_refused(build, call, tiny_encoder, make_mo
             call(*command, "--index", index, "--model", other)
     shutil.copytree(tiny_encoder, tmp_path / "moved")
     call("query", "书", "--index", index, "--model", tmp_path / "moved")
+    settings = {"prompts": {"query": "查询："}}
+    (tmp_path / "moved/config_sentence_transformers.json").write_text(json.dumps(settings))
+    with pytest.raises(SystemExit, match="another model or other weights"):
+        call("query", "书", "--index", index, "--model", tmp_path / "moved")
+
+
+def test_an_index_of_shorter_vectors_knows_their_size(call, tiny_encoder, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("\n".join(LINES), encoding="utf-8")
+    model = f"{tiny_encoder}@16"
+    call("build", tmp_path / "notes.txt", "--index", tmp_path / "index", "--model", model)
+    call("query", LINES[1], "--index", tmp_path / "index", "--by", "vectors", "--top", 1)
+    assert LINES[1] in capsys.readouterr().out
 
 
 def test_models_of_other_runs_in_its_folder_do_not_make_a_model_another(tiny_encoder, tmp_path):
