@@ -42,17 +42,18 @@ def baseline(name: str, task: Task, splits: dict[str, Split]) -> dict:
         raise ValueError(f"no baseline {name!r}; there are {', '.join(BASELINES)}.")
     began = time.perf_counter()
     examples = {part: split.examples for part, split in splits.items()}
+    score = HEADS[task.head].score
+
+    def merit(of_dev: list) -> float:
+        return score(examples["dev"], of_dev)[task.metric]
+
     if name == MAJORITY:
         found = _majority(examples, task.head)
     elif task.head == "choices":
-        found = _choose(examples)
+        found = _choose(examples, merit)
     else:
-        found = _characters(examples, _features)
-    scores = {
-        part: HEADS[task.head].score(splits[part].examples, found[part])
-        for part in found
-        if part != "hidden"
-    }
+        found = _characters(examples, _features, merit)
+    scores = {part: score(examples[part], found[part]) for part in found if part != "hidden"}
     return {
         "scores": scores,
         "inexact": {},
@@ -74,8 +75,14 @@ def _majority(examples: dict[str, list[dict]], head: str) -> dict[str, list]:
     return {part: [answer] * len(those) for part, those in examples.items() if part != "train"}
 
 
-def _choose(examples: dict[str, list[dict]]) -> dict[str, list[int]]:
+def _choose(examples: dict[str, list[dict]], merit: Callable) -> dict[str, list[int]]:
     """The place of the choice that is right most probably."""
+
+    def chosen(part: str, answers: list[dict]) -> list[int]:
+        right = iter(a["score"] if a["label"] == "1" else 1 - a["score"] for a in answers)
+        chances = [[next(right) for _ in example["choices"]] for example in examples[part]]
+        return [max(range(len(those)), key=those.__getitem__) for those in chances]
+
     pairs = {
         part: [
             {
@@ -88,15 +95,14 @@ def _choose(examples: dict[str, list[dict]]) -> dict[str, list[int]]:
         ]
         for part, those in examples.items()
     }
-    chosen = {}
-    for part, answers in _characters(pairs, _choice_features).items():
-        right = iter(a["score"] if a["label"] == "1" else 1 - a["score"] for a in answers)
-        chances = [[next(right) for _ in example["choices"]] for example in examples[part]]
-        chosen[part] = [max(range(len(those)), key=those.__getitem__) for those in chances]
-    return chosen
+    found = _characters(pairs, _choice_features, lambda answers: merit(chosen("dev", answers)))
+    return {part: chosen(part, answers) for part, answers in found.items()}
 
 
-def _characters(examples: dict[str, list[dict]], features_of: Callable) -> dict[str, list[dict]]:
+def _characters(
+    examples: dict[str, list[dict]], features_of: Callable, merit: Callable
+) -> dict[str, list[dict]]:
+    """Answers of the regularization whose answers on dev have the highest `merit`."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
@@ -106,17 +112,16 @@ def _characters(examples: dict[str, list[dict]], features_of: Callable) -> dict[
     vectors = {
         part: vectorizer.transform(those) for part, those in examples.items() if part != "train"
     }
-    right = [example["label"] for example in examples["dev"]]
-    models = [LogisticRegression(C=C, max_iter=1000).fit(train, labels) for C in _STRENGTHS]
-    best = max(models, key=lambda model: model.score(vectors["dev"], right))
-    answers = {}
-    for part, features in vectors.items():
-        probabilities = best.predict_proba(features)
-        answers[part] = [
-            {"label": str(best.classes_[row.argmax()]), "score": float(row.max())}
-            for row in probabilities
+
+    def answers(model, part: str) -> list[dict]:
+        return [
+            {"label": str(model.classes_[row.argmax()]), "score": float(row.max())}
+            for row in model.predict_proba(vectors[part])
         ]
-    return answers
+
+    models = [LogisticRegression(C=C, max_iter=1000).fit(train, labels) for C in _STRENGTHS]
+    best = max(models, key=lambda model: merit(answers(model, "dev")))
+    return {part: answers(best, part) for part in vectors}
 
 
 def _features(example: dict) -> list[str]:

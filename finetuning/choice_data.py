@@ -100,7 +100,7 @@ def read_chid(file: Path) -> tuple[list[dict], Counter]:
     """
     answers = _chid_answers(file)
     examples = []
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"

@@ -7,6 +7,7 @@ are left out, by reason. Labels are texts; those of a hidden test are None.
 """
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -204,7 +205,7 @@ def _table_records(
     file: Path, text: str, kind: str, columns: Columns
 ) -> Iterator[tuple[str, dict]]:
     if kind == ".csv":
-        rows = csv.reader(text.splitlines(keepends=True))
+        rows = csv.reader(io.StringIO(text, newline=""))
         lines = ((rows.line_num, row) for row in rows)
     else:
         lines = ((n, line.split("\t")) for n, line in enumerate(text.split("\n"), start=1) if line)

@@ -226,11 +226,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     options = parse(arguments)
     file = options.data / "fewclue" / "chid" / f"{options.split}.json"
-    examples = read_chid(file)[0][: options.limit]
-    if unlabeled := sum(example["label"] is None for example in examples):
-        raise ValueError(f"{file}: {unlabeled} examples have no answer; choose another --split.")
-    tokenizer = AutoTokenizer.from_pretrained(options.model, trust_remote_code=True)
-    model = AutoModelForMaskedLM.from_pretrained(options.model, trust_remote_code=True)
+    try:
+        examples = read_chid(file)[0][: options.limit]
+        if unlabeled := sum(example["label"] is None for example in examples):
+            raise ValueError(f"{file}: {unlabeled} examples have no answer; choose another --split")
+        tokenizer = AutoTokenizer.from_pretrained(options.model, trust_remote_code=True)
+        model = AutoModelForMaskedLM.from_pretrained(options.model, trust_remote_code=True)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"cloze: {error}") from error
     result = probe(MaskedScorer(model, tokenizer), examples, options.texts)
     print(
         f"{options.model}: {result.examples} blanks, chance {result.chance:.1%}, plain "

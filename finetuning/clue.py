@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from finetuning.baselines import BASELINE_HEADS, BASELINES, baseline
 from finetuning.plan import Plan, read_plan
-from finetuning.results import collect, line, table
+from finetuning.results import best_of, changed_settings, collect, line, table
 from finetuning.splits import Split, describe, load, subset
 from finetuning.tasks import Task
 from finetuning.training import Run, train
@@ -75,9 +75,8 @@ def _results(plan: Plan, model, task: Task, splits: dict[str, Split], bar) -> It
     for rate in task.learning_rates:
         tried.append(result(0, rate))
         yield tried[-1]
-    best = max(tried, key=lambda one: one["scores"]["dev"][task.metric])
     for seed in range(1, plan.seeds):
-        yield result(seed, best["settings"]["learning_rate"])
+        yield result(seed, best_of(tried)["settings"]["learning_rate"])
 
 
 def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
@@ -85,9 +84,10 @@ def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
     name = "result" if seed is None else f"seed-{seed}-rate-{rate:g}"
     file = plan.output / model.file_name / task.name / f"{name}.json"
     settings = _settings(plan, model, task, splits, seed, rate)
-    if file.exists():
+    folder = file.with_suffix("") if plan.save_models and seed is not None else None
+    if file.exists() and (folder is None or folder.exists()):
         result = read_json(file)
-        if changed := _changed(result["settings"], settings):
+        if changed := changed_settings(result["settings"], settings):
             raise ValueError(
                 f"{file}: was made with other settings ({', '.join(changed)}); remove it to run it "
                 "again, or choose another --output."
@@ -96,7 +96,6 @@ def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
     if seed is None:
         result = baseline(model.source, task, splits)
     else:
-        folder = file.with_suffix("") if plan.save_models else None
         result = train(Run(task, model, seed, rate), splits, folder, report)
     result = {"settings": settings, **result}
     write_json(file, result)
@@ -108,7 +107,7 @@ def _settings(plan: Plan, model, task: Task, splits, seed, rate) -> dict:
     fields = {
         field.name: getattr(task, field.name)
         for field in dataclasses.fields(task)
-        if field.name not in ("name", "read", "splits", "learning_rates", "source")
+        if field.name not in ("name", "read", "splits", "copies", "learning_rates", "source")
     }
     return {
         "task": task.name,
@@ -126,11 +125,6 @@ def _settings(plan: Plan, model, task: Task, splits, seed, rate) -> dict:
             for name, value in fields.items()
         },
     }
-
-
-def _changed(old: dict, new: dict) -> list[str]:
-    names_only = ("model_source", "protocol", "hub")
-    return [key for key in new if key not in names_only and old.get(key) != new[key]]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -162,12 +156,15 @@ def main(arguments: list[str] | None = None) -> None:
     import transformers
 
     options = vars(parse(arguments))
-    plan = read_plan(options.pop("run"), options)
     # One bar and one line a run: no bars of loading weights, no reports of new heads.
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    run(plan)
-    print(table(collect(plan.output)))
+    try:
+        plan = read_plan(options.pop("run"), options)
+        run(plan)
+        print(table(collect(plan.output)))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"clue: {error}") from error
 
 
 if __name__ == "__main__":

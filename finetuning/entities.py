@@ -140,17 +140,19 @@ def decode(logits, decoding: EntityDecoding) -> list[list[list]]:
 
 
 def _entities(best: np.ndarray, tokens: Tokens, tags: list[str]) -> list[list]:
-    found = []
+    found, skipped = [], False
     for position, number in enumerate(best):
         tag = tags[number]
         if tag == "O":
             continue
-        # Bytes of one character stand at the same place: only the first may begin an entity.
         start, end = tokens.text_span(position, position)
-        if tag.startswith("I-"):
+        if tag.startswith("B-"):
+            # Bytes of one character stand at the same place: only the first may begin an entity.
+            skipped = bool(found) and start < found[-1][1]
+            if not skipped:
+                found.append([start, end, tag[2:]])
+        elif not skipped:
             found[-1][1] = end
-        elif not found or start >= found[-1][1]:
-            found.append([start, end, tag[2:]])
     return found
 
 

@@ -46,8 +46,11 @@ class Head:
     present: Callable = lambda example, prediction: prediction
 
     def decode_rows(self, rows: list[tuple[np.ndarray, ...]], decoding) -> list:
-        """Predictions from the outputs of each row, a tuple by `outputs`."""
-        columns = [list(column) for column in zip(*rows, strict=True)]
+        """Predictions from the outputs of each row, a tuple by `outputs`.
+
+        Outputs of a run that diverged, which are not finite, become numbers that can be scored.
+        """
+        columns = [list(map(np.nan_to_num, column)) for column in zip(*rows, strict=True)]
         return self.decode(columns[0] if len(self.outputs) == 1 else columns, decoding)
 
 

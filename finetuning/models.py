@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 
 RANDOM = "random:"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_BESIDE = ("config.json", "tokenizer*", "vocab*", "*.py")
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class Model:
         return self.source.removeprefix(RANDOM)
 
     def fingerprint(self) -> str:
-        """A hash of the weights of a folder, so that results of other weights are not taken for
-        its own; for random weights, of its configuration; "" for a Hub name."""
+        """A hash of what a folder's results follow from, so that those of another state are not
+        taken for its own: configuration, tokenizer, code, and weights if they are not random; ""
+        for a Hub name."""
         folder = Path(self.folder)
-        patterns = ("config.json",) if self.is_random else _WEIGHTS
+        patterns = _BESIDE if self.is_random else (*_BESIDE, *_WEIGHTS)
         digest = hashlib.sha256()
         files = sorted(file for pattern in patterns for file in folder.glob(pattern))
         for file in files:
@@ -68,7 +70,7 @@ class Model:
         options = {"trust_remote_code": True, **names}
         if self.is_random:
             config = AutoConfig.from_pretrained(self.folder, **options)
-            model = head.auto.from_config(config, trust_remote_code=True)
+            model = head.auto.from_config(config, dtype=torch.float32, trust_remote_code=True)
         else:
             model = head.auto.from_pretrained(self.folder, dtype=torch.float32, **options)
         return model, AutoTokenizer.from_pretrained(self.folder, trust_remote_code=True)

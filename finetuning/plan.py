@@ -9,6 +9,7 @@ import yaml
 
 from finetuning.baselines import BASELINES
 from finetuning.models import RANDOM, Model
+from finetuning.spans import BORDERS
 from finetuning.tasks import TASKS, Task, own_task
 from pretraining.files import read_text
 
@@ -17,7 +18,15 @@ KEYS = (
     *("seeds", "train_examples", "dev_examples", "save_models"),
 )
 # What a run file may change about a task.
-SETTINGS = {field.name for field in dataclasses.fields(Task)} - {"name", "read", "splits", "source"}
+SETTINGS = {field.name for field in dataclasses.fields(Task)} - {
+    *("name", "read", "splits", "copies", "source")
+}
+METRICS = {
+    "classification": ("accuracy", "f1", "auc"),
+    "tokens": ("f1", "precision", "recall"),
+    "answers": ("exact_match", "f1"),
+    "choices": ("accuracy",),
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,10 @@ def read_plan(file: Path | None, options: dict) -> Plan:
         value = content.get(key)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{where}: {key!r} must be an integer of at least 1, got {value!r}.")
-    models = [_model(text) for text in content.pop("models")]
+    for key in ("models", "tasks"):
+        if not isinstance(content[key], list):
+            raise ValueError(f"{where}: {key!r} must be a list, got {content[key]!r}.")
+    models = [_model(text, where) for text in content.pop("models")]
     names = [model.file_name for model in models]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"{where}: two models are called {twice!r}; name them, NAME=FOLDER.")
@@ -80,8 +92,12 @@ def read_plan(file: Path | None, options: dict) -> Plan:
     return Plan(models, tasks, data, output, **content)
 
 
-def _model(text: str) -> Model:
-    name, _, source = text.rpartition("=")
+def _model(text: str, where: str) -> Model:
+    name, _, source = str(text).rpartition("=")
+    path = source.removeprefix(RANDOM)
+    # A name on the Hub has one slash at most.
+    if (path.startswith(("/", ".")) or path.count("/") > 1) and not Path(path).is_dir():
+        raise ValueError(f"{where}: model {text!r}: there is no folder {path}.")
     if not name:
         name = source
         if source not in BASELINES:
@@ -101,6 +117,8 @@ def _task(entry, where: str, sizes: dict) -> Task:
     if not isinstance(entry, dict) or len(entry) != 1:
         raise ValueError(f"{where}: a task is a name, or a name with its settings, got {entry!r}.")
     [(name, settings)] = entry.items()
+    if not isinstance(settings or {}, dict):
+        raise ValueError(f"{where}: the settings of task {name!r} are keys, got {settings!r}.")
     settings = sizes | (settings or {})
     columns, files = settings.pop("columns", None), settings.pop("files", None)
     if unknown := sorted(settings.keys() - SETTINGS):
@@ -108,15 +126,45 @@ def _task(entry, where: str, sizes: dict) -> Task:
             f"{where}: task {name!r} has an unknown setting {unknown[0]!r}; there are columns, "
             f"files, {', '.join(sorted(SETTINGS))}."
         )
-    for key in ("learning_rates", "labels"):
-        if key in settings:
-            kind = float if key == "learning_rates" else str
-            settings[key] = tuple(map(kind, settings[key]))
+    try:
+        for key in ("learning_rates", "labels"):
+            if key in settings:
+                if not isinstance(settings[key], list):
+                    raise ValueError(f"{key}: a list expected, not {settings[key]!r}")
+                kind = float if key == "learning_rates" else str
+                settings[key] = tuple(map(kind, settings[key]))
+        if columns and files:
+            task = own_task(name, columns, files, **settings)
+        else:
+            task = dataclasses.replace(TASKS[name], **settings) if name in TASKS else None
+        if task is not None:
+            _check(task)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: task {name!r}: {error}") from error
     if columns and files:
-        return own_task(name, columns, files, **settings)
+        return task
     if name not in TASKS or columns or files:
         raise ValueError(
             f"{where}: unknown task {name!r}; there are {', '.join(TASKS)}. A task of your own "
             "needs both 'columns' and 'files'."
         )
-    return dataclasses.replace(TASKS[name], **settings)
+    return task
+
+
+def _check(task: Task) -> None:
+    """Refuses settings that no run can have.
+
+    Raises:
+        ValueError: on the first of them.
+    """
+    for key in ("max_length", "batch_size", "epochs", "patience", "train_examples", "dev_examples"):
+        value = getattr(task, key)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{key}: a whole number above 0 expected, not {value!r}")
+    if not task.learning_rates or min(task.learning_rates) <= 0:
+        raise ValueError(f"learning_rates: numbers above 0 expected, not {task.learning_rates}")
+    for key, known in (("metric", METRICS[task.head]), ("borders", BORDERS)):
+        if getattr(task, key) not in known:
+            raise ValueError(
+                f"{key}: {getattr(task, key)!r} is unknown; there are {', '.join(known)}"
+            )

@@ -116,7 +116,10 @@ def example_of(options: argparse.Namespace) -> dict:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    [answer] = Predictor(options.folder)([example_of(options)])
+    try:
+        [answer] = Predictor(options.folder)([example_of(options)])
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"predict: {error}") from error
     print(json.dumps(answer, ensure_ascii=False))
 
 

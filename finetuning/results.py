@@ -88,18 +88,60 @@ def line(result: dict) -> str:
     return ", ".join([*parts, f"{result['seconds']:.0f} s"])
 
 
+def best_of(results: list[dict]) -> dict:
+    """Of a seed's results at several rates the best on dev; of equals, that of the lowest rate."""
+
+    def merit(result: dict) -> tuple[float, float]:
+        settings = result["settings"]
+        return result["scores"]["dev"][settings["metric"]], -(settings["learning_rate"] or 0)
+
+    return max(results, key=merit)
+
+
+def changed_settings(old: dict, new: dict) -> list[str]:
+    """Names of the settings that change a result and differ; seeds and rates are not asked."""
+    of_no_effect = ("model_source", "protocol", "hub", "seed", "learning_rate")
+    keys = [key for key in (*new, *(old.keys() - new.keys())) if key not in of_no_effect]
+    return [key for key in keys if old.get(key) != new.get(key)]
+
+
+def _check_alike(group: list[dict]) -> None:
+    """Refuses to average what was measured with unlike settings."""
+    settings = group[0]["settings"]
+    for one in group[1:]:
+        if changed := changed_settings(settings, one["settings"]):
+            raise ValueError(
+                f"{settings['task']}, {settings['model']}: some results were made with other "
+                f"settings ({', '.join(changed)}); remove those that are out of date."
+            )
+
+
 def summarize(results: list[dict]) -> list[Summary]:
-    """One summary a model and task, sorted by task."""
+    """One summary a model and task, sorted by task.
+
+    Raises:
+        ValueError: if those of a model and task were made with unlike settings, or its first seed
+            is missing; or if models were not measured on the same examples.
+    """
     groups = defaultdict(list)
     for result in results:
         groups[result["settings"]["task"], result["settings"]["model"]].append(result)
+    examples: dict[str, dict] = {}
     summaries = []
-    for _, group in sorted(groups.items()):
-        metric = group[0]["settings"]["metric"]
-        first = max(
-            (one for one in group if not one["settings"]["seed"]),
-            key=lambda one: one["scores"]["dev"][metric],
-        )
+    for (task, model), group in sorted(groups.items()):
+        _check_alike(group)
+        if (
+            examples.setdefault(task, group[0]["settings"]["examples"])
+            != (group[0]["settings"]["examples"])
+        ):
+            raise ValueError(
+                f"{task}: {model} was not given the examples that the others had; run it again "
+                "with the same train_examples and dev_examples."
+            )
+        tried = [one for one in group if not one["settings"]["seed"]]
+        if not tried:
+            raise ValueError(f"{task}, {model}: the results of seed 0 are missing; run it again.")
+        first = best_of(tried)
         rate = first["settings"]["learning_rate"]
         scores = defaultdict(list)
         for one in group:
@@ -226,6 +268,10 @@ def write_card(results: list[dict], model: str, repository: Path) -> None:
     index, entries = [], []
     for summary in summaries:
         settings = summary.settings
+        limits = [
+            f"{limit:,} of {part}" for part in ("train", "dev") if (limit := _limit(settings, part))
+        ]
+        of_what = "".join(f", {limit}" for limit in limits)
         for (split, score), values in summary.scores.items():
             value, seeds = round(100 * statistics.fmean(values), 2), len(values)
             index.append(
@@ -233,19 +279,23 @@ def write_card(results: list[dict], model: str, repository: Path) -> None:
                     task_type=_CARD_TASKS[settings["head"]],
                     dataset_type=settings["hub"] or settings["task"],
                     dataset_name=settings["task"],
+                    dataset_config=settings["task"],  # else all of CLUE would be one data set
                     dataset_split=split,
                     metric_type=score,
                     metric_value=value,
-                    metric_name=f"{score}, mean of {seeds} seeds",
+                    metric_name=f"{score}, mean of {seeds} seeds{of_what}",
                 )
             )
             if settings["hub"] and split == "dev" and score == settings["metric"]:
-                notes = f"dev, {score} in percent, mean of {seeds} seeds"
+                notes = f"dev, {score} in percent, mean of {seeds} seeds{of_what}"
                 entries.append(
                     EvalResultEntry(settings["hub"], settings["task"], value, notes=notes)
                 )
     card = ModelCard(read_text(repository / "README.md"))
-    card.data.model_name, card.data.eval_results = model, index
+    ours = {result.dataset_name for result in index}
+    others = [each for each in card.data.eval_results or [] if each.dataset_name not in ours]
+    card.data.model_name = card.data.model_name or model
+    card.data.eval_results = [*others, *index]
     with replacing(repository / "README.md") as file:
         file.write_text(str(card), encoding="utf-8")
     with replacing(repository / ".eval_results" / "clue.yaml") as file:
@@ -268,13 +318,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    results = collect(options.folder)
-    print(table(results))
-    if options.page:
-        with replacing(options.page) as file:
-            file.write_text(page(results), encoding="utf-8")
-    if options.card:
-        write_card(results, options.model, options.card)
+    try:
+        results = collect(options.folder)
+        print(table(results))
+        if options.page:
+            with replacing(options.page) as file:
+                file.write_text(page(results), encoding="utf-8")
+        if options.card:
+            write_card(results, options.model, options.card)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"results: {error}") from error
 
 
 if __name__ == "__main__":

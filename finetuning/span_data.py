@@ -25,7 +25,7 @@ def read_entities(file: Path) -> tuple[list[dict], Counter]:
         ValueError: on a line that is not such an object, with file, line and key.
     """
     examples, skipped = [], Counter()
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"

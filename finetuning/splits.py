@@ -49,6 +49,11 @@ def load(task: Task, folder: Path) -> tuple[Task, dict[str, Split]]:
         splits[name] = Split(examples, files, skipped)
     if "dev" not in splits:
         splits["train"], splits["dev"] = _hold_out(splits["train"], task.held_out)
+        if not splits["dev"].examples:
+            raise ValueError(
+                f"{task.name}: {task.held_out:.0%} of {len(splits['train'].examples)} examples of "
+                "train are none; give the task a dev split."
+            )
     splits["train"] = _without_scored_texts(splits)
     if not splits["train"].examples:
         raise ValueError(f"{task.name}: every text of train is also in dev or test.")

@@ -105,8 +105,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    for file in write_submission(collect(options.results), options.model, options.output):
-        print(file)
+    try:
+        for file in write_submission(collect(options.results), options.model, options.output):
+            print(file)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"submission: {error}") from error
 
 
 if __name__ == "__main__":

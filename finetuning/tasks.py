@@ -8,7 +8,7 @@ labeled, that one is scored too, as `test`.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -272,9 +272,18 @@ def own_task(name: str, columns: dict, files: dict[str, str], **settings) -> Tas
             key "hub", the name of a Hub data set, and for each of these its split.
         settings: other attributes of `Task`.
     """
+    known = [field.name for field in fields(Columns)]
+    if unknown := sorted(columns.keys() - set(known)):
+        raise ValueError(f"columns: {unknown[0]!r} is unknown; there are {', '.join(known)}")
+    if "head" in settings:
+        raise ValueError("head: data of your own gives classes to texts or pairs only")
     names = Columns(**columns)
     files = dict(files)
     hub = files.pop("hub", None)
+    parts = ("train", "dev", "test", "hidden")
+    if "train" not in files or (unknown := sorted(files.keys() - set(parts))):
+        named = f"{unknown[0]!r} is unknown" if "train" in files else "train is missing"
+        raise ValueError(f"files: {named}; there are {', '.join(parts)}")
     if hub:
         read = HubReader(hub, names)
         splits = {split: (name,) for split, name in files.items()}

@@ -17,6 +17,7 @@ import torch
 import transformers
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from finetuning.heads import HEADS
 from finetuning.models import Model, bf16_is_fast, device
@@ -154,6 +155,20 @@ def train(
     }
 
 
+class GroupedTrainer(Trainer):
+    """Trainer's grouping by length, of choices too, whose rows it takes to be as long as they have
+    choices.
+
+    Attributes:
+        lengths: tokens of each row.
+    """
+
+    lengths: list[int]
+
+    def _get_train_sampler(self, train_dataset=None) -> LengthGroupedSampler:
+        return LengthGroupedSampler(self.args.train_batch_size, lengths=self.lengths)
+
+
 def _check_context(task: Task, model) -> None:
     context = getattr(model.config, "max_position_embeddings", None)
     if context and task.max_length > context:
@@ -172,7 +187,7 @@ def fit(
         The mean loss, None if it was not finite.
     """
     task, place = run.task, next(model.parameters()).device
-    data = Dataset.from_list([row | {"length": _length(row)} for row in rows])
+    data = Dataset.from_list(rows)
     steps = math.ceil(len(rows) / task.batch_size) * task.epochs
     with tempfile.TemporaryDirectory() as unused:
         arguments = TrainingArguments(
@@ -182,17 +197,18 @@ def fit(
             learning_rate=run.learning_rate,
             warmup_steps=round(steps * WARMUP),
             weight_decay=WEIGHT_DECAY,
-            train_sampling_strategy="group_by_length",
             bf16=bf16_is_fast(place),
             use_cpu=place.type == "cpu",
             seed=run.seed,
             logging_strategy="no",
+            logging_nan_inf_filter=False,  # else a run that diverged has a fine loss
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
             log_level="error",
         )
-        trainer = Trainer(model, arguments, collator, data, callbacks=callbacks)
+        trainer = GroupedTrainer(model, arguments, collator, data, callbacks=callbacks)
+        trainer.lengths = list(map(_length, rows))
         trainer.remove_callback(transformers.PrinterCallback)
         loss = trainer.train().training_loss
     return loss if math.isfinite(loss) else None

@@ -66,11 +66,15 @@ WAYS = {"tokens": train, "spans": train_spans}
 def measured(way: str, run: Run, splits: dict, folder: Path) -> float:
     """Dev F1 of a run, from the output folder if it is there."""
     file = folder / f"{way}-{run.learning_rate:g}-{run.seed}.json"
+    task = {name: getattr(run.task, name) for name in ("max_length", "batch_size", "epochs")}
+    settings = {"weights": run.model.fingerprint(), **task}
     if not file.exists():
         result = WAYS[way](run, splits)
         result.pop("predictions", None)
-        write_json(file, result)
+        write_json(file, {"settings": settings, **result})
     result = read_json(file)
+    if result["settings"] != settings:
+        raise SystemExit(f"{file} is of another model or other settings; remove it.")
     f1 = result["scores"]["dev"][run.task.metric]
     print(
         f"{file.stem}: {f1:.2%}, epoch {result['best_epoch']}, {result['seconds']:.0f} s",

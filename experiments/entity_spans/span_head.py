@@ -123,7 +123,7 @@ class SpanCollator:
         self.tokenizer, self.labels = tokenizer, labels
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        names = [name for name in rows[0] if name not in ("labels", "length")]
+        names = [name for name in rows[0] if name != "labels"]
         inputs = [{name: row[name] for name in names} for row in rows]
         batch = self.tokenizer.pad(inputs, return_tensors="pt")
         width = batch["input_ids"].shape[1]
@@ -142,13 +142,15 @@ def decode(logits: list[np.ndarray], decoding: SpanDecoding) -> list[list[list]]
     """
     found = []
     for scores, tokens in zip(logits, decoding.texts, strict=True):
-        kept, taken = [], np.zeros(len(tokens), dtype=bool)
+        kept, taken = [], set()  # characters: bytes of one have several tokens
         places = np.argwhere(scores > 0)
         for label, first, last in sorted(places.tolist(), key=lambda at: -scores[tuple(at)]):
             first, last = first - decoding.offset, last - decoding.offset
-            if first < 0 or last >= len(tokens) or taken[first : last + 1].any():
+            if first < 0 or last >= len(tokens):
                 continue
-            taken[first : last + 1] = True
-            kept.append([*tokens.text_span(first, last), decoding.labels[label]])
+            start, end = tokens.text_span(first, last)
+            if taken.isdisjoint(range(start, end)):
+                taken.update(range(start, end))
+                kept.append([start, end, decoding.labels[label]])
         found.append(sorted(kept))
     return found

@@ -132,5 +132,5 @@ def test_the_command_reads_chid_and_writes_its_result(tmp_path, capsys):
     assert result["chance"] == pytest.approx(1 / 3)
     assert f"calibrated {result['calibrated']:.1%}" in capsys.readouterr().out
     (folder / "test_public.json").write_text('{"candidates": ["一", "二"], "content": "#idiom#"}')
-    with pytest.raises(ValueError, match="1 examples have no answer"):
+    with pytest.raises(SystemExit, match="1 examples have no answer"):
         main(["--data", str(tmp_path)])

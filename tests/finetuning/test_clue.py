@@ -79,6 +79,13 @@ def test_results_of_other_settings_are_not_taken_for_these(run_file):
         clue.run(plan)
 
 
+def test_models_can_be_saved_after_their_results_were_made(run_file, data):
+    for save_models in (None, True):
+        clue.run(read_plan(run_file, {"save_models": save_models, "seeds": 1}))
+    folders = sorted(path.name for path in data.glob("results/tiny/fruit/*") if path.is_dir())
+    assert folders == ["seed-0-rate-0.001", "seed-0-rate-0.003"]
+
+
 def test_bad_data_is_refused_before_any_run(run_file, data):
     (data / "dev.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"fruit: .*the dev split, is missing"):
@@ -111,6 +118,25 @@ def test_models_are_named_after_their_folder(tiny_folder):
         ({"seeds": 0}, "'seeds' must be an integer of at least 1, got 0"),
         ({"model": ["a"]}, "unknown key 'model'; the keys are models"),
         ({"models": ["a/b", "c/b"]}, "two models are called 'b'"),
+        ({"models": "peer=FOLDER"}, "'models' must be a list"),
+        ({"models": ["./nowhere"]}, "model './nowhere': there is no folder"),
+        ({"tasks": [{"tnews": {"metric": "acc"}}]}, "metric: 'acc' is unknown; there are accuracy"),
+        (
+            {"tasks": [{"cluener": {"borders": "word"}}]},
+            "borders: 'word' is unknown; there are",
+        ),
+        ({"tasks": [{"tnews": {"epochs": 0}}]}, "epochs: a whole number above 0 expected, not 0"),
+        ({"tasks": [{"tnews": {"learning_rates": 1e-4}}]}, "learning_rates: a list expected"),
+        ({"tasks": [{"tnews": {"learning_rates": []}}]}, "learning_rates: numbers above 0 expec"),
+        ({"tasks": [{"a": {"columns": {"text": "t"}, "files": {"dev": "d"}}}]}, "train is missing"),
+        (
+            {"tasks": [{"a": {"columns": {"words": "t"}, "files": {"train": "d"}}}]},
+            "'words' is un",
+        ),
+        (
+            {"tasks": [{"a": {"columns": {"text": "t"}, "files": {"train": "t", "valid": "v"}}}]},
+            "'valid' is unknown; there are train, dev, test, hidden",
+        ),
     ],
 )
 def test_a_bad_plan_is_refused(run_file, changes, message):

@@ -59,6 +59,24 @@ def test_special_tokens_have_no_label_and_padding_is_ignored(tokenizer):
     assert decode(padded, decoding) == [EXAMPLE["entities"]] * 2
 
 
+def test_bytes_of_one_character_are_one_entity(tokenizer):
+    text = "住在𪚥𪚥村。"
+    settings = EntitySettings(LABELS)
+    example = {"id": "B", "text": text, "entities": []}
+    rows, decoding = features([example], tokenizer, settings, training=True)
+    tokens = decoding.texts[0]
+    first = [n for n in range(len(tokens)) if tokens.text_span(n, n) == (2, 3)]
+    second = [n for n in range(len(tokens)) if tokens.text_span(n, n) == (3, 4)]
+    assert len(first) > 1
+    wanted = np.zeros(len(tokens), dtype=int)
+    begin, other, inside = (settings.tags.index(t) for t in ("B-address", "B-company", "I-company"))
+    wanted[first] = [begin, *[other] * (len(first) - 1)]
+    wanted[second] = inside
+    logits = np.zeros((1, len(rows[0]["labels"]), len(settings.tags)))
+    logits[0, 1 : 1 + len(tokens)] = 9 * np.eye(len(settings.tags))[wanted]
+    assert decode(logits, decoding) == [[[2, 3, "address"]]]
+
+
 def test_a_token_is_judged_where_it_has_most_context(tokenizer):
     settings = EntitySettings(LABELS, max_length=12, stride=2)
     rows, decoding = features([EXAMPLE], tokenizer, settings, training=True)

@@ -1,6 +1,7 @@
 """Fine-tuning: each kind of head learns a made-up task, and a run is a function of its seed."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 from finetuning.heads import HEADS
 from finetuning.models import Model
 from finetuning.predict import Predictor, example_of, parse
-from finetuning.training import Run, outputs, train
+from finetuning.training import GroupedTrainer, Run, _length, outputs, train
 from tests.finetuning.made_up import made_up_splits, made_up_task
 
 
@@ -106,6 +107,24 @@ def test_training_ends_when_dev_does_not_improve(tiny_folder):
     assert result["best_epoch"] == 1
 
 
+def test_a_run_that_diverges_says_so_and_has_scores(tiny_folder):
+    splits = made_up_splits("classification", train=16, dev=8)
+    tiny = Model(f"random:{tiny_folder}", "tiny")
+    result = train(Run(made_up_task("classification", epochs=2), tiny, 0, 1e38), splits)
+    assert result["loss"] is None
+    assert 0 <= result["scores"]["dev"]["accuracy"] <= 1
+
+
+def test_batches_hold_texts_of_like_length_with_choices_too(tiny_folder):
+    trainer = GroupedTrainer.__new__(GroupedTrainer)
+    trainer.args = SimpleNamespace(train_batch_size=4)
+    trainer.lengths = [_length({"input_ids": [[0] * n, [0]]}) for n in [5, 90] * 128]
+    order = list(trainer._get_train_sampler())
+    batches = [{index % 2 for index in order[at : at + 4]} for at in range(0, 256, 4)]
+    assert sorted(order) == list(range(256))
+    assert sum(len(batch) == 1 for batch in batches) >= 56  # of 64
+
+
 def test_outputs_do_not_depend_on_the_order_of_rows(tiny_folder):
     head = HEADS["classification"]
     model, tokenizer = Model(f"random:{tiny_folder}", "tiny").build(head, ["a", "b"], 0)
@@ -141,5 +160,9 @@ def test_weights_have_a_fingerprint_and_random_ones_their_own(tiny_folder, tmp_p
     before = Model(str(tmp_path), "a").fingerprint()
     torch.save({"a": torch.ones(1)}, tmp_path / "pytorch_model.bin")
     assert before != Model(str(tmp_path), "a").fingerprint()
+    (tmp_path / "config.json").write_text("{}")
+    beside = Model(str(tmp_path), "a").fingerprint()
+    (tmp_path / "config.json").write_text('{"hidden_act": "relu"}')
+    assert beside != Model(str(tmp_path), "a").fingerprint()
     assert Model(f"random:{tiny_folder}", "a").fingerprint()
     assert Model("owner/model", "a").fingerprint() == ""

@@ -38,6 +38,38 @@ def test_seeds_of_the_rate_that_was_best_on_the_first_are_averaged():
     assert ours.scores == {("dev", "accuracy"): [0.50, 0.54]}
 
 
+def test_of_rates_that_are_equally_good_the_lowest_counts():
+    tied = [
+        result("ocnli", "ours", 0.5, 0, 1e-4),  # file names put it first
+        result("ocnli", "ours", 0.5, 0, 3e-5),
+        result("ocnli", "ours", 0.6, 1, 3e-5),
+    ]
+    assert summarize(tied)[0].scores == {("dev", "accuracy"): [0.5, 0.6]}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("weights", "newer", "ocnli, ours: some results were made with other settings .weights"),
+        ("examples", {"train": 9, "dev": 9}, "made with other settings .examples"),
+    ],
+)
+def test_unlike_results_are_not_averaged(key, value, message):
+    other = result("ocnli", "ours", 0.54, 1, 1e-4)
+    other["settings"][key] = value
+    with pytest.raises(ValueError, match=message):
+        summarize([RESULTS[1], other])
+
+
+def test_models_that_saw_other_examples_do_not_stand_side_by_side():
+    other = result("ocnli", "theirs", 0.54, 0, 1e-4)
+    other["settings"]["examples"] = {"train": 500, "dev": 100}
+    with pytest.raises(ValueError, match="theirs was not given the examples that the others had"):
+        table([RESULTS[1], other])
+    with pytest.raises(ValueError, match="the results of seed 0 are missing"):
+        table([RESULTS[2]])
+
+
 def test_the_table_has_published_rows_beside_ours():
     head, _, row = table(RESULTS).splitlines()
     assert head == (
@@ -92,6 +124,20 @@ def test_the_card_gets_both_forms_of_results(tmp_path):
     assert hub["value"] == 52.0
     with pytest.raises(ValueError, match="no results of 'theirs'; there are majority, ours"):
         write_card(RESULTS, "theirs", tmp_path)
+
+
+def test_the_card_names_subsets_and_keeps_what_others_measured(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlanguage: zh\n---\n# A model\n", encoding="utf-8")
+    write_card(RESULTS, "ours", tmp_path)
+    few = result("tnews", "ours", 0.5, 0, 1e-4)
+    few["settings"] |= {"train_examples": 1000, "dev_examples": 100}
+    for _ in range(2):
+        write_card([few], "ours", tmp_path)
+    entries = ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert [entry.dataset_name for entry in entries] == ["ocnli", "tnews"]
+    assert entries[1].metric_name == "accuracy, mean of 1 seeds, 1,000 of train, 100 of dev"
+    [hub] = yaml.safe_load((tmp_path / ".eval_results" / "clue.yaml").read_text())
+    assert "1,000 of train" in hub["notes"]
 
 
 def test_the_seed_that_is_best_on_dev_answers_the_hidden_test(tmp_path):
