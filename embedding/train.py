@@ -32,6 +32,7 @@ from embedding.results import fingerprint
 from embedding.run_file import RunFile, load_run_file
 from embedding.student import keep_layers, widen_vectors
 from embedding.teacher import read_note, read_teacher
+from embedding.unpadded import lay_end_to_end
 from pretraining.files import check_output, new_folder, read_json, sha256_of, write_json
 from pretraining.run.complete_checkpoints import last_complete_checkpoint
 
@@ -160,6 +161,8 @@ def train(run: RunFile) -> BaseModel:
         widen_vectors(model, run.vector_size)
     if run.architecture == "bi_encoder" and not any(isinstance(each, Normalize) for each in model):
         model.append(Normalize())  # the product of two vectors is their cosine
+    if run.architecture == "bi_encoder":
+        lay_end_to_end(model)
     if run.compile:
         model[0].auto_model.compile(dynamic=True)  # every batch has another number of tokens
     model.prompts.update(run.prompts)

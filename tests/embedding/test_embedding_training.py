@@ -18,8 +18,10 @@ from embedding.data import load_task
 from embedding.encoder import Opening
 from embedding.leakage import leaks
 from embedding.run_file import TaskSpec, load_run_file
+from embedding.student import widen_vectors
 from embedding.teacher import TeacherNote, digest_of, open_vectors, read_teacher
 from embedding.train import load_data, prepare_work, train, work_folder
+from embedding.unpadded import lay_end_to_end
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SENTENCES = [
@@ -268,6 +270,17 @@ def test_a_student_may_have_fewer_layers_longer_vectors_and_half_the_bytes(run_f
     again = load_run_file(run_file("again"), [f"model={load_run_file(file).output}"])
     with pytest.raises(ValueError, match="vector_size: a Dense follows the encoder"):
         train(replace(again, vector_size=50))
+
+
+def test_texts_laid_end_to_end_have_the_same_vectors(tiny_encoder):
+    model = SentenceTransformer(str(tiny_encoder), trust_remote_code=True, device="cpu")
+    widen_vectors(model, 40)
+    texts = ["雨", *SENTENCES, SENTENCES[0] * 30]
+    padded = model.encode(texts)
+    lay_end_to_end(model)
+    tokens = model.preprocess(texts)["input_ids"]
+    assert tokens.shape[0] == 1
+    np.testing.assert_allclose(model.encode(texts), padded, atol=1e-5)
 
 
 def test_a_run_may_be_compiled_for_batches_of_any_size(run_file, monkeypatch):
