@@ -6,12 +6,14 @@
 A passage is a run of whole sentences. What belongs to it is the title above it, or some words in a
 row of one of its sentences, which in half of the pairs is then taken out of the passage (the
 inverse cloze task, arXiv:1906.00300, and crops, arXiv:2112.09118). A document gives a pair, a long
-one a pair for each 4,000 characters; of all pairs, `--count` are drawn by the seed. A pair with a
-sentence of the test sets in TASKS is left out. Rows have `query` and `passage`, for a task of kind
-`pairs`.
+one a pair for each 4,000 characters; of all pairs, `--count` are drawn by the seed. A share of the
+passages (`--traditional`) is turned into traditional characters and the words of Taiwan, half of
+them with their queries, so that the two scripts find each other. A pair with a sentence of the test
+sets in TASKS is left out. Rows have `query` and `passage`, for a task of kind `pairs`.
 """
 
 import argparse
+import functools
 import heapq
 import json
 import re
@@ -28,9 +30,9 @@ from pretraining.files import check_file, replacing
 
 CHARACTERS_PER_PAIR = 4_000
 # Of a passage, on a logarithmic scale, so that each doubling is as frequent as the next.
-SHORTEST_PASSAGE, LONGEST_PASSAGE = 40, 320
+SHORTEST_PASSAGE, LONGEST_PASSAGE = 40, 512
 SHORTEST_QUERY, LONGEST_QUERY = 4, 60
-TITLES, TAKEN_OUT = 0.7, 0.5  # shares
+TITLES, TAKEN_OUT, QUERIES_TOO = 0.7, 0.5, 0.5  # shares
 
 _MARKS = re.compile(r"^\W+|\W+$")
 
@@ -89,7 +91,27 @@ def _words_in_a_row(sentence: str, share: float, offset: float) -> str:
     return _MARKS.sub("", "".join(words[start : start + count]))
 
 
-def pairs_of(paths: list[str], seed: int, held_out: HeldOut | None) -> Iterator[Pair]:
+def in_traditional(pair: Pair, seed: int, share: float) -> Pair:
+    """A pair, or in a share of the pairs its passage, or both texts, in traditional characters."""
+    query, passage = pair
+    text = "\n".join(pair)
+    if draw(seed, "traditional", text) >= share:
+        return pair
+    if draw(seed, "query, too", text) < QUERIES_TOO:
+        query = _converter().convert(query)
+    return query, _converter().convert(passage)
+
+
+@functools.cache
+def _converter():
+    import opencc
+
+    return opencc.OpenCC("s2twp")
+
+
+def pairs_of(
+    paths: list[str], seed: int, traditional: float, held_out: HeldOut | None
+) -> Iterator[Pair]:
     """The pairs of all documents.
 
     Raises:
@@ -98,8 +120,12 @@ def pairs_of(paths: list[str], seed: int, held_out: HeldOut | None) -> Iterator[
     for document in read_documents(find_files(paths)):
         for number in range(1 + len(document.text) // CHARACTERS_PER_PAIR):
             found = pair_of(document.text, seed, number)
-            if found and not (held_out and held_out.holds_any([found[0][0], *found[1]])):
-                yield found[0]
+            if not found:
+                continue
+            pair = in_traditional(found[0], seed, traditional)
+            if held_out and held_out.holds_any([found[0][0], *found[1], *pair]):
+                continue
+            yield pair
 
 
 def main() -> None:
@@ -110,12 +136,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True, help="pairs to draw")
     parser.add_argument("--output", type=Path, required=True, help="JSONL file")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--traditional", type=float, default=0.0, help="share of passages in traditional characters"
+    )
     parser.add_argument("--exclude", type=Path, help="folder of tasks whose texts are left out")
     args = parser.parse_args()
     try:
         check_file(args.output)
         held_out = HeldOut(args.exclude) if args.exclude else None
-        found = pairs_of(args.documents, args.seed, held_out)
+        found = pairs_of(args.documents, args.seed, args.traditional, held_out)
         pairs = heapq.nsmallest(
             args.count, found, key=lambda pair: draw(args.seed, "pair", "\n".join(pair))
         )

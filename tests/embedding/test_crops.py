@@ -5,7 +5,7 @@ import json
 import pytest
 
 from embedding import crops
-from embedding.crops import LONGEST_PASSAGE, pair_of
+from embedding.crops import LONGEST_PASSAGE, in_traditional, pair_of
 
 SENTENCES = [
     "清晨的菜市场已经很热闹了。",
@@ -48,6 +48,19 @@ def test_a_passage_is_whole_sentences():
 def test_a_pair_follows_from_seed_text_and_number():
     assert pair_of(TEXT, 3) == pair_of(TEXT, 3)
     assert len({str(pair_of(TEXT, 3, number)) for number in range(8)}) > 2
+
+
+def test_a_share_of_the_passages_is_in_traditional_characters():
+    pairs = [(f"第{number}个软件", f"第{number}个软件的发布说明。") for number in range(200)]
+    found = [in_traditional(pair, 0, 0.5) for pair in pairs]
+    passages = [passage for _, passage in found if "軟體的釋出說明" in passage]
+    queries = [query for query, _ in found if "軟體" in query]
+    assert 70 < len(passages) < 130
+    assert 0.3 < len(queries) / len(passages) < 0.7
+    assert [pair for pair in found if pair in pairs] == [
+        (query, passage) for query, passage in found if "软件" in passage
+    ]
+    assert [in_traditional(pair, 0, 0.0) for pair in pairs] == pairs
 
 
 @pytest.mark.parametrize("text", ["", "只有一句话。", "一行\n", "。。。"])
