@@ -231,6 +231,7 @@ def main() -> None:
             css_paths=STYLE,
             footer_links=[],
             ssr_mode=False,
+            max_file_size="250mb",  # refused by Gradio itself, not stored first
         )
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"app: {error}")

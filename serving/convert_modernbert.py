@@ -92,6 +92,9 @@ def write(source: Source, card: ModelCard, folder: Path) -> None:
     with torch.device("meta"):
         model = source.model_class(source.config)  # its head names the pipelines
     model.config.architectures = source.config.architectures
+    tokenizer = open_tokenizer(source.folder)
+    if tokenizer is not None and (tokenizer.mask_token_id or 0) < model.config.vocab_size:
+        model.config.mask_token_id = tokenizer.mask_token_id  # ModernBERT's configuration has none
     model.config.save_pretrained(folder)
     custom_object_save(model, folder)
     card.save(folder / "README.md")

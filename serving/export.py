@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from pretraining.files import check_output, new_folder
+from pretraining.files import check_output, new_folder, read_json, write_json
 from serving.conversion import to_int8_onnx, to_int8_openvino, to_onnx, to_openvino
 from serving.export_check import batches_for, compare, longest, timed
 from serving.export_report import ExportedFile, table, write_report
@@ -38,7 +38,7 @@ PACKAGES = {
 # Files of the model that belong beside an export: all but weights and the notes of a training run.
 BESIDE = (
     *("config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json"),
-    *("modules.json", *(f"*_{kind}/config.json" for kind in ("Dense", "Pooling", "Normalize"))),
+    *("*_Pooling/config.json", "*_Normalize/config.json"),
     *("sentence_bert_config.json", "config_sentence_transformers.json"),
     "*_chinese_modernbert.py",
 )
@@ -135,6 +135,10 @@ def copy_beside(folder: ModelFolder, output: Path) -> None:
         target = output / file.relative_to(folder.path)
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, target)
+    if (modules := folder.path / "modules.json").is_file():
+        # The graph's token embeddings are those behind the dense layer.
+        kept = [each for each in read_json(modules) if not each["type"].endswith(".Dense")]
+        write_json(output / "modules.json", kept)
 
 
 def main() -> None:

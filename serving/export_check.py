@@ -36,7 +36,8 @@ class Agreement:
     Attributes:
         difference: the largest, at tokens that are not padding.
         largest: the largest output of the reference.
-        cosine: of a text's outputs with the reference's, on average.
+        cosine: of a text's outputs with the reference's, on average; where a text has a few labels
+            only, of those of all texts together.
     """
 
     difference: float
@@ -85,7 +86,11 @@ def compare(
     folder: ModelFolder, reference: Forward, forward: Forward, batches: Sequence[Batch]
 ) -> Agreement:
     """How far a file is from the model in torch."""
-    differences, largest, cosines = [], [], []
+    differences, largest, cosines, labels = [], [], [], []
+
+    def cosine(one: np.ndarray, other: np.ndarray) -> float:
+        return one @ other / max(np.linalg.norm(one) * np.linalg.norm(other), 1e-12)
+
     for ids, mask in batches:
         expected, given = reference(ids, mask), forward(ids, mask)
         for name in folder.outputs:
@@ -94,10 +99,14 @@ def compare(
                 one, other = expected[name][row][real].ravel(), given[name][row][real].ravel()
                 differences.append(np.abs(one - other).max())
                 largest.append(np.abs(one).max())
-                cosines.append(
-                    one @ other / max(np.linalg.norm(one) * np.linalg.norm(other), 1e-12)
-                )
-    return Agreement(float(max(differences)), float(max(largest)), float(np.mean(cosines)))
+                if folder.is_of_tokens(name) or folder.pooling:
+                    cosines.append(cosine(one, other))
+                else:  # the cosine of two numbers is their sign
+                    labels.append((one, other))
+    if labels:
+        cosines.append(cosine(*map(np.concatenate, zip(*labels, strict=True))))
+    # np.max, unlike max, gives NaN if there is one, which no bound holds.
+    return Agreement(float(np.max(differences)), float(np.max(largest)), float(np.mean(cosines)))
 
 
 def timed(folder: ModelFolder, sides: Mapping[str, Forward]) -> dict[str, dict[str, float]]:

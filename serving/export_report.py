@@ -1,6 +1,5 @@
 """The report of an export: a table, `export_report.json`, and the card of the exported folder."""
 
-import importlib.metadata
 import importlib.util
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -79,8 +78,9 @@ def write_report(folder: ModelFolder, files: list[ExportedFile], tokens: int, ou
         output: the folder to write to.
     """
     threads = torch.get_num_threads()
+    # Not those of the distributions: onnxruntime may come from onnxruntime-gpu.
     versions = {
-        name: importlib.metadata.version(name)
+        name: str(importlib.import_module(name).__version__)
         for name in VERSIONS
         if importlib.util.find_spec(name) is not None
     }

@@ -109,13 +109,16 @@ def fill_masks(runtime: Runtime, text: str, top: int = 5) -> FilledText:
         PageError: if the text is empty, or has no [MASK] where it is read.
     """
     read = read_input(text, runtime.tokenizer, max_tokens_of(runtime))
-    if MASK not in read.text:
+    mask = runtime.tokenizer.id_to_token(runtime.mask_id)
+    if mask != MASK:  # of a converted model, such as <mask>
+        read = InputText(read.text.replace(MASK, mask), read.dropped)
+    if mask not in read.text:
         raise PageError(
             f"没有找到 {MASK}：请在要填的位置写上 {MASK}。 "
             f"There is no {MASK}: write {MASK} where a word is to be filled in."
         )
     (fills,) = runtime.fill_masks([read.text], top)
-    return FilledText(read.text.split(MASK), fills, read.dropped)
+    return FilledText(read.text.split(mask), fills, read.dropped)
 
 
 def word_starts(text: str) -> list[int]:
@@ -158,7 +161,7 @@ def judge_words(runtime: Runtime, text: str) -> tuple[list[JudgedWord], int]:
     firsts, spans = group_spans(encoding.offsets[1:-1], set(word_starts(read.text)))
     words = cut_at(read.text, spans[:, 0].tolist())
     borders = np.append(firsts, len(ids) - 2) + 1  # [CLS] comes first
-    mask_id = runtime.folder.config["mask_token_id"]
+    mask_id = runtime.mask_id
     places = [
         np.arange(start, end)
         for word, (start, end) in zip(words, itertools.pairwise(borders), strict=True)
@@ -181,7 +184,7 @@ def _masked_probabilities(
         chosen = places[first : first + ROWS]
         rows = np.tile(ids, (len(chosen), 1))
         for row, place in zip(rows, chosen, strict=True):
-            row[place] = runtime.folder.config["mask_token_id"]
+            row[place] = runtime.mask_id
         logits = runtime.forward(rows, np.ones_like(rows))["logits"]
         for row, place in enumerate(chosen):
             chances = softmax(logits[row, place])[np.arange(len(place)), ids[place]]
@@ -189,7 +192,7 @@ def _masked_probabilities(
     return results
 
 
-def cut_into_pieces(tokenizer: Tokenizer, text: str) -> tuple[list[Piece], int]:
+def cut_into_pieces(runtime: Runtime, text: str) -> tuple[list[Piece], int]:
     """The words, tokens and characters of a text side by side.
 
     Returns:
@@ -198,7 +201,8 @@ def cut_into_pieces(tokenizer: Tokenizer, text: str) -> tuple[list[Piece], int]:
     Raises:
         PageError: if the text is empty or words cannot be found.
     """
-    read = read_input(text, tokenizer, MAX_TOKENS)
+    tokenizer = runtime.tokenizer
+    read = read_input(text, tokenizer, max_tokens_of(runtime))
     encoding = tokenizer.encode(read.text, add_special_tokens=False)
     words, characters = set(word_starts(read.text)), character_starts(read.text)
     firsts, spans = group_spans(encoding.offsets, words & characters)

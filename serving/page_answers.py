@@ -85,7 +85,7 @@ class Answers:
     @in_words
     def cut(self, text: str) -> str:
         """Shows words, tokens and characters."""
-        parts, dropped = cut_into_pieces(self.models.filling.runtime.tokenizer, text)
+        parts, dropped = cut_into_pieces(self.models.filling.runtime, text)
         return html.page(html.pieces(parts), html.note(cut_remark(dropped)) if dropped else "")
 
     @in_words
@@ -119,11 +119,18 @@ class Answers:
         if file is None:
             return None, ""
         try:
-            return self.index(read_passages(Path(file)), progress)
+            try:
+                passages = read_passages(Path(file))
+            finally:
+                Path(file).unlink(missing_ok=True)
+            return self.index(passages, progress)
         except PageError as error:
             return None, html.error(str(error))
-        finally:
-            Path(file).unlink(missing_ok=True)
+        except FileNotFoundError:  # another visitor dropped the same one
+            return None, html.error("请再放入一次文件。 Please drop the file once more.")
+        except Exception:
+            log.exception("no index")
+            return None, html.error(FAILED)
 
     def read_sample(self, progress=gr.Progress()) -> tuple[SearchIndex, str]:  # noqa: B008
         """Indexes the passages that the page brings."""

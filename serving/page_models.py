@@ -26,6 +26,8 @@ from serving.runtime import FILES, Runtime, torch_forward
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = "onnx"
+# Files here that decide what an export is.
+EXPORTING = ("conversion", "export", "model_folder", "quantize")
 
 log = logging.getLogger(__name__)
 
@@ -86,15 +88,13 @@ def mean_pooled(model: Path) -> OpenModel:
 
 
 def cached_export(model: Path) -> Path:
-    """Where the export of a model folder is kept: other weights or settings, another folder."""
-    files = [
-        *model.glob("*.json"),
-        *model.glob("[0-9]_*/*"),
-        *model.glob("*.safetensors"),
-    ]
+    """Where the export of a model folder is kept: other weights, settings or code, another one."""
+    patterns = ("*.json", "*.py", "*.safetensors", "*.bin", "[0-9]_*/*")
+    files = [file for pattern in patterns for file in model.glob(pattern)]
+    files += [Path(__file__).with_name(f"{name}.py") for name in EXPORTING]
     sums = "".join(sha256_of(file) for file in sorted(files))
     key = hashlib.sha256(sums.encode()).hexdigest()[:16]
-    return Path(HF_HOME) / "chinese-modernbert" / "exports" / key
+    return Path(HF_HOME).resolve() / "chinese-modernbert" / "exports" / key
 
 
 def missing_packages() -> list[str]:
@@ -161,9 +161,9 @@ class Models:
         return mean_pooled(self.model)
 
     def _open(self, name: str, model: Path, export: Path | None) -> OpenModel:
+        open_model_folder(model)
         if export:
             return open_export(export)
-        open_model_folder(model)
         if missing := ", ".join(missing_packages()):
             return open_torch(
                 model,
@@ -193,7 +193,7 @@ class Models:
         for name, model in list(self.waiting.items()):
             try:
                 setattr(self, name, export_into_cache(model))
-            except (ImportError, OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, PyTorch answers
                 log.warning("no int8: %s", error)
                 note = "int8 导出失败，继续使用 PyTorch。 The export failed, so PyTorch answers."
                 setattr(self, name, replace(getattr(self, name), note=note))

@@ -153,18 +153,33 @@ class Runtime:
         """
         return np.stack(self.outputs(texts, "sentence_embedding"))
 
+    @property
+    def mask_id(self) -> int:
+        """The id of the mask token.
+
+        Raises:
+            ValueError: if the configuration has none.
+        """
+        if (found := self.folder.config.get("mask_token_id")) is None:
+            raise ValueError(
+                f"{self.folder.path / 'config.json'} has no mask_token_id: set it to the "
+                "tokenizer's."
+            )
+        return found
+
     def fill_masks(self, texts: Sequence[str], top: int = 5) -> list[list[list[Fill]]]:
         """For each text and each [MASK] in it, the likeliest tokens.
 
         Raises:
-            ValueError: if the model is no masked language model.
+            ValueError: if the model is no masked language model, or does not know its mask token.
         """
         if self.folder.head != "ForMaskedLM":
             raise ValueError(f"{self.folder.path} has no MLM head, so it cannot fill masks.")
+        mask_id = self.mask_id
         results: list[list[list[Fill]]] = [[] for _ in texts]
         for places, ids, mask in self.batches(texts):
             logits = self.forward(ids, mask)["logits"]
-            for row, column in np.argwhere(ids == self.folder.config["mask_token_id"]):
+            for row, column in np.argwhere(ids == mask_id):
                 chances = softmax(logits[row, column])
                 best = np.argsort(-chances, kind="stable")[:top]
                 results[places[row]].append(
@@ -196,6 +211,8 @@ def onnx_forward(file: Path, threads: int) -> Forward:
         raise ImportError(MISSING.format("onnxruntime")) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Where a CPU has no VNNI, int8 products would otherwise saturate in 16 bits.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 

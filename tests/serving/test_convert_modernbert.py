@@ -192,6 +192,8 @@ def test_the_tokenizer_stays_the_one_that_transformers_chose(convert, save, tmp_
     assert after("今天A图书馆")["input_ids"] == before("今天A图书馆")["input_ids"]
     assert type(after) is type(before)
     assert (output / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    mask = json.loads((output / "config.json").read_text())["mask_token_id"]
+    assert mask == before.mask_token_id is not None
 
 
 def test_a_model_without_a_card_gets_a_small_one(convert, save, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ import runtimes
 from embedding.student import widen_vectors
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
 from serving import export, export_check, javascript_cases
-from serving.export_check import Agreement
+from serving.export_check import Agreement, batches_for, compare
 from serving.javascript_cases import ALPHABETS, SPELLED_OUT, hostile_texts
+from serving.model_folder import open_model_folder
 from serving.runtime import FILES, Runtime
 from tokenization_chinese_modernbert import ChineseModernBertTokenizer
 
@@ -173,9 +175,13 @@ def test_what_the_hubs_tools_look_for_lies_beside(masked_lm, embedder):
     assert (exported / "openvino/openvino_model.bin").is_file()
     assert not list(exported.glob("*.safetensors"))
     assert not [path for path in exported.iterdir() if path.name.startswith((".", "tmp"))]
-    for name in ("modules.json", "1_Dense/config.json", "2_Pooling/config.json"):
+    for name in ("modules.json", "2_Pooling/config.json"):
         assert (embedder[1] / name).is_file(), name
     assert not (embedder[1] / "openvino").exists()
+    # sentence-transformers would look for its weights, and apply it a second time.
+    modules = json.loads((embedder[1] / "modules.json").read_text())
+    assert [each["path"] for each in modules] == ["", "2_Pooling", "3_Normalize"]
+    assert not (embedder[1] / "1_Dense").exists()
 
 
 def test_the_report_and_the_card_have_a_line_for_each_file(masked_lm):
@@ -209,6 +215,29 @@ def converted(masked_lm, monkeypatch):
         ],
     )
     return masked_lm[0]
+
+
+def test_nan_and_labels_of_another_size_are_far_from_torch(masked_lm):
+    folder = open_model_folder(masked_lm[0])
+    classifier = replace(folder, head="ForSequenceClassification")
+    batches = batches_for(folder)[1:3]
+
+    def sides(name: str, shape) -> tuple:
+        return (
+            lambda ids, mask: {name: np.ones(shape(ids), dtype=np.float32)},
+            lambda ids, mask: {name: np.full(shape(ids), np.nan if len(ids) > 1 else 1.0)},
+        )
+
+    apart = compare(folder, *sides("logits", lambda ids: (*ids.shape, 7)), batches)
+    assert np.isnan(apart.difference) and not apart.holds(int8=False)
+
+    def one(ids, mask):
+        return {"logits": np.arange(len(ids), dtype=np.float32)[:, None] - 1}
+
+    def other(ids, mask):  # each with the right sign
+        return {"logits": np.sign(one(ids, mask)["logits"]) * [[9.0]] + (len(ids) == 1)}
+
+    assert not compare(classifier, one, other, batches).holds(int8=True)
 
 
 def test_an_int8_file_that_is_not_close_is_left_out(converted, tmp_path, monkeypatch, capsys):

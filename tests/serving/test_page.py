@@ -1,6 +1,7 @@
 """What the demo page computes, without the page."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,12 @@ def embedder(model) -> Runtime:
 
 
 # --- what is read -------------------------------------------------------------------------------
+
+
+def test_a_model_that_does_not_know_its_mask_says_how_to_mend_it(runtime):
+    nameless = replace(runtime.folder, config=runtime.folder.config | {"mask_token_id": None})
+    with pytest.raises(ValueError, match=r"config\.json has no mask_token_id: set it"):
+        Runtime(nameless, runtime.forward).fill_masks(["今天[MASK]雨。"])
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t", "\u3000"])
@@ -129,9 +136,17 @@ def test_a_judged_text_is_cut_sooner(runtime, monkeypatch):
 # --- pieces -------------------------------------------------------------------------------------
 
 
+def test_pieces_of_a_model_with_a_short_context_say_what_was_not_read(runtime):
+    config = runtime.folder.config | {"max_position_embeddings": 20}
+    short = Runtime(replace(runtime.folder, config=config), runtime.forward)
+    pieces, dropped = page.cut_into_pieces(short, SENTENCE * 3)
+    kept = "".join(word for piece in pieces for word in piece.words)
+    assert dropped == len(SENTENCE * 3) - len(kept) > 0
+
+
 def test_pieces_are_the_text_three_times(runtime):
     text = "周末我们坐高铁去苏州，喝了一壶碧螺春👩‍👩‍👧。\nPyTorch 2.13 𠮷"
-    pieces, dropped = page.cut_into_pieces(runtime.tokenizer, text)
+    pieces, dropped = page.cut_into_pieces(runtime, text)
     assert dropped == 0
     for piece in pieces:
         assert "".join(piece.words) == "".join(piece.characters)
@@ -143,7 +158,7 @@ def test_pieces_are_the_text_three_times(runtime):
 
 
 def test_pieces_are_as_small_as_possible(runtime):
-    pieces, _ = page.cut_into_pieces(runtime.tokenizer, SENTENCE)
+    pieces, _ = page.cut_into_pieces(runtime, SENTENCE)
     assert len(pieces) >= 5
     for piece in pieces:
         words, tokens = (
