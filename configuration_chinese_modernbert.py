@@ -100,6 +100,33 @@ _UNSUPPORTED_KEYS = {
 _FROM_FILE = "_unknown_keys_from_file"
 
 
+# Key -> the kind of layer whose base of RoPE it sets.
+_THETAS = {"global_rope_theta": "full_attention", "local_rope_theta": "sliding_attention"}
+
+
+def _overridden(content: dict, given: dict) -> dict:
+    """The content of a file with values of `from_pretrained` in the place of its own.
+
+    What the file derived from a value that is replaced follows it: fewer layers keep the first
+    entries of `layer_types`, and RoPE's bases stay where only a scaling is given.
+    """
+    content = dict(content)
+    rope = {kind: dict(entry) for kind, entry in (content.get("rope_parameters") or {}).items()}
+    for kind, entry in (given.pop("rope_parameters", None) or {}).items():
+        theta = rope.get(kind, {}).get("rope_theta")
+        rope[kind] = entry if theta is None else {"rope_theta": theta, **entry}
+    for key, kind in _THETAS.items():
+        if key in given:
+            rope[kind] = {**rope.get(kind, {}), "rope_theta": given.pop(key)}
+    if rope:
+        content["rope_parameters"] = rope
+    if "global_attn_every_n_layers" in given:
+        content.pop("layer_types", None)
+    elif content.get("layer_types") and (layers := given.get("num_hidden_layers")) is not None:
+        content["layer_types"] = content["layer_types"][:layers]
+    return content | given
+
+
 def _is_misspelling(key: str, name: str) -> bool:
     """Whether an unknown key is a misspelling of a known name; the class states the rule."""
     words, meant = key.lower().replace("-", "_").split("_"), name.split("_")
@@ -237,13 +264,10 @@ class ChineseModernBertConfig(PreTrainedConfig):
         """As in transformers, but unknown keys of `config_dict` are kept (see the class)."""
         for key in kwargs:
             cls._refuse_misspelling(key)
-        if scaled := kwargs.pop("rope_parameters", None):
-            # Set behind the constructor, it would be neither completed nor checked.
-            there = dict(config_dict.get("rope_parameters") or {})
-            for kind, entry in scaled.items():
-                theta = (there.get(kind) or {}).get("rope_theta")
-                there[kind] = entry if theta is None else {"rope_theta": theta, **entry}
-            config_dict = {**config_dict, "rope_parameters": there}
+        # Set behind the constructor, these would be neither completed nor checked.
+        ours = set(cls.__annotations__) | _THETAS.keys() | {"global_attn_every_n_layers"}
+        if keys := kwargs.keys() & ours:
+            config_dict = _overridden(config_dict, {key: kwargs.pop(key) for key in keys})
         known = cls._known_keys()
         given, unknown = {}, {}
         for key, value in config_dict.items():

@@ -329,15 +329,16 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if the requested backend cannot work there; the message says how to fix it.
         """
-        return choose_attention(
-            self.config._attn_implementation, self.device, self.attention_dtype()
-        )
+        # Not self.device: a replica of DataParallel has no parameters.
+        device = self.get_input_embeddings().weight.device
+        return choose_attention(self.config._attn_implementation, device, self.attention_dtype())
 
     def attention_dtype(self) -> torch.dtype:
         """The type of queries and keys here and now."""
-        if torch.is_autocast_enabled(self.device.type):
-            return torch.get_autocast_dtype(self.device.type)
-        return self.dtype
+        weight = self.get_input_embeddings().weight
+        if torch.is_autocast_enabled(weight.device.type):
+            return torch.get_autocast_dtype(weight.device.type)
+        return weight.dtype
 
     def compile(self, *args, **kwargs) -> None:
         """Compiles the parts that treat each token by itself, and leaves attention uncompiled.

@@ -70,7 +70,7 @@ def predict(folder: str, held_out: Rows, collator: Callable) -> np.ndarray:
         hidden = model.model(**{name: value.to(device) for name, value in batch.items()})[0]
         # Logits of the other tokens would be most of the work.
         masked = labels != IGNORED
-        logits = model.decoder(model.head(hidden[masked]))
+        logits = model.decoder(model.projection(model.head(hidden[masked])))
         reduced.append(reduce_logits(logits, labels[masked]).cpu().numpy())
     return np.concatenate(reduced)
 

@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+from pretraining.data.corpus import passed_over
 from pretraining.data.executors import Execution, slurm_options
 from pretraining.data.filters import read_filters
 from pretraining.data.preparation import Preparation
@@ -73,7 +74,11 @@ def parse() -> argparse.Namespace:
         "--seed", type=int, default=0, help="decides which documents are cut, dropped or repeated"
     )
     parser.add_argument("--executor", choices=("local", "slurm", "ray"), default="local")
-    parser.add_argument("--tasks", type=int, help="parts of the work (default: one a file)")
+    parser.add_argument(
+        "--tasks",
+        type=int,
+        help="parts of the work (default: one a file, or a processor if there are more)",
+    )
     parser.add_argument("--workers", type=int, help="tasks at a time (default: the processors)")
     parser.add_argument(
         "--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="of SlurmPipelineExecutor"
@@ -131,6 +136,8 @@ def main() -> None:
         workers = arguments.workers or (os.cpu_count() if arguments.executor == "local" else -1)
         execution = Execution(arguments.executor, workers, slurm_options(arguments.slurm))
         preparation = preparation_of(arguments)
+        for ending, count in passed_over(arguments.corpus).items():
+            print(f"no corpus files, left out: {count:,} × {ending}", file=sys.stderr)
         for message in preparation.unused_words:
             print(message, file=sys.stderr)
         if arguments.dry_run:

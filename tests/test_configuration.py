@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from functools import partial
 
 import pytest
 import torch
@@ -50,6 +51,20 @@ def test_rope_has_base_80000_globally_and_10000_locally():
 
 
 # --- accepted ---------------------------------------------------------------------------------
+
+
+def test_values_given_to_from_pretrained_are_checked_and_completed(tiny_config, tmp_path):
+    config = tiny_config()
+    config.save_pretrained(tmp_path)
+    opened = partial(type(config).from_pretrained, tmp_path)
+    for wrong in ({"norm_type": "layer_norm"}, {"classifier_pooling": "max"}, {"hidden_size": 33}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            opened(**wrong)
+    assert opened(num_hidden_layers=2).layer_types == config.layer_types[:2]
+    with pytest.raises(ValueError, match="layer_types has 3 entries for num_hidden_layers 5"):
+        opened(num_hidden_layers=5)
+    assert opened(global_attn_every_n_layers=1).layer_types == ["full_attention"] * 3
+    assert opened(classifier_dropout=0.5).classifier_dropout == 0.5
 
 
 @pytest.mark.parametrize(

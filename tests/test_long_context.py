@@ -109,6 +109,8 @@ def test_scaling_given_to_from_pretrained_keeps_the_frequencies(tiny_config, tmp
     assert entries[LOCAL] == config.rope_parameters[LOCAL]
     with pytest.raises(ValueError, match="needs a factor of at least 1"):
         type(config).from_pretrained(tmp_path, rope_parameters={GLOBAL: {"rope_type": "linear"}})
+    again = type(config).from_pretrained(tmp_path, global_rope_theta=7_000.0)
+    assert again.rope_parameters[GLOBAL]["rope_theta"] == 7_000.0
 
 
 def test_documents_beyond_8192_tokens_run(make_model):

@@ -14,8 +14,10 @@ import json
 import lzma
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import fsspec
 import pyarrow as pa
@@ -112,6 +114,17 @@ def find_files(paths: Sequence[str]) -> list[str]:
         local = "file" in system.protocol
         files += found if local else [system.unstrip_protocol(file) for file in found]
     return files
+
+
+def passed_over(paths: Sequence[str]) -> Counter:
+    """How many files of the folders among the paths `find_files` leaves out, by their ending."""
+    endings: Counter = Counter()
+    for path in paths:
+        system, root = url_to_fs(path)
+        if not has_magic(root) and system.isdir(root):
+            names = (file.rpartition("/")[2] for file in system.find(root) if not _kind_of(file))
+            endings.update("".join(Path(name).suffixes) or name for name in names)
+    return endings
 
 
 def read_documents(

@@ -170,7 +170,7 @@ class Preparation:
         return {
             "files": files,
             "seq_len": self.seq_len,
-            "tasks": self.tasks or max(len(files), workers),
+            "tasks": self._tasks(files, workers),
             "text_field": self.text_field,
             "separate_domains": self.separate_domains,
             "shortening": asdict(self.shortening),
@@ -178,6 +178,12 @@ class Preparation:
             "seed": self.seed,
             **self.facts,
         }
+
+    def _tasks(self, files: list[str], workers: int) -> int:
+        """How many tasks there are: as many as before, where a restart does not say."""
+        if self.tasks is None and self.work.plan.exists():
+            return read_json(self.work.plan)["tasks"]
+        return self.tasks or max(len(files), workers)
 
     def _begun(self, plan: dict) -> bool:
         """Whether the work has been begun.

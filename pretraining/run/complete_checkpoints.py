@@ -35,6 +35,10 @@ def _what_is_incomplete(checkpoint: Path) -> str | None:
     weights = list(checkpoint.glob("*.safetensors"))
     if not weights and not (checkpoint / "pytorch_model_fsdp.bin").exists():
         return "model.safetensors"
+    if not (checkpoint / "scheduler.pt").exists():
+        return "scheduler.pt"
+    if not any(checkpoint.glob("optimizer*")):
+        return "optimizer.pt"
     for file in weights:
         try:
             with safe_open(file, framework="pt"):  # reads the header and compares the length

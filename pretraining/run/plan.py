@@ -51,7 +51,13 @@ class Measurement:
 def measure(
     settings: StageSettings, data: StageData, model: ChineseModernBertForMaskedLM
 ) -> Measurement:
-    """Trains a few batches at the pace of the run and leaves nothing behind but a changed model."""
+    """Trains a few batches at the pace of the run and leaves nothing behind but a changed model.
+
+    They are full: what a batch warm-up leaves out takes no time.
+    """
+    order = data.order
+    full = TrainingOrder(order.rows, len(order), settings.stage.rows_per_step, order.seed)
+    data = dataclasses.replace(data, order=full)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = copy.copy(settings.arguments)
         arguments.output_dir, arguments.report_to = scratch, []
@@ -132,7 +138,8 @@ def outlook(settings: StageSettings, data: StageData) -> str:
     dtype = torch.bfloat16 if settings.arguments.bf16 else torch.float32
     products = processes * matrix_product_rate(settings.config, dtype, device)
     flops = operations(settings.config, data.order, settings.steps, settings.mask_rate)
-    seconds = settings.steps * measured.seconds_per_step
+    full_steps = data.order.drawn_before(settings.steps) / settings.stage.rows_per_step
+    seconds = full_steps * measured.seconds_per_step
     return (
         f"{summary(settings, data, model, None)}\n"
         f"  memory: {state / 2**30:.1f} GiB for weights, gradients and AdamW in fp32; "

@@ -150,6 +150,17 @@ def _training_arguments(run: Run, number: int) -> TrainingArguments:
         )
     except (TypeError, ValueError) as error:
         raise RunConfigError(f"{key}: {error}") from error
+    if arguments.fp16:
+        raise RunConfigError(
+            f"{key}.fp16: a step whose gradients overflow would stop the run. Set bf16: true."
+        )
+    if arguments.save_only_model:
+        raise RunConfigError(f"{key}.save_only_model: such a checkpoint cannot be resumed.")
+    if arguments.n_gpu > 1:
+        raise RunConfigError(
+            f"one process would use {arguments.n_gpu} GPUs. Start it with torchrun "
+            f"--nproc_per_node {arguments.n_gpu}, or set CUDA_VISIBLE_DEVICES to one of them."
+        )
     _check_packages(arguments, key)
     at_once = arguments.per_device_train_batch_size * arguments.world_size
     accumulated, left = divmod(stage.rows_per_step, at_once)

@@ -28,7 +28,8 @@ def make_model(settings: StageSettings) -> ChineseModernBertForMaskedLM:
     if settings.source is None:
         model = ChineseModernBertForMaskedLM(settings.config)
     else:
-        model = ChineseModernBertForMaskedLM.from_pretrained(settings.source)
+        # Without it, weights that a folder stores in bf16 would be trained in bf16.
+        model = ChineseModernBertForMaskedLM.from_pretrained(settings.source, dtype=torch.float32)
     if model.config.tie_word_embeddings:
         # FSDP2 would write the weights that embeddings and head share twice, and a run that resumes
         # would warn that one of their names is missing.
@@ -82,8 +83,22 @@ def make_trainer(
     check_sharding(trainer)
     optimizer = _optimizer(settings, trainer)
     peak = settings.stage.learning_rate.peak
-    trainer.lr_scheduler = LambdaLR(optimizer, lambda step: settings.learning_rate(step) / peak)
+    trainer.lr_scheduler = Schedule(optimizer, lambda step: settings.learning_rate(step) / peak)
     return trainer
+
+
+class Schedule(LambdaLR):
+    """The learning rates of the run file, also where a resumed run has other peaks than before."""
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Takes the step of a checkpoint, not its rates, which its optimizer has brought, too."""
+        rates = ("base_lrs", "_last_lr")
+        super().load_state_dict({key: state_dict[key] for key in state_dict if key not in rates})
+        for group, base, factor in zip(
+            self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True
+        ):
+            group["initial_lr"], group["lr"] = base, base * factor(self.last_epoch)
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
 def _optimizer(settings: StageSettings, trainer: Trainer) -> torch.optim.Optimizer:
@@ -117,7 +132,7 @@ def summary(
     """
     rows, arguments = data.order.drawn_before(settings.steps), settings.arguments
     growing = ", fewer rows at first" if settings.stage.batch_warmup else ""
-    dtype = torch.bfloat16 if arguments.bf16 or arguments.fp16 else model.dtype
+    dtype = torch.bfloat16 if arguments.bf16 else model.dtype
     backend, reason = choose_attention(model.config._attn_implementation, arguments.device, dtype)
     return (
         f"stage {settings.number}: {model.num_parameters() / 1e6:.1f} M parameters, from "

@@ -61,18 +61,23 @@ def test_the_report_sets_a_model_beside_counting(folder, report):
     assert "| tokens 0-127 |" in shown and "| documents of 33-64 tokens |" in shown
 
 
-def test_predictions_are_those_of_the_whole_logits(folder):
+@pytest.mark.parametrize("embedding_size", [None, 16])
+def test_predictions_are_those_of_the_whole_logits(folder, embedding_size, tmp_path):
     rows = open_rows(folder / "rows")
     collator = evaluation_collator(rows)
     features = EvaluationRows(rows)
     batch = collator([features[index] for index in range(len(rows))])
-    model = ChineseModernBertForMaskedLM.from_pretrained(folder / "model").eval()
+    config = ChineseModernBertConfig.from_pretrained(
+        folder / "model", embedding_size=embedding_size
+    )
+    model = ChineseModernBertForMaskedLM(config).eval()
+    model.save_pretrained(tmp_path)
     with torch.inference_mode():
         logits = model(**batch).logits
     masked = batch["labels"] != IGNORED
     wanted = reduce_logits(logits, batch["labels"])[masked].numpy()
     # Batches of another size round differently.
-    assert predict(folder / "model", rows, collator) == pytest.approx(wanted, rel=1e-4)
+    assert predict(tmp_path, rows, collator) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_each_row_set_gets_a_table(folder, report):

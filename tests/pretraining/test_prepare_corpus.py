@@ -56,6 +56,20 @@ def test_the_summary_counts_what_was_prepared_and_what_was_not(corpus, tmp_path,
     assert lines[1:] == ["bad_input: broken line: 1", f"dropped: length: {3 - len(kept)}"]
 
 
+def test_files_of_a_folder_that_are_no_corpus_are_counted(corpus, tmp_path, run, capsys):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.jsonl", "b.json.gz", "c.json.gz", "LICENSE"):
+        (folder / name).write_bytes(corpus.read_bytes())
+    run(folder, tmp_path / "rows", "--workers", "1")
+    told = capsys.readouterr().err
+    assert "no corpus files, left out: 2 × .json.gz\n" in told
+    assert "no corpus files, left out: 1 × LICENSE\n" in told
+    # A restart has the tasks of before, however many workers it has.
+    run(folder, tmp_path / "rows", "--workers", "2")
+    assert json.loads((tmp_path / "rows.work/plan.json").read_text())["tasks"] == 1
+
+
 def test_words_without_effect_are_named_at_the_start(corpus, tmp_path, run, capsys):
     dictionary = tmp_path / "words.txt"
     dictionary.write_text("的了 1\n《早市》\n", encoding="utf-8")

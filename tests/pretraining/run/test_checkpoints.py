@@ -42,7 +42,9 @@ def test_one_that_is_cut_off_is_passed_over_and_named(stage, capsys, name, kept)
     assert f"checkpoint-100 is incomplete ({name})" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "trainer_state.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"]
+)
 def test_one_without_its_weights_or_state_is_passed_over(stage, name):
     (stage / "checkpoint-100" / name).unlink()
     assert last_complete_checkpoint(stage) == str(stage / "checkpoint-9")

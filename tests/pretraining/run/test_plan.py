@@ -9,9 +9,11 @@ import torch
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from pretraining.data.order import TrainingOrder
 from pretraining.data.rows import open_rows
+from pretraining.run import plan
 from pretraining.run.flops import training_flops
 from pretraining.run.plan import draw_schedules, memory_of, operations
 from row_sets import write_rows
+from runs import stage_of
 
 
 def test_schedules_are_drawn_one_stage_after_another(tmp_path):
@@ -30,6 +32,19 @@ def test_operations_count_real_tokens_and_masked_ones(tmp_path):
     config = ChineseModernBertConfig(vocab_size=64, hidden_size=32, num_attention_heads=2)
     counted = operations(config, order, steps=10, mask_rate=lambda step: 0.25)
     assert counted == pytest.approx(training_flops(config, [20, 20] * 40, 0.25 * 40 * 40))
+
+
+def test_a_batch_warmup_is_not_what_is_measured(workspace, monkeypatch):
+    seen = []
+    monkeypatch.setattr(plan, "make_trainer", lambda settings, data, *others: seen.append(data))
+    monkeypatch.setattr(plan, "_measure", lambda trainer: None)
+    settings, data = stage_of(
+        workspace, "stage1.batch_warmup.rows=2", "stage1.batch_warmup.steps=5"
+    )
+    assert data.order.drawn_before(1) == 2
+    plan.measure(settings, data, None)
+    assert seen[0].order.drawn_before(1) == settings.stage.rows_per_step
+    assert len(seen[0].order) == len(data.order)
 
 
 def test_the_memory_of_this_machine_is_known():

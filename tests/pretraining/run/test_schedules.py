@@ -3,9 +3,11 @@
 import math
 
 import pytest
+import torch
 
 from pretraining.run import schedules
 from pretraining.run.schedules import DampedCosine, WarmupStableDecay, mask_rate
+from pretraining.run.trainer import Schedule
 
 
 def test_the_mask_rate_climbs_in_the_warmup_and_falls_to_its_minimum():
@@ -120,3 +122,23 @@ def test_a_contradictory_wsd_is_refused(values, message):
 def test_contradictory_mask_rates_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         mask_rate(0, **{"total_steps": 10, "warmup_steps": 1, **values})
+
+
+def test_a_resumed_run_has_the_peaks_that_its_run_file_has_now():
+    def begin(*peaks: float):
+        groups = [{"params": [torch.zeros(1)], "lr": peak} for peak in peaks]
+        optimizer = torch.optim.AdamW(groups)
+        return optimizer, Schedule(optimizer, lambda step: 1 / (1 + step))
+
+    optimizer, schedule = begin(0.3, 0.7)
+    for _ in range(3):
+        optimizer.step()
+        schedule.step()
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for peaks, expected in (((0.3, 0.7), rates), ((0.3, 0.07), [rates[0], 0.07 * (1 / 4)])):
+        resumed, again = begin(*peaks)
+        resumed.load_state_dict(optimizer.state_dict())
+        again.load_state_dict(schedule.state_dict())
+        assert [group["lr"] for group in resumed.param_groups] == expected
+        again.step()
+        assert resumed.param_groups[1]["lr"] == peaks[1] * (1 / 5)

@@ -76,6 +76,8 @@ def test_settings_that_cannot_work_are_refused(refused):
     assert "max_steps is missing" in refused("stage2.training.max_steps=0")
     assert "learning_rate: warmup_steps 60" in refused("stage1.learning_rate.warmup_steps=60")
     assert "mask_rate: warmup_steps 60" in refused("stage1.mask_rate.warmup_steps=60")
+    assert "fp16: a step whose gradients overflow" in refused("stage1.training.fp16=true")
+    assert "checkpoint cannot be resumed" in refused("stage1.training.save_only_model=true")
     message = refused("stage1.eval_rows=null", "stage1.training.eval_strategy=steps")
     assert "stage1.eval_rows is missing" in message
 
