@@ -15,6 +15,8 @@ import pytest
 from corpora import ROOT, TEXTS, many_texts, prepare, shards_of, texts_of, write_corpus
 from hub_standin import HubStandIn
 from pretraining import prepare_corpus
+from pretraining.data.executors import Execution
+from pretraining.data.preparation import Preparation
 
 
 @pytest.fixture
@@ -65,9 +67,12 @@ def test_files_of_a_folder_that_are_no_corpus_are_counted(corpus, tmp_path, run,
     told = capsys.readouterr().err
     assert "no corpus files, left out: 2 × .json.gz\n" in told
     assert "no corpus files, left out: 1 × LICENSE\n" in told
-    # A restart has the tasks of before, however many workers it has.
-    run(folder, tmp_path / "rows", "--workers", "2")
-    assert json.loads((tmp_path / "rows.work/plan.json").read_text())["tasks"] == 1
+
+
+def test_a_restart_has_the_tasks_of_before_however_many_workers(corpus, tmp_path):
+    preparation = Preparation([str(corpus)], ROOT / "tokenizer.json", 64, tmp_path / "rows")
+    preparation.run(Execution("local", 1))
+    assert [preparation._tasks([str(corpus)], workers) for workers in (1, 8)] == [1, 1]
 
 
 def test_words_without_effect_are_named_at_the_start(corpus, tmp_path, run, capsys):
@@ -136,6 +141,8 @@ def test_a_data_set_on_the_hub_gives_the_rows_of_its_files(tmp_path):
     code = f"""
 import sys
 from pretraining import prepare_corpus
+from pretraining.data.executors import Execution
+from pretraining.data.preparation import Preparation
 for arguments in {arguments_for(pattern, "wrong")}, {
         arguments_for(data_set, tmp_path / "hub", "--workers", "1", "--tasks", "2")
     }:
