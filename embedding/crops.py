@@ -123,7 +123,7 @@ def pairs_of(
             if not found:
                 continue
             pair = in_traditional(found[0], seed, traditional)
-            if held_out and held_out.holds_any([found[0][0], *found[1], *pair]):
+            if held_out and held_out.holds_any({found[0][0], *found[1], *pair}):
                 continue
             yield pair
 

@@ -121,7 +121,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder to make or go on with")
     parser.add_argument("--prompt", help="name of one of the teacher's prompts")
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--dtype", choices=DTYPES, help="default: that of the weights")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: that of config.json")
     return parser.parse_args()
 
 

@@ -21,7 +21,7 @@ class Opening:
     Args:
         path: a folder, or a name on the Hub.
         dimensions: how many dimensions of a vector are used (Matryoshka); None uses all.
-        dtype: "fp32" or "bf16"; None uses the type of the weights.
+        dtype: "fp32" or "bf16"; None uses the one that config.json names.
     """
 
     path: str
@@ -59,14 +59,12 @@ class Opening:
         """What tells the vectors of one model from another's: weights, modules, prompts, size."""
         digest = hashlib.sha256(repr(self.dimensions).encode())
         # Of the encoder and of modules such as 2_Dense; a checkout may hold models of other runs.
-        patterns = ("*.safetensors", "*.json", "[0-9]_*/*")
-        others = ("tokenizer.json", "training_run.json")
+        patterns = ("*.safetensors", "*config*.json", "modules.json", "[0-9]_*/*")
         files = [file for each in patterns for file in sorted(Path(self.path).glob(each))]
         if not files:  # a name on the Hub
             digest.update(self.path.encode())
         for file in files:
-            if file.name not in others:
-                digest.update(sha256_of(file).encode())
+            digest.update(sha256_of(file).encode())
         return digest.hexdigest()
 
     def open(

@@ -103,7 +103,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="JSON file of the figures")
     tests = [name for name in TASKS if name not in DEV]
     parser.add_argument("--only", nargs="+", choices=TASKS, default=tests, metavar="TASK")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: that of the weights")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: that of config.json")
     parser.add_argument("--speed", action="store_true", help="texts per second and megabytes, too")
     parser.add_argument("--mteb", nargs="+", default=[], metavar="TASK", help="tasks of mteb")
     return parser.parse_args()

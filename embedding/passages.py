@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretraining.data.corpus import CorpusError, find_files, read_file
+from pretraining.data.corpus import CorpusError, find_files, kind_of, read_file
 from pretraining.data.sentences import passages_of
 from pretraining.files import read_text
 
@@ -39,7 +39,7 @@ def read_passages(
         CorpusError, ValueError: if a file cannot be read or holds no text; the message names it.
         OSError: if a file is not there.
     """
-    for file in (file for path in paths for file in _files(path)):
+    for file in (file for path in map(str, paths) for file in _files(path)):
         is_table = Path(file).suffix in SEPARATORS
         texts = _table(Path(file), text_field) if is_table else _texts(file, text_field)
         found = False
@@ -57,22 +57,17 @@ def _files(path: str) -> list[str]:
     Raises:
         CorpusError: if there is none.
     """
-    if Path(path).is_file():
-        return [path] if Path(path).suffix in SEPARATORS else find_files([path])
-    folder = Path(path).is_dir()
-    patterns = [f"{path}/**/*{suffix}" for suffix in SEPARATORS] if folder else [path]
-    tables = [
-        file
-        for pattern in patterns
-        for file in glob.glob(pattern, recursive=True)
-        if Path(file).suffix in SEPARATORS
-    ]
-    try:
-        return sorted({*tables, *find_files([path])})
-    except CorpusError:
-        if tables:  # a folder of tables alone
-            return sorted(tables)
-        raise
+    is_folder = Path(path).is_dir()
+    found = sorted(glob.glob(f"{glob.escape(path)}/**/*" if is_folder else path, recursive=True))
+    tables = [file for file in found if Path(file).suffix in SEPARATORS]
+    if not tables:
+        return find_files([path])
+    if is_folder:
+        # Whatever else is no corpus file is passed over, as everywhere.
+        others = [file for file in found if kind_of(file)]
+    else:
+        others = [file for file in found if file not in tables and Path(file).is_file()]
+    return sorted([*tables, *(find_files(others) if others else [])])
 
 
 def _texts(file: str, text_field: str) -> Iterator[tuple[int, str]]:

@@ -46,7 +46,7 @@ SPEED_COLUMNS = {
 def fingerprint(opening: Opening | None) -> str:
     """What tells one state of a model from another: its weights and how it is opened."""
     if opening is None:
-        return "lexical"
+        return "lexical, words in lower case"
     return hashlib.sha256(f"{opening!r} {opening.fingerprint()}".encode()).hexdigest()
 
 

@@ -85,7 +85,7 @@ def open_for(folder: Path, opening: Opening) -> SearchIndex:
     index = SearchIndex.open(folder)
     if opening.fingerprint() != index.note.fingerprint:
         raise ValueError(
-            f"{folder} was made with another model or other weights ({index.note.model}). "
+            f"{folder} was made with another model, other weights or prompts ({index.note.model}). "
             "Name that model with --model, or build the index anew."
         )
     return index
@@ -241,7 +241,7 @@ def parse() -> argparse.Namespace:
         command.add_argument("--text_field", default="text", help="key or column with the text")
         command.add_argument("--length", type=positive, default=200, help="characters of a passage")
         command.add_argument("--batch_size", type=positive, default=64)
-        command.add_argument("--dtype", choices=DTYPES, help="default: that of the weights")
+        command.add_argument("--dtype", choices=DTYPES, help="default: that of config.json")
     for command in (build, add, query):
         command.add_argument("--index", type=Path, required=True, help="folder")
     build.add_argument("--model", required=True, help="folder, or name on the Hub")

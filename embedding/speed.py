@@ -83,7 +83,7 @@ def main() -> None:
     )
     parser.add_argument("--tasks", type=Path, required=True, help="folder of unpacked tasks")
     parser.add_argument("--model", required=True, help="FOLDER or FOLDER@DIMENSIONS")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: that of the weights")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: that of config.json")
     args = parser.parse_args()
     try:
         figures = measure(Opening.of(args.model, args.dtype), args.tasks)

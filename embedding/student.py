@@ -28,7 +28,7 @@ def keep_layers(model: BaseModel, count: int) -> None:
 def widen_vectors(model: SentenceTransformer, size: int) -> None:
     """Puts a dense layer with GELU between the tokens' states and their pooling, in place.
 
-    A text's vector is the mean over its tokens, which can tell apart only so many words as it has
+    A text's vector is the mean over its tokens, which can tell apart only as many words as it has
     values: with 768 values instead of 256, questions find their paragraphs better
     (docs/journal.md, 2026-11-27). The new layer has random weights.
 

@@ -161,8 +161,6 @@ def train(run: RunFile) -> BaseModel:
         widen_vectors(model, run.vector_size)
     if run.architecture == "bi_encoder" and not any(isinstance(each, Normalize) for each in model):
         model.append(Normalize())  # the product of two vectors is their cosine
-    if run.architecture == "bi_encoder":
-        lay_end_to_end(model)
     if run.compile:
         model[0].auto_model.compile(dynamic=True)  # every batch has another number of tokens
     model.prompts.update(run.prompts)
@@ -173,6 +171,8 @@ def train(run: RunFile) -> BaseModel:
     trainer = ARCHITECTURES[run.architecture].trainer(
         model=model, args=arguments_for(run, rows), train_dataset=rows, loss=losses
     )
+    if run.architecture == "bi_encoder" and trainer.args.n_gpu < 2:  # DataParallel divides rows
+        lay_end_to_end(model)
     if checkpoint:
         print(f"goes on from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -186,8 +186,8 @@ def save(run: RunFile, model: BaseModel, log: list[dict]) -> None:
     with new_folder(run.output) as folder:
         model.save_pretrained(str(folder), create_model_card=False)
         # Opened in fp32 however it is stored: on many CPUs bf16 is far slower.
-        config = folder / "config.json"
-        write_json(config, read_json(config) | {"dtype": "float32"})
+        if (config := folder / "config.json").is_file():
+            write_json(config, read_json(config) | {"dtype": "float32"})
         write_json(folder / "training_run.json", {"run": as_plain(run), "log": log})
 
 

@@ -14,7 +14,8 @@ def lay_end_to_end(model: SentenceTransformer) -> None:
     The dense layer and the pooling behind the encoder read the same (1, tokens, size) states.
     """
     transformer = model[0]
-    if transformer.auto_model.config.model_type != "chinese_modernbert":
+    encoder = getattr(transformer, "auto_model", None)  # a StaticEmbedding or Router has none
+    if encoder is None or encoder.config.model_type != "chinese_modernbert":
         return
     transformer.data_collator = DataCollatorWithFlattening(
         return_flash_attn_kwargs=True, return_position_ids=True, return_seq_idx=True

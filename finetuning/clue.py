@@ -25,7 +25,7 @@ from finetuning.plan import Plan, read_plan
 from finetuning.results import best_of, changed_settings, collect, line, table
 from finetuning.splits import Split, describe, load, subset
 from finetuning.tasks import Task
-from finetuning.training import Run, train
+from finetuning.training import SETTINGS_FILE, Run, train
 from pretraining.files import read_json, write_json
 
 
@@ -85,14 +85,15 @@ def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
     file = plan.output / model.file_name / task.name / f"{name}.json"
     settings = _settings(plan, model, task, splits, seed, rate)
     folder = file.with_suffix("") if plan.save_models and seed is not None else None
-    if file.exists() and (folder is None or folder.exists()):
+    if file.exists():
         result = read_json(file)
         if changed := changed_settings(result["settings"], settings):
             raise ValueError(
                 f"{file}: was made with other settings ({', '.join(changed)}); remove it to run it "
                 "again, or choose another --output."
             )
-        return result
+        if folder is None or (folder / SETTINGS_FILE).exists():
+            return result
     if seed is None:
         result = baseline(model.source, task, splits)
     else:
@@ -114,7 +115,7 @@ def _settings(plan: Plan, model, task: Task, splits, seed, rate) -> dict:
         "model": model.name,
         "model_source": model.source,
         "protocol": task.source,
-        "weights": plan.fingerprints[model.name],
+        "model_files": plan.fingerprints[model.name],
         "seed": seed,
         "learning_rate": rate,
         "files": {part: list(split.files) for part, split in splits.items()},

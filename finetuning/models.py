@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 
 RANDOM = "random:"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-_BESIDE = ("config.json", "tokenizer*", "vocab*", "*.py")
+_BESIDE = ("config.json", "tokenizer*", "vocab*", "*_chinese_modernbert.py")
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Plan:
 
     @functools.cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Of each model's weights, by its name."""
+        """Of each model's files, by its name."""
         return {model.name: model.fingerprint() for model in self.models}
 
 

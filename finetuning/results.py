@@ -99,7 +99,7 @@ def best_of(results: list[dict]) -> dict:
 
 
 def changed_settings(old: dict, new: dict) -> list[str]:
-    """Names of the settings that change a result and differ; seeds and rates are not asked."""
+    """Names of the settings that change a result and differ; seeds and rates are not compared."""
     of_no_effect = ("model_source", "protocol", "hub", "seed", "learning_rate")
     keys = [key for key in (*new, *(old.keys() - new.keys())) if key not in of_no_effect]
     return [key for key in keys if old.get(key) != new.get(key)]
@@ -273,7 +273,8 @@ def write_card(results: list[dict], model: str, repository: Path) -> None:
         ]
         of_what = "".join(f", {limit}" for limit in limits)
         for (split, score), values in summary.scores.items():
-            value, seeds = round(100 * statistics.fmean(values), 2), len(values)
+            value = round(100 * statistics.fmean(values), 2)
+            of_seeds = f"{len(values)} seed{'s' * (len(values) != 1)}"
             index.append(
                 EvalResult(
                     task_type=_CARD_TASKS[settings["head"]],
@@ -283,11 +284,11 @@ def write_card(results: list[dict], model: str, repository: Path) -> None:
                     dataset_split=split,
                     metric_type=score,
                     metric_value=value,
-                    metric_name=f"{score}, mean of {seeds} seeds{of_what}",
+                    metric_name=f"{score}, mean of {of_seeds}{of_what}",
                 )
             )
             if settings["hub"] and split == "dev" and score == settings["metric"]:
-                notes = f"dev, {score} in percent, mean of {seeds} seeds{of_what}"
+                notes = f"dev, {score} in percent, mean of {of_seeds}{of_what}"
                 entries.append(
                     EvalResultEntry(settings["hub"], settings["task"], value, notes=notes)
                 )
@@ -298,8 +299,12 @@ def write_card(results: list[dict], model: str, repository: Path) -> None:
     card.data.eval_results = [*others, *index]
     with replacing(repository / "README.md") as file:
         file.write_text(str(card), encoding="utf-8")
-    with replacing(repository / ".eval_results" / "clue.yaml") as file:
-        file.write_text(yaml.safe_dump(as_entries(entries), sort_keys=False), encoding="utf-8")
+    file = repository / ".eval_results" / "clue.yaml"
+    kept = (yaml.safe_load(read_text(file)) or []) if file.exists() else []
+    kept = [each for each in kept if each["dataset"]["task_id"] not in ours]
+    with replacing(file) as temporary:
+        content = yaml.safe_dump([*kept, *as_entries(entries)], sort_keys=False)
+        temporary.write_text(content, encoding="utf-8")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -51,8 +51,9 @@ def load(task: Task, folder: Path) -> tuple[Task, dict[str, Split]]:
         splits["train"], splits["dev"] = _hold_out(splits["train"], task.held_out)
         if not splits["dev"].examples:
             raise ValueError(
-                f"{task.name}: {task.held_out:.0%} of {len(splits['train'].examples)} examples of "
-                "train are none; give the task a dev split."
+                f"{task.name}: holding out {task.held_out:.0%} of "
+                f"{len(splits['train'].examples)} examples of train leaves none for dev; give the "
+                "task a dev split."
             )
     splits["train"] = _without_scored_texts(splits)
     if not splits["train"].examples:

@@ -156,8 +156,7 @@ def train(
 
 
 class GroupedTrainer(Trainer):
-    """Trainer's grouping by length, of choices too, whose rows it takes to be as long as they have
-    choices.
+    """Groups rows by their tokens. Trainer itself would take the number of choices for the length.
 
     Attributes:
         lengths: tokens of each row.

@@ -77,7 +77,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--tasks",
         type=int,
-        help="parts of the work (default: one a file, or a processor if there are more)",
+        help="parts of the work (default: as many as files, or workers if there are more)",
     )
     parser.add_argument("--workers", type=int, help="tasks at a time (default: the processors)")
     parser.add_argument(
@@ -136,13 +136,13 @@ def main() -> None:
         workers = arguments.workers or (os.cpu_count() if arguments.executor == "local" else -1)
         execution = Execution(arguments.executor, workers, slurm_options(arguments.slurm))
         preparation = preparation_of(arguments)
-        for ending, count in passed_over(arguments.corpus).items():
-            print(f"no corpus files, left out: {count:,} × {ending}", file=sys.stderr)
         for message in preparation.unused_words:
             print(message, file=sys.stderr)
         if arguments.dry_run:
             print("\n".join(preparation.scripts(execution)))
             return
+        for ending, count in passed_over(arguments.corpus).items():
+            print(f"no corpus files, left out: {count:,} × {ending}", file=sys.stderr)
         manifest = preparation.run(execution)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"prepare_corpus: {error}")

@@ -88,7 +88,7 @@ def mean_pooled(model: Path) -> OpenModel:
 
 
 def cached_export(model: Path) -> Path:
-    """Where the export of a model folder is kept: other weights, settings or code, another one."""
+    """The cache's folder for a model's export; it changes with weights, settings and code."""
     patterns = ("*.json", "*.py", "*.safetensors", "*.bin", "[0-9]_*/*")
     files = [file for pattern in patterns for file in model.glob(pattern)]
     files += [Path(__file__).with_name(f"{name}.py") for name in EXPORTING]

@@ -75,7 +75,8 @@ def refuse(error: CorpusError) -> None:
     raise error
 
 
-def _kind_of(file: str) -> str | None:
+def kind_of(file: str) -> str | None:
+    """The ending of a corpus file, without that of its compression; None for other files."""
     for compression in COMPRESSIONS:
         file = file.removesuffix(compression)
     return next((kind for kind in KINDS if file.endswith(kind)), None)
@@ -98,7 +99,7 @@ def find_files(paths: Sequence[str]) -> list[str]:
             if has_magic(root):
                 found = [each for each in sorted(system.glob(root)) if system.isfile(each)]
             elif system.isdir(root):
-                found = [each for each in sorted(system.find(root)) if _kind_of(each)]
+                found = [each for each in sorted(system.find(root)) if kind_of(each)]
             else:
                 found = [root] if system.exists(root) else []
         except FileNotFoundError:  # the Hub's answer to a pattern in a folder that is not there
@@ -106,7 +107,7 @@ def find_files(paths: Sequence[str]) -> list[str]:
         if not found:
             raise CorpusError("no file", f"{path}: no corpus file there ({_SUPPORTED}).")
         for file in found:
-            if not _kind_of(file):
+            if not kind_of(file):
                 raise CorpusError(
                     "no file",
                     f"{file}: not a kind of corpus file; give {_SUPPORTED}.",
@@ -122,7 +123,7 @@ def passed_over(paths: Sequence[str]) -> Counter:
     for path in paths:
         system, root = url_to_fs(path)
         if not has_magic(root) and system.isdir(root):
-            names = (file.rpartition("/")[2] for file in system.find(root) if not _kind_of(file))
+            names = (file.rpartition("/")[2] for file in system.find(root) if not kind_of(file))
             endings.update("".join(Path(name).suffixes) or name for name in names)
     return endings
 
@@ -178,7 +179,7 @@ def _records(file: str, text_field: str, wanted) -> Iterator[tuple[int, object]]
     readers = {".jsonl": _json_lines, ".parquet": _parquet_rows, ".txt": _whole_text}
     number = 0
     try:
-        for number, record in readers[_kind_of(file)](file, text_field, wanted):
+        for number, record in readers[kind_of(file)](file, text_field, wanted):
             yield number, record
     except CorpusError as error:
         yield number, error

@@ -54,8 +54,7 @@ class TrainingLog(TrainerCallback):
         self.waited = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
-        half = args.bf16
-        dtype = (torch.bfloat16 if args.bf16 else torch.float16) if half else torch.float32
+        dtype = torch.bfloat16 if args.bf16 else torch.float32
         self.product_rate = args.world_size * matrix_product_rate(self.config, dtype, args.device)
         self.flops, self.masked_flops = flops_of_a_token(self.config, self.order, state.global_step)
         self._note(state)

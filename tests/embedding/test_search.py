@@ -83,6 +83,7 @@ def test_folders_and_patterns_name_tables_too_and_tabs_alone_part_a_tsv(tmp_path
     ]
     (table,) = read_passages([f"{tmp_path}/*.csv"])
     assert table.text == "几点关门？"
+    assert len(list(read_passages([f"{tmp_path}/*"]))) == 4
 
 
 # --- what is found ------------------------------------------------------------------------------
@@ -240,13 +241,13 @@ def test_an_index_of_another_model_is_refused(build, call, tiny_encoder, make_mo
     shutil.copytree(tiny_encoder, other)
     make_model(cls=ChineseModernBertModel, vocab_size=32_000, seed=1).save_pretrained(other)
     for command in (("query", "书"), ("add", tmp_path / "build.txt")):
-        with pytest.raises(SystemExit, match="another model or other weights"):
+        with pytest.raises(SystemExit, match="another model, other weights or prompts"):
             call(*command, "--index", index, "--model", other)
     shutil.copytree(tiny_encoder, tmp_path / "moved")
     call("query", "书", "--index", index, "--model", tmp_path / "moved")
     settings = {"prompts": {"query": "查询："}}
     (tmp_path / "moved/config_sentence_transformers.json").write_text(json.dumps(settings))
-    with pytest.raises(SystemExit, match="another model or other weights"):
+    with pytest.raises(SystemExit, match="another model, other weights or prompts"):
         call("query", "书", "--index", index, "--model", tmp_path / "moved")
 
 

@@ -1,7 +1,6 @@
 """Fine-tuning: each kind of head learns a made-up task, and a run is a function of its seed."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 from finetuning.heads import HEADS
 from finetuning.models import Model
 from finetuning.predict import Predictor, example_of, parse
-from finetuning.training import GroupedTrainer, Run, _length, outputs, train
+from finetuning.training import Run, fit, outputs, train
 from tests.finetuning.made_up import made_up_splits, made_up_task
 
 
@@ -116,13 +115,19 @@ def test_a_run_that_diverges_says_so_and_has_scores(tiny_folder):
 
 
 def test_batches_hold_texts_of_like_length_with_choices_too(tiny_folder):
-    trainer = GroupedTrainer.__new__(GroupedTrainer)
-    trainer.args = SimpleNamespace(train_batch_size=4)
-    trainer.lengths = [_length({"input_ids": [[0] * n, [0]]}) for n in [5, 90] * 128]
-    order = list(trainer._get_train_sampler())
-    batches = [{index % 2 for index in order[at : at + 4]} for at in range(0, 256, 4)]
-    assert sorted(order) == list(range(256))
-    assert sum(len(batch) == 1 for batch in batches) >= 56  # of 64
+    run = run_of(tiny_folder, "choices", epochs=1, batch_size=4)
+    head = HEADS["choices"]
+    model, tokenizer = run.model.build(head, None, 0)
+    rows = [dict(tokenizer(["好" * n, "河" * n])) | {"labels": 0} for n in [5, 40] * 32]
+    pad, widths = head.collator(tokenizer), []
+
+    def collator(batch: list[dict]) -> dict:
+        widths.append({len(row["input_ids"][0]) for row in batch})
+        return pad(batch)
+
+    fit(run, model, collator, rows, [])
+    assert len(widths) == 16
+    assert sum(len(batch) == 1 for batch in widths) >= 12
 
 
 def test_outputs_do_not_depend_on_the_order_of_rows(tiny_folder):

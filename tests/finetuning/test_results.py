@@ -50,7 +50,11 @@ def test_of_rates_that_are_equally_good_the_lowest_counts():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("weights", "newer", "ocnli, ours: some results were made with other settings .weights"),
+        (
+            "model_files",
+            "newer",
+            "ocnli, ours: some results were made with other settings .model",
+        ),
         ("examples", {"train": 9, "dev": 9}, "made with other settings .examples"),
     ],
 )
@@ -135,8 +139,8 @@ def test_the_card_names_subsets_and_keeps_what_others_measured(tmp_path):
         write_card([few], "ours", tmp_path)
     entries = ModelCard.load(tmp_path / "README.md").data.eval_results
     assert [entry.dataset_name for entry in entries] == ["ocnli", "tnews"]
-    assert entries[1].metric_name == "accuracy, mean of 1 seeds, 1,000 of train, 100 of dev"
-    [hub] = yaml.safe_load((tmp_path / ".eval_results" / "clue.yaml").read_text())
+    assert entries[1].metric_name == "accuracy, mean of 1 seed, 1,000 of train, 100 of dev"
+    [_, hub] = yaml.safe_load((tmp_path / ".eval_results" / "clue.yaml").read_text())
     assert "1,000 of train" in hub["notes"]
 
 

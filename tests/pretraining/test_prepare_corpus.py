@@ -141,8 +141,6 @@ def test_a_data_set_on_the_hub_gives_the_rows_of_its_files(tmp_path):
     code = f"""
 import sys
 from pretraining import prepare_corpus
-from pretraining.data.executors import Execution
-from pretraining.data.preparation import Preparation
 for arguments in {arguments_for(pattern, "wrong")}, {
         arguments_for(data_set, tmp_path / "hub", "--workers", "1", "--tasks", "2")
     }:
