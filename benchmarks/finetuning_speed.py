@@ -47,7 +47,13 @@ def build(layers: int, hidden: int) -> dict[str, torch.nn.Module]:
         num_labels=2,
     )
     theirs = BertConfig(
-        **shared, num_attention_heads=heads, intermediate_size=4 * hidden, num_labels=2
+        **shared,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        num_labels=2,
+        # Ours has none, and on a CPU torch's fused attention takes none.
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )
     return {
         "BERT": BertForSequenceClassification(theirs),

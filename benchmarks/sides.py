@@ -118,7 +118,9 @@ def build(name: str, shape: Shape, backend: str | None) -> torch.nn.Module:
         )
         return ModernBertForMaskedLM._from_config(config, attn_implementation="sdpa").eval()
     if name == BERT:
-        config = BertConfig(intermediate_size=4 * shape.hidden, **shared)
+        # The others have no dropout, and on a CPU torch's fused attention takes none.
+        none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        config = BertConfig(intermediate_size=4 * shape.hidden, **none, **shared)
         return BertForMaskedLM._from_config(config, attn_implementation="sdpa").eval()
     model = ChineseModernBertForMaskedLM._from_config(shape.config(), attn_implementation=backend)
     return model.eval()

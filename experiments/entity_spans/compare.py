@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from experiments.entity_spans.span_head import SpanCollator, SpanTagger, decode, features
 from finetuning.heads import HEADS
-from finetuning.models import Model
+from finetuning.models import Model, device
 from finetuning.splits import load
 from finetuning.tasks import TASKS
 from finetuning.training import Progress, Run, fit, outputs, train
@@ -37,7 +37,7 @@ def train_spans(run: Run, splits: dict) -> dict:
     options = {"trust_remote_code": True}
     encoder = AutoModel.from_pretrained(run.model.folder, dtype=torch.float32, **options)
     tokenizer = AutoTokenizer.from_pretrained(run.model.folder, **options)
-    model = SpanTagger(encoder, len(task.labels))
+    model = SpanTagger(encoder, len(task.labels)).to(device())
     collator = SpanCollator(tokenizer, len(task.labels))
     inputs = {
         name: features(splits[name].examples, tokenizer, task.labels, task.borders)
@@ -66,8 +66,9 @@ WAYS = {"tokens": train, "spans": train_spans}
 def measured(way: str, run: Run, splits: dict, folder: Path) -> float:
     """Dev F1 of a run, from the output folder if it is there."""
     file = folder / f"{way}-{run.learning_rate:g}-{run.seed}.json"
-    task = {name: getattr(run.task, name) for name in ("max_length", "batch_size", "epochs")}
-    settings = {"weights": run.model.fingerprint(), **task}
+    names = ("max_length", "batch_size", "epochs", "patience", "borders")
+    settings = {"model_files": run.model.fingerprint()}
+    settings |= {name: getattr(run.task, name) for name in names}
     if not file.exists():
         result = WAYS[way](run, splits)
         result.pop("predictions", None)

@@ -138,6 +138,8 @@ def _whole(
     merged = {key: getattr(below, key) | getattr(experiment, key) for key in changed}
     if experiment.objective == MASKED_TOKENS:
         merged["objective"] = below.objective
+    if experiment.time_shares == Experiment.time_shares:
+        merged["time_shares"] = below.time_shares
     return dataclasses.replace(experiment, **merged)
 
 

@@ -103,8 +103,12 @@ def _table(experiments: Mapping[str, Experiment], results: Sequence[dict]) -> st
     lines = [f"| {' | '.join(heads)} |", f"|---|---|{'--:|' * (len(heads) - 3)}---|"]
     for name in sorted(runs, key=lambda name: _mean(runs[name], deciding, BITS)):
         experiment, of_name = experiments[name], runs[name]
-        compared = _same_seeds(runs.get(experiment.on, []), of_name)
-        difference = _mean(of_name, deciding, BITS) - _mean(compared, deciding, BITS)
+        below = runs.get(experiment.on, [])
+        shared = {each["seed"] for each in of_name} & {each["seed"] for each in below}
+        ours, theirs = (
+            [each for each in side if each["seed"] in shared] for side in (of_name, below)
+        )
+        difference = _mean(ours, deciding, BITS) - _mean(theirs, deciding, BITS)
         stopped = next((each["stopped"] for each in of_name if each["stopped"]), None)
         cells = [
             name,
@@ -129,12 +133,6 @@ def _mean(runs: Sequence[dict], held_out: str, figure: str) -> float:
     """Infinite where there is no finished run."""
     values = _values(runs, held_out, figure)
     return statistics.fmean(values) if values else math.inf
-
-
-def _same_seeds(base: Sequence[dict], runs: Sequence[dict]) -> Sequence[dict]:
-    """The base's runs with the seeds of others, or all if it has none of them."""
-    seeds = {each["seed"] for each in runs}
-    return [each for each in base if each["seed"] in seeds] or base
 
 
 def _shown(values: Sequence[float], form: str) -> str:

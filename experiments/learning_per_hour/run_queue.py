@@ -185,6 +185,10 @@ def run_experiment(queue: Queue, experiment: Experiment) -> bool:
     for seed in experiment.seeds:
         file = queue.result_file(experiment, seed)
         if file.exists():
+            made = read_json(file)
+            if (made["overrides"], made["model"]) != (experiment.overrides, experiment.model):
+                print(f"{file.stem}: its result is of other settings; remove {file}.", flush=True)
+                complete = False
             continue
         print(f"{file.stem}: {experiment.change}", flush=True)
         try:

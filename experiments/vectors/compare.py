@@ -16,7 +16,9 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from embedding.results import COLUMNS
-from pretraining.files import read_json
+from embedding.run_file import load_run_file
+from embedding.train import digest_of
+from pretraining.files import read_json, write_json
 
 HERE = Path(__file__).parent
 MODEL = "."
@@ -31,9 +33,11 @@ def command(module: str, *arguments: object) -> None:
 
 
 def train(way: str, output: Path, args: argparse.Namespace, seed: int, *overrides: str) -> None:
-    """Trains one of the run files here, with TASKS for `tasks` in its paths."""
-    if output.exists():
-        return
+    """Trains one of the run files here, with TASKS for `tasks` in its paths.
+
+    Raises:
+        SystemExit: if the output is of another start, other data or settings.
+    """
     run = yaml.safe_load((HERE / f"{way}.yaml").read_text(encoding="utf-8"))
     files = [
         f"tasks.{name}.files=[{file.replace('tasks', str(args.tasks), 1)}]"
@@ -42,7 +46,16 @@ def train(way: str, output: Path, args: argparse.Namespace, seed: int, *override
         if file.startswith("tasks")
     ]
     settings = [f"model={MODEL}", f"exclude={args.tasks}", f"output={output}", f"seed={seed}"]
-    command("embedding.train", HERE / f"{way}.yaml", *settings, *files, *overrides)
+    settings += [*files, *overrides]
+    made = {"digest": digest_of(load_run_file(HERE / f"{way}.yaml", settings))}
+    note = output.with_name(f"{output.name}.made.json")
+    if not output.exists():
+        write_json(note, made)
+        command("embedding.train", HERE / f"{way}.yaml", *settings)
+    elif read_json(note) != made:
+        raise SystemExit(
+            f"{output} is of another start, other data or settings; choose another --output."
+        )
 
 
 def mine(model: Path, output: Path, args: argparse.Namespace) -> None:
@@ -67,14 +80,23 @@ def train_all(args: argparse.Namespace) -> dict[str, list[str]]:
         rows[f"{number:,} pairs"] = [str(folder / f"{number}-{seed}") for seed in SEEDS]
         for seed, output in zip(SEEDS, rows[f"{number:,} pairs"], strict=True):
             train("pairs", Path(output), args, seed, f"tasks.pairs.limit={number}")
-    names = {"pairs": "all pairs", "negatives": "with hard negatives", "multitask": "more tasks"}
-    for way, name in names.items():
-        rows[name] = [str(folder / f"{way}-{seed}") for seed in SEEDS]
+    # Name of the row → its folders, its run file, and whether it learns from the mined pairs.
+    ways = {
+        "all pairs": ("pairs", "pairs", False),
+        "those with a hard negative, without it": ("same-pairs", "pairs", True),
+        "those with a hard negative": ("negatives", "negatives", True),
+        "more tasks": ("multitask", "multitask", False),
+    }
+    for name, (stem, way, is_mined) in ways.items():
+        rows[name] = [str(folder / f"{stem}-{seed}") for seed in SEEDS]
         for seed, output in zip(SEEDS, rows[name], strict=True):
             overrides = []
-            if way == "negatives":
-                mine(folder / f"pairs-{seed}", folder / f"mined-{seed}.jsonl", args)
-                overrides = [f"tasks.pairs.files=[{folder / f'mined-{seed}.jsonl'}]"]
+            if is_mined:
+                mined = folder / f"mined-{seed}.jsonl"
+                mine(folder / f"pairs-{seed}", mined, args)
+                overrides = [f"tasks.pairs.files=[{mined}]"]
+            if stem == "same-pairs":
+                overrides += ["tasks.pairs.columns=[anchor, positive]"]
             train(way, Path(output), args, seed, *overrides)
     return rows
 
