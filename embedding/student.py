@@ -46,6 +46,5 @@ def widen_vectors(model: SentenceTransformer, size: int) -> None:
         activation_function=nn.GELU(),
         module_input_name="token_embeddings",
     )
-    pooling = Pooling(size, model[1].pooling_mode, model[1].include_prompt)
-    model[1] = pooling
+    model[1] = Pooling(size, model[1].pooling_mode, model[1].include_prompt)
     model.insert(1, dense)

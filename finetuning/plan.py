@@ -126,28 +126,24 @@ def _task(entry, where: str, sizes: dict) -> Task:
             f"{where}: task {name!r} has an unknown setting {unknown[0]!r}; there are columns, "
             f"files, {', '.join(sorted(SETTINGS))}."
         )
-    try:
-        for key in ("learning_rates", "labels"):
-            if key in settings:
-                if not isinstance(settings[key], list):
-                    raise ValueError(f"{key}: a list expected, not {settings[key]!r}")
-                kind = float if key == "learning_rates" else str
-                settings[key] = tuple(map(kind, settings[key]))
-        if columns and files:
-            task = own_task(name, columns, files, **settings)
-        else:
-            task = dataclasses.replace(TASKS[name], **settings) if name in TASKS else None
-        if task is not None:
-            _check(task)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: task {name!r}: {error}") from error
-    if columns and files:
-        return task
-    if name not in TASKS or columns or files:
+    if not (columns and files) and (name not in TASKS or columns or files):
         raise ValueError(
             f"{where}: unknown task {name!r}; there are {', '.join(TASKS)}. A task of your own "
             "needs both 'columns' and 'files'."
         )
+    try:
+        for key, kind in (("learning_rates", float), ("labels", str)):
+            if key in settings:
+                if not isinstance(settings[key], list):
+                    raise ValueError(f"{key}: a list expected, not {settings[key]!r}")
+                settings[key] = tuple(map(kind, settings[key]))
+        if columns:
+            task = own_task(name, columns, files, **settings)
+        else:
+            task = dataclasses.replace(TASKS[name], **settings)
+        _check(task)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: task {name!r}: {error}") from error
     return task
 
 

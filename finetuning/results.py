@@ -130,10 +130,8 @@ def summarize(results: list[dict]) -> list[Summary]:
     summaries = []
     for (task, model), group in sorted(groups.items()):
         _check_alike(group)
-        if (
-            examples.setdefault(task, group[0]["settings"]["examples"])
-            != (group[0]["settings"]["examples"])
-        ):
+        given = group[0]["settings"]["examples"]
+        if examples.setdefault(task, given) != given:
             raise ValueError(
                 f"{task}: {model} was not given the examples that the others had; run it again "
                 "with the same train_examples and dev_examples."
