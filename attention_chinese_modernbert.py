@@ -27,7 +27,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 try:
     from .backends_chinese_modernbert import *  # noqa: F403
-    from .backends_chinese_modernbert import is_built_in, is_flash
+    from .backends_chinese_modernbert import is_flash
     from .products_chinese_modernbert import (
         by_products,
         products,
@@ -37,7 +37,7 @@ try:
     from .stream_chinese_modernbert import TokenStream
 except ImportError:  # imported from a checkout, where the files are not a package
     from backends_chinese_modernbert import *  # noqa: F403
-    from backends_chinese_modernbert import is_built_in, is_flash
+    from backends_chinese_modernbert import is_flash
     from products_chinese_modernbert import (
         by_products,
         products,
@@ -607,3 +607,8 @@ ATTENTION_BACKENDS = {
     "flash_attention_3": flash_attention,
     "flex_attention": flex_attention,
 }
+
+
+def is_built_in(name: str) -> bool:
+    """Whether the backend is one of this model's, not a function that somebody registered."""
+    return name in ATTENTION_BACKENDS or is_flash(name)

@@ -1,31 +1,16 @@
-"""Which attention backend a model uses: their names, and the choice for a device and a type."""
+"""Which attention backend a model uses: the choice for a device and a type."""
 
 import torch
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 from transformers.utils.generic import is_flash_attention_requested
 
-BUILT_IN = (
-    "eager",
-    "sdpa",
-    "varlen_attention",
-    "flash_attention_2",
-    "flash_attention_3",
-    "flex_attention",
-)
+# The default: the fastest backend for the device and type at hand.
+AUTOMATIC = "auto"
 
 
 def is_flash(name: str) -> bool:
     """Whether it is one of transformers' names for FlashAttention kernels."""
     return is_flash_attention_requested(requested_attention_implementation=name)
-
-
-def is_built_in(name: str) -> bool:
-    """Whether the backend is one of this model's, not a function that somebody registered."""
-    return name in BUILT_IN or is_flash(name)
-
-
-# The default: the fastest backend for the device and type at hand.
-AUTOMATIC = "auto"
 
 
 def choose_attention(requested: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:

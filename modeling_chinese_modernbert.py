@@ -40,17 +40,17 @@ from transformers.utils.generic import can_return_tuple
 try:
     from .attention_chinese_modernbert import *  # noqa: F403
     from .attention_chinese_modernbert import (
+        ATTENTION_BACKENDS,
         AttentionPlan,
         attend,
         in_chunks,
+        is_built_in,
         make_plan,
         runs_eagerly_without_gradients,
     )
     from .backends_chinese_modernbert import (
         AUTOMATIC,
-        BUILT_IN,
         choose_attention,
-        is_built_in,
     )
     from .configuration_chinese_modernbert import ChineseModernBertConfig
     from .losses_chinese_modernbert import (
@@ -74,17 +74,17 @@ try:
 except ImportError:  # imported from a checkout, where the files are not a package
     from attention_chinese_modernbert import *  # noqa: F403
     from attention_chinese_modernbert import (
+        ATTENTION_BACKENDS,
         AttentionPlan,
         attend,
         in_chunks,
+        is_built_in,
         make_plan,
         runs_eagerly_without_gradients,
     )
     from backends_chinese_modernbert import (
         AUTOMATIC,
-        BUILT_IN,
         choose_attention,
-        is_built_in,
     )
     from configuration_chinese_modernbert import ChineseModernBertConfig
     from losses_chinese_modernbert import (
@@ -312,11 +312,11 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
             return AUTOMATIC
         if requested_attention in (AUTOMATIC, "varlen_attention"):
             return requested_attention
-        known = [AUTOMATIC, *BUILT_IN, *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+        known = [AUTOMATIC, *ATTENTION_BACKENDS, *ALL_ATTENTION_FUNCTIONS.valid_keys()]
         if requested_attention not in known or requested_attention.startswith("paged|"):
             raise ValueError(
                 f"attn_implementation {requested_attention!r} is not known; choose one of "
-                f"{', '.join([AUTOMATIC, *BUILT_IN])}, or register a function of your "
+                f"{', '.join([AUTOMATIC, *ATTENTION_BACKENDS])}, or register a function of your "
                 "own with transformers.AttentionInterface."
             )
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
