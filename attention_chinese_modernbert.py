@@ -26,7 +26,6 @@ from transformers.modeling_flash_attention_utils import lazy_import_flash_attent
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 try:
-    from .backends_chinese_modernbert import *  # noqa: F403
     from .backends_chinese_modernbert import is_flash
     from .products_chinese_modernbert import (
         by_products,
@@ -36,7 +35,6 @@ try:
     from .static_chinese_modernbert import StaticPlan, static_attention
     from .stream_chinese_modernbert import TokenStream
 except ImportError:  # imported from a checkout, where the files are not a package
-    from backends_chinese_modernbert import *  # noqa: F403
     from backends_chinese_modernbert import is_flash
     from products_chinese_modernbert import (
         by_products,

@@ -36,9 +36,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
-# The starred imports keep every public name importable from here.
 try:
-    from .attention_chinese_modernbert import *  # noqa: F403
     from .attention_chinese_modernbert import (
         ATTENTION_BACKENDS,
         AttentionPlan,
@@ -48,10 +46,7 @@ try:
         make_plan,
         runs_eagerly_without_gradients,
     )
-    from .backends_chinese_modernbert import (
-        AUTOMATIC,
-        choose_attention,
-    )
+    from .backends_chinese_modernbert import AUTOMATIC, choose_attention
     from .configuration_chinese_modernbert import ChineseModernBertConfig
     from .losses_chinese_modernbert import (
         answers_inside,
@@ -72,7 +67,6 @@ try:
         stream_labels,
     )
 except ImportError:  # imported from a checkout, where the files are not a package
-    from attention_chinese_modernbert import *  # noqa: F403
     from attention_chinese_modernbert import (
         ATTENTION_BACKENDS,
         AttentionPlan,
@@ -82,10 +76,7 @@ except ImportError:  # imported from a checkout, where the files are not a packa
         make_plan,
         runs_eagerly_without_gradients,
     )
-    from backends_chinese_modernbert import (
-        AUTOMATIC,
-        choose_attention,
-    )
+    from backends_chinese_modernbert import AUTOMATIC, choose_attention
     from configuration_chinese_modernbert import ChineseModernBertConfig
     from losses_chinese_modernbert import (
         answers_inside,
