@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import BertForMaskedLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
@@ -31,11 +30,10 @@ from experiments.twin.masked_words import Encoded, Piece, masked_pieces
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.corpus import read_documents
 from pretraining.data.tokens import (
-    BYTE_TOKENS,
     UNKNOWN,
-    is_wordpiece,
     open_tokenizer,
     special_token_ids,
+    token_spellings,
     tokenizer_sha256,
 )
 
@@ -82,7 +80,7 @@ class Side:
         self.tokenizer.no_padding()
         self.ids = special_token_ids(self.tokenizer)
         self.unknown_id = self.tokenizer.token_to_id(UNKNOWN)
-        self.spellings = _spellings(self.tokenizer)
+        self.spellings = token_spellings(self.tokenizer)
 
     def scores(self, pieces: Sequence[Piece], number: int, folder: Path) -> Scores:
         """What one of the models makes of the pieces.
@@ -154,17 +152,6 @@ class Side:
         for piece, each in zip(pieces, encoded, strict=True):
             counts.update(self._unknown(piece, each, True))
         return {character: math.log2(counts.total() / n) for character, n in counts.items()}
-
-
-def _spellings(tokenizer: Tokenizer) -> list[str]:
-    """The characters of each id; none for special and byte tokens."""
-    special = {*tokenizer.get_added_tokens_decoder()}
-    prefix = tokenizer.model.continuing_subword_prefix if is_wordpiece(tokenizer) else ""
-    tokens = [tokenizer.id_to_token(index) for index in range(tokenizer.get_vocab_size())]
-    silent = special | {index for index, token in enumerate(tokens) if token in BYTE_TOKENS}
-    return [
-        "" if index in silent else token.removeprefix(prefix) for index, token in enumerate(tokens)
-    ]
 
 
 def _batches(encoded: list[Encoded]) -> Iterator[list[int]]:

@@ -63,41 +63,34 @@ def is_wordpiece(tokenizer: Tokenizer) -> bool:
     return isinstance(tokenizer.model, WordPiece)
 
 
-def token_lengths(tokenizer: Tokenizer) -> np.ndarray:
-    """(vocab_size,) int64: the number of characters that each id stands for.
-
-    A character outside the vocabulary becomes one token a byte: the first counts for the
-    character, the others count as nothing. Special tokens count as nothing, nor does the prefix
-    that WordPiece writes before the later tokens of a word.
-    """
-    prefix = tokenizer.model.continuing_subword_prefix if is_wordpiece(tokenizer) else ""
-    lengths = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
-    special = tokenizer.get_added_tokens_decoder()
-    for token, index in tokenizer.get_vocab().items():
-        if index in special:
-            continue
-        byte = _BYTES.get(token)
-        continuation = byte is not None and 0x80 <= byte < 0xC0
-        spelled = len(token.removeprefix(prefix))
-        lengths[index] = 0 if continuation else 1 if byte is not None else spelled
-    return lengths
-
-
 def token_spellings(tokenizer: Tokenizer) -> list[str]:
-    """The text of each id; its length is that of `token_lengths`.
+    """The text of each id, without the prefix that WordPiece writes before later tokens of a word.
 
     The first byte of a character outside the vocabulary becomes an unpaired surrogate, as in
     Python's `surrogateescape`. Further bytes and special tokens are empty.
     """
-    lengths = token_lengths(tokenizer)
-    spellings = [""] * len(lengths)
+    prefix = tokenizer.model.continuing_subword_prefix if is_wordpiece(tokenizer) else ""
+    special = tokenizer.get_added_tokens_decoder()
+    spellings = [""] * tokenizer.get_vocab_size()
     for token, index in tokenizer.get_vocab().items():
-        if lengths[index]:
-            byte = _BYTES.get(token)
-            spellings[index] = (
-                token if byte is None else bytes([byte]).decode("utf-8", "surrogateescape")
-            )
+        byte = _BYTES.get(token)
+        if index in special or (byte is not None and 0x80 <= byte < 0xC0):
+            continue
+        spellings[index] = (
+            token.removeprefix(prefix)
+            if byte is None
+            else bytes([byte]).decode("utf-8", "surrogateescape")
+        )
     return spellings
+
+
+def token_lengths(tokenizer: Tokenizer) -> np.ndarray:
+    """(vocab_size,) int64: the number of characters that each id stands for.
+
+    A character outside the vocabulary becomes one token a byte: the first counts for the
+    character, the others count as nothing, as special tokens do.
+    """
+    return np.array([len(text) for text in token_spellings(tokenizer)], dtype=np.int64)
 
 
 def first_ordinary_id(tokenizer: Tokenizer) -> int:
