@@ -1,21 +1,18 @@
 """Labels of tokens against scores of spans on CLUENER2020; see README.md here.
 
-    python experiments/entity_spans/compare.py --model . --data TASKS --output runs/entity_spans
+    python -m experiments.entity_spans.compare --model . --data TASKS --output runs/entity_spans
 
 TASKS holds `cluener/`. A run that is in the output folder is not run again.
 """
 
 import argparse
 import statistics
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import AutoModel, AutoTokenizer, set_seed
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from experiments.entity_spans.span_head import SpanCollator, SpanTagger, decode, features
 from finetuning.heads import HEADS

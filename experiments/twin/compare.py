@@ -1,6 +1,6 @@
 """Our model and the twin in one table, on the same masked characters of held-out text.
 
-    python experiments/twin/compare.py --ours runs/ours-1/stage1/final runs/ours-2/stage1/final \\
+    python -m experiments.twin.compare --ours runs/ours-1/stage1/final runs/ours-2/stage1/final \\
         --twin runs/twin/seed1/final runs/twin/seed2/final --corpus data/valid.jsonl.xz
 
 15 % of the words are masked, always the same ones, in pieces of up to 510 characters. Both models
@@ -23,8 +23,6 @@ import torch
 from torch.nn import functional as F
 from transformers import BertForMaskedLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from experiments.twin.masked_words import Encoded, Piece, masked_pieces
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM

@@ -1,9 +1,9 @@
 """Writes the twin's tokenizer: BERT's, with the vocabulary of a file.
 
-    python experiments/twin/make_tokenizer.py --vocab vocab.txt --output runs/twin/tokenizer
+    python -m experiments.twin.make_tokenizer --vocab vocab.txt --output runs/twin/tokenizer
 
 The vocabulary is that of bert-base-chinese, 21,128 entries, one a line. The folder that is written
-is what `prepare_corpus --tokenizer` and `train_twin.py --tokenizer` take.
+is what `prepare_corpus --tokenizer` and `train_twin --tokenizer` take.
 """
 
 import argparse
@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 
 from transformers import BertTokenizer
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pretraining.data.tokens import SPECIAL_TOKENS
 from pretraining.files import read_text

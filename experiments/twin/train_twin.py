@@ -1,6 +1,6 @@
 """Trains the twin: a BERT with whole-word masking on the rows of a character vocabulary.
 
-    python experiments/twin/train_twin.py --rows runs/twin/rows/train-512 \\
+    python -m experiments.twin.train_twin --rows runs/twin/rows/train-512 \\
         --tokenizer runs/twin/tokenizer --like configs/mini.json --steps 12000 \\
         --learning_rate 1e-3 --output runs/twin/1e-3-seed1 --seed 1
 
@@ -21,8 +21,6 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.utils.logging import disable_progress_bar
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_collator_wwm import IGNORED, DataCollatorForWholeWordMasking
 from experiments.twin.model import POSITIONS, Twin, shape_like
@@ -249,7 +247,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--rows", type=Path, required=True, help="row set, by prepare_corpus with --tokenizer")
-    add("--tokenizer", type=Path, required=True, help="folder, by make_tokenizer.py")
+    add("--tokenizer", type=Path, required=True, help="folder, by make_tokenizer")
     add("--like", type=Path, required=True, help="configuration of our model, to be as large as")
     add("--output", type=Path, required=True, help="folder for checkpoints, log and final model")
     add("--steps", type=int, required=True, help="optimizer steps")

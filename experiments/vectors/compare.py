@@ -1,6 +1,6 @@
 """Similarity against the number of pairs; hard negatives against more tasks. See README.md here.
 
-    python experiments/vectors/compare.py --tasks TASKS --output runs/vectors
+    python -m experiments.vectors.compare --tasks TASKS --output runs/vectors
 
 What is in the output folder is not trained or measured again.
 """
@@ -12,8 +12,6 @@ import sys
 from pathlib import Path
 
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from embedding.results import COLUMNS
 from embedding.run_file import load_run_file
