@@ -90,14 +90,6 @@ def test_the_rate_of_each_row_is_met_exactly(rate):
         assert (labels != IGNORED).sum() == round(rate * maskable)
 
 
-def test_a_word_is_masked_as_a_whole_or_not_at_all():
-    batch = collator()(features(64))
-    for feature, labels in zip(features(64), batch["labels"], strict=True):
-        masked = (labels != IGNORED).tolist()
-        for unit in units_of(feature["row"]):
-            assert len({masked[place] for place in unit}) == 1
-
-
 def test_single_tokens_of_rows_can_be_masked_instead_at_the_same_rate():
     batch = collator(whole_words=False)(features(40))
     parts = 0
@@ -128,28 +120,6 @@ def test_labels_are_the_original_ids_and_nothing_else_changes():
     assert np.array_equal(batch["input_ids"].numpy()[~masked], ids[~masked])
 
 
-def test_cls_sep_and_padding_are_never_masked():
-    batch = collator(0.9)(features(64))
-    ids, _ = split_row(np.stack([feature["row"] for feature in features(64)]))
-    special = np.isin(ids, [PAD, CLS, SEP])
-    assert (batch["labels"].numpy()[special] == IGNORED).all()
-
-
-def test_units_are_drawn_80_10_10():
-    given = features(1000)
-    batch = collator()(given)
-    ids, _ = split_row(np.stack([feature["row"] for feature in given]))
-    masked = batch["labels"].numpy() != IGNORED
-    inputs = batch["input_ids"].numpy()[masked]
-    as_mask, kept = (inputs == MASK).mean(), (inputs == ids[masked]).mean()
-    # About 9,000 units of 2.5 tokens: a standard deviation of 0.45 % for the 80 %.
-    assert as_mask == pytest.approx(0.8, abs=0.018)
-    assert kept == pytest.approx(0.1, abs=0.018)
-    random = inputs[(inputs != MASK) & (inputs != ids[masked])]
-    assert random.min() >= FIRST
-    assert random.max() < VOCAB
-
-
 def test_a_million_words_follow_the_schedule_whole_and_80_10_10():
     """Counted in words: the rate within 0.1 %, the ways to show them within 0.3 %."""
     rows = [make_row(seed, seq_len=1024) for seed in range(100)]
@@ -172,6 +142,9 @@ def test_a_million_words_follow_the_schedule_whole_and_80_10_10():
         batch = {name: tensor.numpy() for name, tensor in mask(given).items()}
         is_masked = batch["labels"] != IGNORED
         assert not is_masked[np.isin(ids[chosen], (PAD, CLS, SEP))].any()
+        replaced = batch["input_ids"][is_masked & (batch["input_ids"] != ids[chosen])]
+        drawn = replaced[replaced != MASK]
+        assert ((drawn >= FIRST) & (drawn < VOCAB)).all()
         for place, n in enumerate(chosen):
             text = words[n] >= 0
             of_word, inputs = words[n][text], batch["input_ids"][place][text]
