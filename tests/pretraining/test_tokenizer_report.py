@@ -1,6 +1,5 @@
 """The command that reports on a tokenizer."""
 
-import codecs
 import sys
 
 import pytest
@@ -14,18 +13,12 @@ def run(monkeypatch, *arguments) -> None:
     tokenizer_report.main()
 
 
-def test_the_command_prints_the_same_table_with_and_without_a_byte_order_mark(
-    tmp_path, monkeypatch, capsys
-):
+def test_the_command_prints_a_table(tmp_path, monkeypatch, capsys):
     corpus = write_corpus(tmp_path / "corpus.jsonl", TEXTS)
-    tables = []
-    for mark in (b"", codecs.BOM_UTF8):
-        (tmp_path / "tokenizer.json").write_bytes(mark + TOKENIZER.read_bytes())
-        run(monkeypatch, "--tokenizer", tmp_path, "--corpus", corpus)
-        tables.append(capsys.readouterr().out)
-    assert tables[0] == tables[1]
-    assert "| 32,000 entries |" in tables[0]
-    assert tables[0].splitlines()[-3].startswith(f"| all | {sum(map(len, TEXTS))} | ")
+    run(monkeypatch, "--tokenizer", TOKENIZER.parent, "--corpus", corpus)
+    table = capsys.readouterr().out
+    assert "| 32,000 entries |" in table
+    assert table.splitlines()[-3].startswith(f"| all | {sum(map(len, TEXTS))} | ")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Filters: what they take out, and files that name them."""
 
-import codecs
-
 import pytest
 
 from corpora import ROOT, TEXTS, many_texts, prepare, texts_of, write_corpus
@@ -78,17 +76,4 @@ def test_the_examples_of_filters_are_some():
 def test_filters_that_do_not_exist_are_named(tmp_path, content, message):
     (tmp_path / "filters.yaml").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=rf"filters\.yaml: {message}"):
-        read_filters(tmp_path / "filters.yaml")
-
-
-@pytest.mark.parametrize("content", ["length: {minimum: 5}", "length:\n  minimum: 5\n"])
-def test_a_byte_order_mark_is_no_part_of_a_filters_name(tmp_path, content):
-    (tmp_path / "filters.yaml").write_bytes(codecs.BOM_UTF8 + content.encode())
-    assert read_filters(tmp_path / "filters.yaml") == {"length": {"minimum": 5}}
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
-def test_filters_in_another_encoding_are_refused_with_its_name(tmp_path, encoding):
-    (tmp_path / "filters.yaml").write_bytes("length: {minimum: 5}".encode(encoding))
-    with pytest.raises(ValueError, match=rf"filters\.yaml: {encoding.upper()}, not UTF-8; convert"):
         read_filters(tmp_path / "filters.yaml")

@@ -1,6 +1,5 @@
 """A tokenizer's entries, and telling one tokenizer from another."""
 
-import codecs
 import json
 
 import pytest
@@ -50,13 +49,6 @@ def test_a_tokenizer_of_other_merges_is_another(tmp_path):
     content["model"]["merges"].pop()
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     assert tokenizer_sha256(tmp_path / "tokenizer.json") != tokenizer_sha256(TOKENIZER)
-
-
-def test_a_byte_order_mark_makes_no_other_tokenizer(tmp_path, tokenizer):
-    (tmp_path / "tokenizer.json").write_bytes(codecs.BOM_UTF8 + TOKENIZER.read_bytes())
-    assert tokenizer_sha256(tmp_path / "tokenizer.json") == tokenizer_sha256(TOKENIZER)
-    marked = open_tokenizer(tmp_path / "tokenizer.json")
-    assert marked.encode("早市").ids == tokenizer.encode("早市").ids
 
 
 def test_a_damaged_tokenizer_is_named(tmp_path):

@@ -142,12 +142,6 @@ def test_keys_left_empty_have_their_defaults(write):
     assert (run.training, run.seed, run.stage2) == ({}, 0, None)
 
 
-def test_a_byte_order_mark_is_nothing(tmp_path):
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.dump(RUN), encoding="utf-8-sig")
-    assert load_run(str(file)) == load_run(str(file), ["seed=3"])
-
-
 def test_a_locale_without_the_paths_characters_is_named(write, tmp_path):
     """In the file, in an override, and as its name; under ASCII, which Python has to be told."""
     rows = "数据/行"

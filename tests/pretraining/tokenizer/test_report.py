@@ -1,6 +1,5 @@
 """What the report says about a tokenizer."""
 
-import codecs
 from pathlib import Path
 
 import pytest
@@ -81,9 +80,8 @@ def test_the_embedding_takes_the_share_that_its_parameters_have():
     assert embedding_share(21_128) < share
 
 
-@pytest.mark.parametrize("content", ["[PAD]\n[UNK]\n天\n", "[PAD]\r\n[UNK]\r\n天\r\n"])
-def test_a_byte_order_mark_is_no_part_of_the_first_entry(tmp_path, content):
-    (tmp_path / "vocab.txt").write_bytes(codecs.BOM_UTF8 + content.encode())
+def test_the_entries_of_a_vocabulary_have_the_numbers_of_their_lines(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n天\n", encoding="utf-8")
     vocabulary = open_peer(str(tmp_path / "vocab.txt")).get_vocab()
     assert [vocabulary.pop(token) for token in ("[PAD]", "[UNK]", "天")] == [0, 1, 2]
     assert set(vocabulary) == {"[CLS]", "[SEP]", "[MASK]"}  # which transformers adds
