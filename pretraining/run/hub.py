@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import TrainerCallback
 
 from pretraining.run.settings import StageSettings
@@ -31,7 +30,7 @@ class HubPush(TrainerCallback):
     mid-training only warns: the next checkpoint holds everything that it would have brought.
 
     Args:
-        repo_id: repository on the Hub.
+        repo_id: repository on the Hub, with its owner.
         stage: named in the commit messages.
     """
 
@@ -40,26 +39,18 @@ class HubPush(TrainerCallback):
         self.repo_id = repo_id
         self.stage = stage
 
-    def create_repo(self) -> None:
-        """Makes the repository if there is none.
-
-        Raises:
-            HfHubHTTPError, OSError: if it cannot be made or written to.
-        """
-        self.repo_id = self.api.create_repo(self.repo_id, exist_ok=True).repo_id
-
     def on_save(self, args, state, control, **kwargs):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         try:
             self.upload(checkpoint, f"stage {self.stage}, step {state.global_step}")
-        except (OSError, HfHubHTTPError) as error:
+        except OSError as error:
             logger.warning("%s could not be uploaded, training goes on: %s", checkpoint, error)
 
     def upload(self, folder: Path, message: str) -> None:
         """Uploads a folder as one commit.
 
         Raises:
-            HfHubHTTPError, OSError: if it fails.
+            OSError: if it fails.
         """
         self.api.upload_folder(
             repo_id=self.repo_id,
@@ -75,10 +66,9 @@ def open_hub(repo_id: str | None, settings: StageSettings) -> HubPush | None:
     None where there is nothing to upload to, and in all processes but the first.
 
     Raises:
-        HfHubHTTPError, OSError: if the repository cannot be made or written to.
+        OSError: if the repository cannot be made or written to.
     """
     if repo_id is None or settings.arguments.process_index != 0:
         return None
-    hub = HubPush(repo_id, settings.number)
-    hub.create_repo()
-    return hub
+    made = HfApi().create_repo(repo_id, exist_ok=True)
+    return HubPush(made.repo_id, settings.number)  # with its owner, who may be left out
