@@ -55,9 +55,8 @@ class IndexNote:
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that was found: its number, its score in this ranking, and itself."""
+    """A passage that was found, and its score in this ranking."""
 
-    number: int
     score: float
     passage: Passage
 
@@ -175,7 +174,7 @@ class SearchIndex:
 
     def hits(self, ranking: Sequence[tuple[int, float]]) -> list[Hit]:
         """The passages of a ranking."""
-        return [Hit(number, score, self.passage(number)) for number, score in ranking]
+        return [Hit(score, self.passage(number)) for number, score in ranking]
 
 
 def write_index(

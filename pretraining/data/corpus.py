@@ -61,12 +61,11 @@ class CorpusError(ValueError):
 
 @dataclass(frozen=True)
 class Document:
-    """One text, its domain and script where the corpus names them, and its file and line."""
+    """One text, its domain and script where the corpus names them, and its line in its file."""
 
     text: str
     domain: str
     script: str
-    source_file: str
     line: int
 
 
@@ -273,7 +272,7 @@ def _document(record: dict | bytes, file: str, number: int, text_field: str) -> 
             f"{where}: the text holds an unpaired surrogate; fix or drop the line.",
         ) from error
     domain, script = (record.get(name) or "unknown" for name in ("domain", "script"))
-    return Document(text, domain, script, file, number)
+    return Document(text, domain, script, number)
 
 
 def _decode(content: bytes, where: str) -> str:

@@ -30,7 +30,7 @@ def tokenizers(twin_workspace):
 @pytest.fixture(scope="module")
 def pieces(tokenizers):
     texts = [TEXT[place:] + TEXT * 12 for place in range(60)]
-    documents = [Document(text, "diary", "hans", "here", n) for n, text in enumerate(texts)]
+    documents = [Document(text, "diary", "hans", n) for n, text in enumerate(texts)]
     return list(masked_pieces(documents, tokenizers))
 
 
@@ -71,7 +71,7 @@ def test_what_one_side_would_not_have_to_spell_is_never_masked(pieces):
 
 def test_pieces_are_the_documents_cut_before_words(tokenizers):
     words = Segmenter().segment(TEXT * 12)
-    (cut,) = [masked_pieces([Document(TEXT * 12, "diary", "hans", "here", 0)], tokenizers)]
+    (cut,) = [masked_pieces([Document(TEXT * 12, "diary", "hans", 0)], tokenizers)]
     texts = [piece.text for piece in cut]
     assert "".join(texts) == TEXT * 12
     assert len(texts) > 1 and max(map(len, texts)) <= PIECE_CHARACTERS
@@ -80,7 +80,7 @@ def test_pieces_are_the_documents_cut_before_words(tokenizers):
 
 
 def test_masks_are_the_same_whatever_stands_before_in_the_corpus(pieces, tokenizers):
-    documents = [Document(TEXT + TEXT * 12, "diary", "hans", "elsewhere", 5)]
+    documents = [Document(TEXT + TEXT * 12, "diary", "hans", 5)]
     alone = list(masked_pieces(documents, tokenizers))
     again = [piece for piece in pieces if piece.document == 0]
     assert [piece.text for piece in alone] == [piece.text for piece in again]

@@ -33,7 +33,7 @@ def peer(tmp_path):
 
 
 def documents(*texts: str) -> list[Document]:
-    return [Document(text, "weather", "hans", "a.jsonl", n) for n, text in enumerate(texts)]
+    return [Document(text, "weather", "hans", n) for n, text in enumerate(texts)]
 
 
 def test_what_is_counted(tokenizer):
@@ -63,7 +63,7 @@ def test_others_lose_what_they_do_not_know(peer):
 
 
 def test_the_table_has_a_line_for_every_stratum_and_one_for_all(tokenizer, peer):
-    corpus = [*documents("今天下雨。", "雨。"), Document("下雨。", "diary", "hant", "b.txt", 1)]
+    corpus = [*documents("今天下雨。", "雨。"), Document("下雨。", "diary", "hant", 1)]
     lines = as_markdown(measure({"own": tokenizer, "BERT": peer}, corpus)).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert [line.split(" | ")[:3] for line in lines[2:]] == [

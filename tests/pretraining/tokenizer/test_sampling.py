@@ -32,7 +32,7 @@ def test_the_script_of_a_text(text, script):
 
 
 def document(number: int, domain: str = "news", script: str = "hans") -> Document:
-    return Document(f"第{number:03d}篇短文。", domain, script, "a.jsonl", number)
+    return Document(f"第{number:03d}篇短文。", domain, script, number)
 
 
 def sampled(documents, budget=400, seed=0) -> dict[tuple[str, str], list[str]]:
@@ -56,7 +56,7 @@ def test_every_stratum_has_a_budget_of_its_own():
 
 def test_a_script_that_the_corpus_does_not_name_is_told_from_the_text():
     texts = ["圖書館週末開放。", "图书馆周末开放。"]
-    strata = sampled(Document(text, "news", "unknown", "a.txt", 1) for text in texts)
+    strata = sampled(Document(text, "news", "unknown", 1) for text in texts)
     assert strata == {("news", "hant"): [texts[0]], ("news", "hans"): [texts[1]]}
 
 

@@ -24,7 +24,7 @@ SENTENCES = [
     "學校附近有一家賣豆漿的小店。",
     "店主姓陈，待人和气，做事麻利。\n\n    他早起磨豆子。",
 ]
-DOCUMENTS = [Document(f"{text}\n\n    " * 20, "daily", "hans", "a.txt", 1) for text in SENTENCES]
+DOCUMENTS = [Document(f"{text}\n\n    " * 20, "daily", "hans", 1) for text in SENTENCES]
 SMALLEST = smallest_size()
 
 
@@ -91,7 +91,7 @@ def test_tokens_that_mostly_cross_borders_are_found_the_worst_first():
 
 
 def test_too_little_text_for_the_vocabulary_is_refused():
-    documents = [Document("太短。", "daily", "hans", "a.txt", 1)]
+    documents = [Document("太短。", "daily", "hans", 1)]
     with pytest.raises(ValueError, match="entries could be trained; give more text"):
         train(documents, 20_000)
 
@@ -101,7 +101,7 @@ def test_a_weighted_domain_is_shown_so_many_times_as_often():
     for number in range(400):
         for domain in ("dialogue", "law"):
             text = f"第{number}天早上下雨，{domain}。"
-            sample.add(Document(text, domain, "hans", "a.jsonl", 1))
+            sample.add(Document(text, domain, "hans", 1))
 
     def shown(weights: dict) -> Counter:
         counts = Counter()
@@ -118,8 +118,8 @@ def test_a_weighted_domain_is_shown_so_many_times_as_often():
 def test_a_weighted_domain_wins_the_entries():
     """Two words that are equally frequent: the weight decides which of them is a token."""
     documents = [
-        Document("法院。" * 40, "law", "hans", "a.jsonl", 1),
-        Document("油条。" * 40, "daily", "hans", "a.jsonl", 2),
+        Document("法院。" * 40, "law", "hans", 1),
+        Document("油条。" * 40, "daily", "hans", 2),
     ]
 
     def only_token(weights: dict) -> set[str]:
