@@ -12,6 +12,9 @@ import numpy as np
 
 from finetuning.spans import Tokens, encode, frame, windows
 
+# Characters of the longest answer that is predicted.
+LONGEST_ANSWER = 64
+
 
 @dataclass(frozen=True)
 class AnswerSettings:
@@ -21,13 +24,11 @@ class AnswerSettings:
         max_length: tokens of an input: special tokens, question and a window of the context.
         stride: tokens from the start of one window to the start of the next.
         borders: see `finetuning.spans.encode`, for the context.
-        longest: characters of the longest answer that is predicted.
     """
 
     max_length: int = 512
     stride: int = 128
     borders: str = "words"
-    longest: int = 64
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,6 @@ class AnswerDecoding:
         tokens: the tokens of each example's context.
         rows: (example, start, stop, offset, length) of each row of the data set: which tokens of
             which context, where in the row they begin, and how long the row is.
-        longest: characters of the longest answer.
         inexact: examples that are left out in training, and examples whose answer no run of tokens
             stands for (the one that is trained on; when scored, all of them), by reason.
     """
@@ -47,7 +47,6 @@ class AnswerDecoding:
     contexts: list[str]
     tokens: list[Tokens]
     rows: list[tuple[int, int, int, int, int]]
-    longest: int
     inexact: Counter
 
 
@@ -100,7 +99,7 @@ def features(examples, tokenizer, settings, training: bool) -> tuple[list[dict],
             data.append(row)
         contexts.append(context)
         texts.append(tokens)
-    return data, AnswerDecoding(contexts, texts, rows, settings.longest, inexact)
+    return data, AnswerDecoding(contexts, texts, rows, inexact)
 
 
 def _spans(example: dict) -> list[tuple[int, int]]:
@@ -128,7 +127,7 @@ def decode(logits, decoding: AnswerDecoding) -> list[dict]:
         last = _log_softmax(np.asarray(finish, dtype=np.float64)[:length])[inside]
         spans = tokens.spans[start:stop]
         size = spans[None, :, 1] - spans[:, None, 0]
-        fits = np.triu((size > 0) & (size <= decoding.longest))
+        fits = np.triu((size > 0) & (size <= LONGEST_ANSWER))
         scores = np.where(fits, first[:, None] + last[None, :], -np.inf)
         one, two = np.unravel_index(scores.argmax(), scores.shape)
         score = float(np.exp(scores[one, two]))

@@ -46,9 +46,9 @@ MASKED = (
 )
 
 
-def hostile_texts(count: int, seed: int = 0) -> list[str]:
-    """Texts that are always the same for a seed."""
-    draw = random.Random(seed)
+def hostile_texts(count: int) -> list[str]:
+    """Texts that are always the same."""
+    draw = random.Random(0)
 
     def word() -> str:
         kind = draw.random()

@@ -131,10 +131,10 @@ def judged(words: Sequence[JudgedWord]) -> str:
     return card(f'<div class="cm-text">{text}</div>{scale}')
 
 
-def surprises(words: Sequence[JudgedWord], count: int = 5) -> str:
-    """The words that were expected least."""
+def surprises(words: Sequence[JudgedWord]) -> str:
+    """The five words that were expected least."""
     known = [word for word in words if word.probability is not None]
-    least = sorted(known, key=lambda word: word.probability)[:count]
+    least = sorted(known, key=lambda word: word.probability)[:5]
     rows = bars([Fill(word.text, word.probability) for word in least])
     return f'<div class="cm-grid">{card(rows, "最意外的词 · Least expected")}</div>'
 

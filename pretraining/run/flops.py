@@ -68,13 +68,13 @@ def synchronized(device: torch.device) -> float:
 
 
 def matrix_product_rate(
-    config: ChineseModernBertConfig, dtype: torch.dtype, device: torch.device, rounds: int = 5
+    config: ChineseModernBertConfig, dtype: torch.dtype, device: torch.device
 ) -> float:
-    """Operations a second of plain matrix products, the best of some rounds."""
+    """Operations a second of plain matrix products, the best of five rounds."""
     product, flops = matrix_product(config, dtype, device)
     product()
     seconds = []
-    for _ in range(rounds):
+    for _ in range(5):
         start = synchronized(device)
         product()
         seconds.append(synchronized(device) - start)

@@ -47,7 +47,6 @@ class TrainingLog(TrainerCallback):
         self.order, manifest = order, order.rows.manifest
         self.characters_per_token = manifest["characters"] / manifest["tokens"]
         self.config = config
-        self.product_rate = None
 
     def _note(self, state) -> None:
         self.last = (time.perf_counter(), state.num_input_tokens_seen, state.global_step)

@@ -61,9 +61,9 @@ def test_a_window_without_the_whole_answer_points_to_its_first_token(tokenizer):
     assert len(set(places)) > 1 and (0, 0) in places
 
 
-def test_the_answer_is_the_most_probable_span_within_the_limit(tokenizer):
-    settings = AnswerSettings(longest=3)
-    rows, decoding = features(EXAMPLES[:1], tokenizer, settings, training=False)
+def test_the_answer_is_the_most_probable_span_within_the_limit(tokenizer, monkeypatch):
+    monkeypatch.setattr("finetuning.answers.LONGEST_ANSWER", 3)
+    rows, decoding = features(EXAMPLES[:1], tokenizer, AnswerSettings(), training=False)
     assert "start_positions" not in rows[0]
     first, last = np.random.default_rng(0).normal(size=(2, 1, len(rows[0]["input_ids"])))
     [found] = decode((first, last), decoding)
