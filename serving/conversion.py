@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from serving.model_folder import ModelFolder
+from serving.runtime import openvino_core
 
 # Old enough for every runtime in use; ONNX Runtime has no faster operators in later versions.
 OPSET = 18
@@ -66,7 +67,7 @@ def to_openvino(source: Path, file: Path) -> None:
 
     file.parent.mkdir(parents=True, exist_ok=True)
     # `openvino.convert_model` reports its use over the network; this reads the file and no more.
-    openvino.save_model(openvino.Core().read_model(source), file, compress_to_fp16=False)
+    openvino.save_model(openvino_core().read_model(source), file, compress_to_fp16=False)
 
 
 def to_int8_openvino(source: Path, file: Path) -> None:

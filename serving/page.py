@@ -251,8 +251,12 @@ def cut_remark(dropped: int) -> str:
     )
 
 
+def normalized(vectors: np.ndarray) -> np.ndarray:
+    """(texts, size), each of length 1."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
 def similarities(vectors: np.ndarray) -> np.ndarray:
     """(texts, size) -> (texts, texts): cosines."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = vectors / np.maximum(lengths, 1e-12)
+    unit = normalized(vectors)
     return unit @ unit.T

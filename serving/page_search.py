@@ -8,7 +8,7 @@ import numpy as np
 
 from pretraining.data.sentences import passages_of
 from pretraining.files import decode
-from serving.page import PageError, max_tokens_of, read_input
+from serving.page import PageError, max_tokens_of, normalized, read_input
 from serving.runtime import Runtime
 
 MAX_BYTES = 2_000_000
@@ -36,11 +36,6 @@ class SearchIndex:
         cosines = self.vectors @ normalized(vector[None])[0]
         order = np.argsort(-cosines, kind="stable")[:top]
         return [(int(number), float(cosines[number])) for number in order]
-
-
-def normalized(vectors: np.ndarray) -> np.ndarray:
-    """(texts, size), each of length 1."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def split_passages(text: str) -> list[str]:
