@@ -211,33 +211,6 @@ def test_a_pair_is_framed_and_told_apart(tokenizer):
     ]
 
 
-def test_a_long_text_overflows_into_windows_that_overlap(tokenizer):
-    question, text = "几点开门？", "图书馆每天九点开门，周一闭馆。" * 20
-    windows = tokenizer(
-        question,
-        text,
-        truncation="only_second",
-        max_length=48,
-        stride=8,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-    )
-    spans = []
-    for index, ids in enumerate(windows["input_ids"]):
-        assert len(ids) <= 48
-        sides = windows.sequence_ids(index)
-        offsets = [
-            each
-            for each, side in zip(windows["offset_mapping"][index], sides, strict=True)
-            if side == 1
-        ]
-        spans.append((offsets[0][0], offsets[-1][1], len(offsets)))
-    assert (spans[0][0], spans[-1][1]) == (0, len(text))
-    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert sum(tokens for _, _, tokens in spans) == len(whole) + 8 * (len(spans) - 1)
-    assert all(following[0] < span[1] for span, following in itertools.pairwise(spans))
-
-
 def test_word_ids_of_given_words_are_exact(tokenizer):
     words = ["我们", "在", "图书馆", "看", "Python3", "𠀀", "。"]
     encoded = tokenizer(words, is_split_into_words=True)
@@ -246,12 +219,6 @@ def test_word_ids_of_given_words_are_exact(tokenizer):
         if word is not None:
             parts.setdefault(word, []).append(token)
     assert [tokenizer.decode(parts[index]) for index in range(len(words))] == words
-
-
-@pytest.mark.parametrize("multiple", [8, 64])
-def test_padding_to_a_multiple(tokenizer, multiple):
-    batch = tokenizer(["短", "长一点的句子"], padding=True, pad_to_multiple_of=multiple)
-    assert {len(ids) % multiple for ids in batch["input_ids"]} == {0}
 
 
 def test_words_come_with_their_spans(tokenizer):
