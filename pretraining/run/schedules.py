@@ -32,27 +32,18 @@ def mask_rate(
     return maximum - (maximum - minimum) * (step - warmup_steps) / (total_steps - warmup_steps)
 
 
-def peak_envelope(p: float, peak: float, minimum: float, damping: float) -> float:
-    """Upper envelope of the damped cosine: falls from `peak` at p = 0 to `minimum` at p = 1."""
-    return minimum + (peak - minimum) * (1 - p) ** damping
-
-
-def valley_envelope(p: float, minimum: float) -> float:
-    """Lower envelope of the damped cosine: `minimum` throughout."""
-    return minimum
-
-
 @dataclass(frozen=True)
 class DampedCosine:
     """Learning rate of a step: a cosine of `cycles` cycles between two envelopes.
 
     With p = s / S, s the step and S = total_steps:
-        (Peak(p) + Valley(p)) / 2 + (Peak(p) - Valley(p)) / 2 * cos(pi * (2 * cycles - 1) * p)
-    so it starts on the peak envelope and ends on the valley. During the first `warmup_steps` it
-    is multiplied by s / warmup_steps, a linear ramp from 0 that meets the curve.
+        Peak(p) = minimum + (peak - minimum) * (1 - p) ** damping
+        (Peak(p) + minimum) / 2 + (Peak(p) - minimum) / 2 * cos(pi * (2 * cycles - 1) * p)
+    so it starts at `peak` and ends at `minimum`. During the first `warmup_steps` it is multiplied
+    by s / warmup_steps, a linear ramp from 0 that meets the curve.
 
-    The formula is the paper's; its envelopes were not to be had, so `peak_envelope` and
-    `valley_envelope` are our reading, and stand apart to be replaced.
+    The formula is the paper's; its envelopes were not available, so Peak(p) above and `minimum`
+    below are our reading.
 
     Raises:
         ValueError: on settings that contradict each other.
@@ -78,10 +69,9 @@ class DampedCosine:
     def __call__(self, step: int) -> float:
         # Schedulers also ask for the step after the last.
         p = min(step, self.total_steps) / self.total_steps
-        upper = peak_envelope(p, self.peak, self.minimum, self.damping)
-        lower = valley_envelope(p, self.minimum)
+        upper = self.minimum + (self.peak - self.minimum) * (1 - p) ** self.damping
         wave = math.cos(math.pi * (2 * self.cycles - 1) * p)
-        rate = (upper + lower) / 2 + (upper - lower) / 2 * wave
+        rate = (upper + self.minimum) / 2 + (upper - self.minimum) / 2 * wave
         return rate * min(1.0, step / self.warmup_steps) if self.warmup_steps else rate
 
 

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from pretraining.run import schedules
 from pretraining.run.schedules import DampedCosine, WarmupStableDecay, mask_rate
 from pretraining.run.trainer import Schedule
 
@@ -55,12 +54,6 @@ def test_the_warmup_is_a_linear_ramp_that_meets_the_curve():
     assert warmed(0) == 0
     assert warmed(5) == pytest.approx(plain(5) / 2)
     assert [warmed(step) for step in range(10, 200)] == [plain(step) for step in range(10, 200)]
-
-
-def test_the_envelopes_can_be_replaced(monkeypatch):
-    monkeypatch.setattr(schedules, "valley_envelope", lambda p, minimum: 5 * minimum)
-    schedule = DampedCosine(peak=1e-3, minimum=1e-5, total_steps=100, cycles=1)
-    assert schedule(100) == pytest.approx(5e-5)
 
 
 @pytest.mark.parametrize(
