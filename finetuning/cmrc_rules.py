@@ -6,6 +6,7 @@ for that; it splits the answers of CMRC2018 and DRCD as NLTK's word tokenizer do
 """
 
 import re
+from difflib import SequenceMatcher
 
 # The script's list. It also holds "……", which never equals a single character: an ellipsis stays.
 PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
@@ -43,17 +44,6 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-def longest_common_run(first: list[str], second: list[str]) -> int:
-    """The length of the longest run of neighbors that is in both lists."""
-    longest, above = 0, [0] * (len(second) + 1)
-    for one in first:
-        row = [0]
-        for index, other in enumerate(second):
-            row.append(above[index] + 1 if one == other else 0)
-        longest, above = max(longest, *row), row
-    return longest
-
-
 def exact_match(prediction: str, answers: list[str]) -> float:
     """1.0 if an answer has the same characters, punctuation and case aside, else 0.0."""
     return float(any(_clean(prediction) == _clean(answer) for answer in answers))
@@ -64,6 +54,7 @@ def f1(prediction: str, answers: list[str]) -> float:
     given, best = segments(prediction), 0.0
     for answer in answers:
         wanted = segments(answer)
-        if common := longest_common_run(wanted, given):
+        matcher = SequenceMatcher(None, wanted, given, autojunk=False)
+        if common := matcher.find_longest_match().size:
             best = max(best, 2 * common / (len(wanted) + len(given)))
     return best

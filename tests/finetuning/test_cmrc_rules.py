@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetuning.cmrc_rules import exact_match, f1, longest_common_run, segments
+from finetuning.cmrc_rules import exact_match, f1, segments
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,3 @@ def test_text_is_cut_like_the_official_script_cuts_it(text, expected):
 def test_scores_of_an_answer(prediction, answers, em, score):
     assert exact_match(prediction, answers) == em
     assert f1(prediction, answers) == pytest.approx(score)
-
-
-def test_a_common_run_does_not_skip():
-    assert longest_common_run(list("abcd"), list("xabyd")) == 2
-    assert longest_common_run(list("aab"), list("aaab")) == 3
-    assert longest_common_run([], list("ab")) == 0
