@@ -1,6 +1,7 @@
 """An experiment as its YAML file has it, and the run that a budget makes of it.
 
 change: Muon for the layers' matrices        one line, for the leaderboard
+on: muon-4.8e-3                              optional: the experiment that it adds to, not base
 seeds: [1, 2]
 overrides: {stage1.muon.peak: 2.4e-3}        keys of base.yaml
 model: {num_hidden_layers: 9}                optional: keys of base.yaml's model configuration
