@@ -32,8 +32,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 
 from embedding.architectures import ARCHITECTURES
 from embedding.encoder import DTYPES
-from pretraining.files import read_text
-from pretraining.run.plain_yaml import PlainLoader
+from pretraining.plain_yaml import PlainLoader, read_yaml
 
 TURNS = ("proportional", "round_robin")
 # What the run file says elsewhere, or the command decides.
@@ -116,12 +115,7 @@ def load_run_file(file: Path, overrides: Sequence[str] = ()) -> RunFile:
     Raises:
         OSError, ValueError: if it cannot be used; the message names file, key and remedy.
     """
-    try:
-        values = yaml.load(read_text(file), Loader=PlainLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file}: keys and values expected, such as `model: .`")
+    values = read_yaml(file, "model: .")
     for override in overrides:
         _apply(values, override)
     _check_keys(values, RunFile, str(file))

@@ -13,8 +13,7 @@ from pathlib import Path
 import yaml
 from transformers import TrainingArguments
 
-from pretraining.files import read_text
-from pretraining.run.plain_yaml import PlainLoader
+from pretraining.plain_yaml import PlainLoader, read_yaml
 
 STAGES = (1, 2)
 
@@ -188,15 +187,13 @@ def load_run(path: str, overrides: typing.Sequence[str] = ()) -> Run:
     for argument in (path, *overrides):
         _check_locale(argument, "on the command line")
     try:
-        values = yaml.load(read_text(Path(path)), Loader=PlainLoader)
+        values = read_yaml(Path(path), "model: configs/base.json")
     except FileNotFoundError:
         raise RunConfigError(
             f"{path}: no such run file; configs/ has some to start from."
         ) from None
-    except yaml.YAMLError as error:
-        raise RunConfigError(f"{path}: not a YAML file: {error}") from error
-    if not isinstance(values, dict):
-        raise RunConfigError(f"{path}: expected keys such as model, tokenizer and stage1.")
+    except ValueError as error:
+        raise RunConfigError(str(error)) from error
     for override in overrides:
         _apply_override(values, override)
     run = _build(Run, values, path, "")

@@ -1,8 +1,11 @@
-"""YAML whose plain values mean what they look like."""
+"""YAML files of keys and values, whose plain values mean what they look like."""
 
 import re
+from pathlib import Path
 
 import yaml
+
+from pretraining.files import read_text
 
 
 class PlainLoader(yaml.SafeLoader):
@@ -17,7 +20,9 @@ class PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue  # YAML has its own rules for both
+            if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} stands there twice", key.start_mark
                 )
@@ -36,3 +41,23 @@ for _kind, _pattern, _first in (
     PlainLoader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list(_first)
     )
+
+
+def read_yaml(file: Path, such_as: str = "key: value") -> dict:
+    """The keys and values of a YAML file; none of an empty one.
+
+    Args:
+        such_as: a line that the file may hold, for the message if it holds something else.
+
+    Raises:
+        OSError, ValueError: if it cannot be read or is something else; the message names the file.
+    """
+    try:
+        values = yaml.load(read_text(file), Loader=PlainLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: keys and values expected, such as `{such_as}`.")
+    return values
