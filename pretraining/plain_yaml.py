@@ -61,3 +61,26 @@ def read_yaml(file: Path, such_as: str = "key: value") -> dict:
     if not isinstance(values, dict):
         raise ValueError(f"{file}: keys and values expected, such as `{such_as}`.")
     return values
+
+
+def set_key(values: dict, override: str) -> None:
+    """Sets a key of a file, as `stage1.training.max_steps=100` on the command line does.
+
+    Raises:
+        ValueError: if it is of another form, its value is not YAML, or a key before a dot holds no
+            keys.
+    """
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"override {override!r} is not of the form key.key=value.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        if values.get(parent) is None:
+            values[parent] = {}
+        values = values[parent]
+        if not isinstance(values, dict):
+            raise ValueError(f"override {override!r}: {parent} is not a group of keys.")
+    try:
+        values[last] = yaml.load(value, Loader=PlainLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r}: not YAML: {error}") from error
