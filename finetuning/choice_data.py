@@ -5,12 +5,11 @@ index of the right choice or None, and a count of the labels that cannot be used
 """
 
 import csv
-import json
 import re
 from collections import Counter
 from pathlib import Path
 
-from pretraining.files import read_json, read_text
+from pretraining.files import read_json, read_json_lines, read_text
 
 BLANK = "#idiom#"  # the blank that an example is about
 OTHER_BLANK = "#other idiom#"
@@ -100,14 +99,8 @@ def read_chid(file: Path) -> tuple[list[dict], Counter]:
     """
     answers = _chid_answers(file)
     examples = []
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, record in read_json_lines(file):
         where = f"{file}, line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{where}: not JSON ({error}); write one object a line.") from error
         choices = _choices(record.get("candidates"), "candidates", where)
         content = record.get("content")
         texts = [content] if isinstance(content, str) else content or []

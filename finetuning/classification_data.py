@@ -8,13 +8,12 @@ are left out, by reason. Labels are texts; those of a hidden test are None.
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretraining.files import read_text
+from pretraining.files import read_json, read_json_lines, read_text
 
 
 @dataclass(frozen=True)
@@ -170,35 +169,25 @@ def _examples(
 
 def _records(file: Path, columns: Columns | None) -> Iterator[tuple[str, dict]]:
     """(where, record) of each record of a file."""
-    kind, text = file.suffix.lower(), read_text(file)
+    kind = file.suffix.lower()
     if kind in (".json", ".jsonl"):
-        yield from _json_records(file, text)
+        yield from _json_records(file)
     elif kind in (".csv", ".tsv", ".txt"):
-        yield from _table_records(file, text, kind, columns)
+        yield from _table_records(file, read_text(file), kind, columns)
     else:
         raise ValueError(f"{file}: cannot read {kind!r}; give .json, .jsonl, .csv, .tsv or .txt.")
 
 
-def _json_records(file: Path, text: str) -> Iterator[tuple[str, dict]]:
-    is_list = text.lstrip().startswith("[")
-    try:
-        entries = json.loads(text) if is_list else text.split("\n")
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error}).") from error
-    for number, entry in enumerate(entries, start=1):
-        where = f"{file}, {'record' if is_list else 'line'} {number}"
-        if not is_list:
-            if not entry.strip():
-                continue
-            try:
-                entry = json.loads(entry)
-            except ValueError as error:
-                raise ValueError(
-                    f"{where}: not JSON ({error}); write one object a line."
-                ) from error
-        if not isinstance(entry, dict):
-            raise ValueError(f"{where}: expected an object with named values, got {entry!r:.80}.")
-        yield where, entry
+def _json_records(file: Path) -> Iterator[tuple[str, dict]]:
+    if not read_text(file).lstrip().startswith("["):
+        for number, record in read_json_lines(file):
+            yield f"{file}, line {number}", record
+        return
+    for number, record in enumerate(read_json(file), start=1):
+        where = f"{file}, record {number}"
+        if not isinstance(record, dict):
+            raise ValueError(f"{where}: expected an object with named values, got {record!r:.80}.")
+        yield where, record
 
 
 def _table_records(

@@ -4,11 +4,10 @@ Every reader returns the examples and a count of the labels that cannot be used,
 count in characters of the text, their end exclusive.
 """
 
-import json
 from collections import Counter
 from pathlib import Path
 
-from pretraining.files import read_json, read_text
+from pretraining.files import read_json, read_json_lines
 
 
 def read_entities(file: Path) -> tuple[list[dict], Counter]:
@@ -25,11 +24,8 @@ def read_entities(file: Path) -> tuple[list[dict], Counter]:
         ValueError: on a line that is not such an object, with file, line and key.
     """
     examples, skipped = [], Counter()
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, record in read_json_lines(file):
         where = f"{file}, line {number}"
-        record = _parse(line, where)
         text = _text(record, "text", where)
         entities = None
         if "label" in record:
@@ -37,16 +33,6 @@ def read_entities(file: Path) -> tuple[list[dict], Counter]:
         examples.append({"id": record.get("id", number - 1), "text": text, "entities": entities})
     _not_empty(examples, file)
     return examples, skipped
-
-
-def _parse(line: str, where: str) -> dict:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON ({error}); write one object a line.") from error
-    if not isinstance(record, dict):
-        raise ValueError(f'{where}: expected an object such as {{"text": …}}, got {record!r}.')
-    return record
 
 
 def _text(record: dict, key: str, where: str) -> str:

@@ -74,6 +74,25 @@ def read_json(file: Path):
         raise ValueError(f"{file}: not a JSON file: {error}") from error
 
 
+def read_json_lines(file: Path) -> Iterator[tuple[int, dict]]:
+    """The number, from 1, and the object of each line of a JSONL file; empty lines are skipped.
+
+    Raises:
+        OSError, ValueError: if a line is not a JSON object; the message names file and line.
+    """
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where}: not JSON ({error}); write one object a line.") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{where}: not a JSON object: {line[:80]}")
+        yield number, record
+
+
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """A path in the same folder to write to; it becomes `file` if the block ends without an error.
