@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetuning.records import filled, not_empty
 from pretraining.files import read_json, read_json_lines, read_text
 
 
@@ -158,13 +159,11 @@ def _examples(
             skipped[f"left out: label {example['label']!r}"] += 1
             continue
         examples.append({"id": record.get("id", number), **example})
-    if not examples:
-        raise ValueError(f"{name}: holds no examples; check that the file is complete.")
     if unlabeled and any(example["label"] is not None for example in examples):
         raise ValueError(
             f"{unlabeled}: has no label, while other examples have one; give it one or remove it."
         )
-    return examples, skipped
+    return not_empty(examples, name), skipped
 
 
 def _records(file: Path, columns: Columns | None) -> Iterator[tuple[str, dict]]:
@@ -219,13 +218,7 @@ def _filled(record: dict, column: str | int, where: str) -> str:
             f"{where}: there is no column {column!r}, only {', '.join(map(repr, record))}; "
             "name the column that holds the text."
         )
-    text = record[column]
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(
-            f"{where}: column {column!r} must be a text that is not empty, got {text!r}; "
-            "fill it in or remove the record."
-        )
-    return text
+    return filled(record[column], f"{where}: column {column!r}")
 
 
 def _label(record: dict, column: str | int, where: str) -> str | None:

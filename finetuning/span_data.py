@@ -7,6 +7,7 @@ count in characters of the text, their end exclusive.
 from collections import Counter
 from pathlib import Path
 
+from finetuning.records import filled, not_empty
 from pretraining.files import read_json, read_json_lines
 
 
@@ -31,23 +32,11 @@ def read_entities(file: Path) -> tuple[list[dict], Counter]:
         if "label" in record:
             entities = sorted(_entities(record["label"], text, where, skipped))
         examples.append({"id": record.get("id", number - 1), "text": text, "entities": entities})
-    _not_empty(examples, file)
-    return examples, skipped
+    return not_empty(examples, file), skipped
 
 
-def _text(record: dict, key: str, where: str) -> str:
-    text = record.get(key) if isinstance(record, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(
-            f"{where}: {key!r} must be a text that is not empty, got {text!r}; "
-            "fill it in or remove the record."
-        )
-    return text
-
-
-def _not_empty(examples: list, file: Path) -> None:
-    if not examples:
-        raise ValueError(f"{file}: holds no examples; check that the file is complete.")
+def _text(record, key: str, where: str) -> str:
+    return filled(record.get(key) if isinstance(record, dict) else None, f"{where}: {key!r}")
 
 
 def _entities(labels, text: str, where: str, skipped: Counter) -> list[list]:
@@ -107,8 +96,7 @@ def read_answers(file: Path) -> tuple[list[dict], Counter]:
                     "answers": _answers(question, context, name, skipped),
                 }
             )
-    _not_empty(examples, file)
-    return examples, skipped
+    return not_empty(examples, file), skipped
 
 
 def _answers(question: dict, context: str, where: str, skipped: Counter) -> list[dict]:
