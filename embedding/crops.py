@@ -15,7 +15,6 @@ sets in TASKS is left out. Rows have `query` and `passage`, for a task of kind `
 import argparse
 import functools
 import heapq
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from embedding.held_out import HeldOut
 from pretraining.data.corpus import CorpusError, find_files, read_documents
 from pretraining.data.draws import draw
 from pretraining.data.sentences import sentence_spans
-from pretraining.files import check_file, replacing
+from pretraining.files import check_file, write_json_lines
 
 CHARACTERS_PER_PAIR = 4_000
 # Of a passage, on a logarithmic scale, so that each doubling is as frequent as the next.
@@ -151,10 +150,7 @@ def main() -> None:
     except (CorpusError, OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     rows = [{"query": query, "passage": passage} for query, passage in pairs]
-    with replacing(args.output) as temporary:
-        temporary.write_text(
-            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8"
-        )
+    write_json_lines(args.output, rows)
     characters = sum(len(query) + len(passage) for query, passage in pairs)
     print(f"{args.output}: {len(rows):,} pairs, {characters:,} characters")
 

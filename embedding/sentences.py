@@ -21,7 +21,7 @@ from embedding.run_file import RunFile, load_run_file
 from pretraining.data.corpus import CorpusError, find_files, read_documents
 from pretraining.data.draws import draw
 from pretraining.data.shortening import Shortening, shorten
-from pretraining.files import check_file, replacing
+from pretraining.files import check_file, write_text
 
 SHORTEST, LONGEST = 5, 320
 
@@ -109,8 +109,7 @@ def main() -> None:
             pieces = draw_pieces(found, args.count, args.seed, held_out)
     except (CorpusError, OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
-    with replacing(args.output) as temporary:
-        temporary.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
+    write_text(args.output, "".join(f"{piece}\n" for piece in pieces))
     print(f"{args.output}: {len(pieces):,} pieces, {sum(map(len, pieces)):,} characters")
 
 

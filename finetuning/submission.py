@@ -7,12 +7,11 @@ is that of 1.1 (https://github.com/CLUEbenchmark/CLUE), and of FewCLUE.
 """
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
 
 from finetuning.results import collect
-from pretraining.files import replacing, write_json
+from pretraining.files import write_json, write_json_lines
 
 FILES = {
     "afqmc": "afqmc_predict.json",
@@ -67,12 +66,7 @@ def write_submission(results: list[dict], model: str, folder: Path) -> list[Path
         elif task == "chid":
             write_json(file, dict(answers))
         else:
-            lines = (_line(head, number, answer) for number, answer in answers)
-            with replacing(file) as temporary:
-                temporary.write_text(
-                    "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
-                    encoding="utf-8",
-                )
+            write_json_lines(file, (_line(head, number, answer) for number, answer in answers))
         written.append(file)
     if not written:
         models = Counter(result["settings"]["model"] for result in results)

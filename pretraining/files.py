@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
@@ -152,10 +152,20 @@ def new_folder(output: Path) -> Iterator[Path]:
         raise
 
 
+def write_text(file: Path, text: str) -> None:
+    """Writes a text file, complete or not at all."""
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(file: Path, content) -> None:
     """Writes a JSON file, complete or not at all."""
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(file, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def write_json_lines(file: Path, rows: Iterable[dict]) -> None:
+    """Writes a JSONL file, an object a line, complete or not at all."""
+    write_text(file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
 
 
 def sha256_of(file: Path) -> str:

@@ -4,7 +4,14 @@ import codecs
 
 import pytest
 
-from pretraining.files import decode, read_json, read_json_lines, read_text, replacing
+from pretraining.files import (
+    decode,
+    read_json,
+    read_json_lines,
+    read_text,
+    replacing,
+    write_json_lines,
+)
 
 
 @pytest.mark.parametrize(
@@ -70,3 +77,10 @@ def test_a_file_is_replaced_only_by_a_complete_one(tmp_path):
         raise RuntimeError
     assert file.read_text(encoding="utf-8") == "whole"
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_json_lines_that_were_written_are_read(tmp_path):
+    rows = [{"text": "一\n二\u2028"}, {"text": "三", "number": 1}]
+    write_json_lines(tmp_path / "a.jsonl", iter(rows))
+    assert list(read_json_lines(tmp_path / "a.jsonl")) == list(enumerate(rows, start=1))
+    assert "一" in (tmp_path / "a.jsonl").read_text(encoding="utf-8")
