@@ -22,7 +22,7 @@ from pathlib import Path
 import rjieba
 
 from embedding.held_out import HeldOut
-from pretraining.data.corpus import CorpusError, find_files, read_documents
+from pretraining.data.corpus import read_documents
 from pretraining.data.draws import draw
 from pretraining.data.sentences import sentence_spans
 from pretraining.files import check_file, write_json_lines
@@ -116,7 +116,7 @@ def pairs_of(
     Raises:
         CorpusError: if a document cannot be read.
     """
-    for document in read_documents(find_files(paths)):
+    for document in read_documents(paths):
         for number in range(1 + len(document.text) // CHARACTERS_PER_PAIR):
             found = pair_of(document.text, seed, number)
             if not found:
@@ -147,7 +147,7 @@ def main() -> None:
         pairs = heapq.nsmallest(
             args.count, found, key=lambda pair: draw(args.seed, "pair", "\n".join(pair))
         )
-    except (CorpusError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     rows = [{"query": query, "passage": passage} for query, passage in pairs]
     write_json_lines(args.output, rows)
