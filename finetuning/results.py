@@ -89,7 +89,7 @@ def line(result: dict) -> str:
 
 
 def best_of(results: list[dict]) -> dict:
-    """Of a seed's results at several rates the best on dev; of equals, that of the lowest rate."""
+    """Of results on a task the best on dev; of equals, that of the lowest rate."""
 
     def merit(result: dict) -> tuple[float, float]:
         settings = result["settings"]

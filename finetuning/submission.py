@@ -10,7 +10,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from finetuning.results import collect
+from finetuning.results import best_of, collect
 from pretraining.files import write_json, write_json_lines
 
 FILES = {
@@ -43,8 +43,7 @@ def best_result(results: list[dict], model: str, task: str) -> dict | None:
         if (result["settings"]["model"], result["settings"]["task"]) == (model, task)
         and "hidden" in result["predictions"]
     ]
-    metric = those[0]["settings"]["metric"] if those else ""
-    return max(those, key=lambda one: one["scores"]["dev"][metric], default=None)
+    return best_of(those) if those else None
 
 
 def write_submission(results: list[dict], model: str, folder: Path) -> list[Path]:
