@@ -15,7 +15,6 @@ sets in TASKS is left out. Rows have `query` and `passage`, for a task of kind `
 import argparse
 import functools
 import heapq
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +22,10 @@ from pathlib import Path
 import rjieba
 
 from embedding.held_out import HeldOut
-from pretraining.data.corpus import CorpusError, find_files, read_documents
+from pretraining.data.corpus import read_documents
 from pretraining.data.draws import draw
 from pretraining.data.sentences import sentence_spans
-from pretraining.files import check_file, replacing
+from pretraining.files import check_file, write_json_lines
 
 CHARACTERS_PER_PAIR = 4_000
 # Of a passage, on a logarithmic scale, so that each doubling is as frequent as the next.
@@ -117,7 +116,7 @@ def pairs_of(
     Raises:
         CorpusError: if a document cannot be read.
     """
-    for document in read_documents(find_files(paths)):
+    for document in read_documents(paths):
         for number in range(1 + len(document.text) // CHARACTERS_PER_PAIR):
             found = pair_of(document.text, seed, number)
             if not found:
@@ -148,13 +147,10 @@ def main() -> None:
         pairs = heapq.nsmallest(
             args.count, found, key=lambda pair: draw(args.seed, "pair", "\n".join(pair))
         )
-    except (CorpusError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     rows = [{"query": query, "passage": passage} for query, passage in pairs]
-    with replacing(args.output) as temporary:
-        temporary.write_text(
-            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8"
-        )
+    write_json_lines(args.output, rows)
     characters = sum(len(query) + len(passage) for query, passage in pairs)
     print(f"{args.output}: {len(rows):,} pairs, {characters:,} characters")
 

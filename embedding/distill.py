@@ -26,7 +26,7 @@ from embedding.teacher import (
     read_note,
     write_note,
 )
-from pretraining.files import read_text, replacing
+from pretraining.files import read_text, write_text
 
 # Sentences between two notes of progress; within a block the library sorts by length.
 BLOCK = 2_048
@@ -69,8 +69,7 @@ def start_or_resume(output: Path, wanted: TeacherNote, sentences: list[str]) -> 
             f"{output}: the vectors take {needed / 2**20:,.0f} MB, but {free / 2**20:,.0f} MB are "
             "free. Make room, or take fewer sentences."
         )
-    with replacing(output / SENTENCES) as temporary:
-        temporary.write_text("".join(f"{text}\n" for text in sentences), encoding="utf-8")
+    write_text(output / SENTENCES, "".join(f"{text}\n" for text in sentences))
     open_vectors(output, wanted, "w+").flush()
     write_note(output, wanted)
     return wanted

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from embedding.architectures import architecture_of
 from embedding.encoder import DTYPES, Encoder, Opening
-from embedding.lexical import BM25, Bigrams
+from embedding.lexical import BM25, Bigrams, need_packages
 from embedding.metrics import pair_metrics, ranks_of, retrieval_metrics
-from embedding.mteb_tasks import check_mteb, run_mteb
+from embedding.mteb_tasks import run_mteb
 from embedding.reranker import Reranker
 from embedding.results import fingerprint, open_results, table
 from embedding.tasks import DEV, TASKS, Pairs, Ranking, Task, read_task
@@ -113,7 +113,7 @@ def main() -> None:
     args = parse()
     try:
         if args.mteb:
-            check_mteb()
+            need_packages("mteb", install="'mteb>=2'")
         contenders = [Contender(name, args.dtype) for name in args.models]
         results = open_results(args.output)
         tasks = {name: read_task(name, args.tasks) for name in args.only}

@@ -28,15 +28,18 @@ class Bigrams:
         return TfidfVectorizer(analyzer="char", ngram_range=(1, 2)).fit(texts)
 
 
-def need_packages(*names: str) -> None:
+def need_packages(*names: str, install: str = "'.[train,embed]'") -> None:
     """Checks that packages are installed.
+
+    Args:
+        install: what pip is told to install, for the message.
 
     Raises:
         ImportError: if one is not.
     """
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise ImportError(f"{name} is not installed: pip install '.[train,embed]'")
+            raise ImportError(f"{name} is not installed: pip install {install}")
 
 
 def words_of(text: str) -> list[str]:

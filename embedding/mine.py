@@ -11,7 +11,6 @@ file's task of kind `triplets`.
 """
 
 import argparse
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from embedding.distill import read_sentences
 from embedding.encoder import Opening
 from embedding.held_out import HeldOut, normalized
 from embedding.run_file import TaskSpec
-from pretraining.files import check_file, replacing
+from pretraining.files import check_file, write_json_lines
 
 # Candidates asked for per negative wanted: some fall to the filter by meaning.
 SPARE = 3
@@ -127,10 +126,7 @@ def main() -> None:
     )
     meanings = Meanings(zip(pairs["anchor"], pairs["positive"], strict=True))
     rows = collect(mined, meanings, args.negatives)
-    with replacing(args.output) as temporary:
-        temporary.write_text(
-            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8"
-        )
+    write_json_lines(args.output, rows)
     print(
         f"{args.output}: {len(rows):,} of {len(pairs):,} pairs with {args.negatives} negatives each"
     )

@@ -1,18 +1,6 @@
 """Tasks of the package `mteb`, where it is installed and the Hub can be reached."""
 
-import importlib.util
-
 from sentence_transformers import SentenceTransformer
-
-
-def check_mteb() -> None:
-    """Looks for the package.
-
-    Raises:
-        ImportError: if it is not installed.
-    """
-    if importlib.util.find_spec("mteb") is None:
-        raise ImportError("mteb is not installed: pip install 'mteb>=2'")
 
 
 def run_mteb(model: SentenceTransformer, name: str) -> dict[str, float]:

@@ -27,13 +27,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from sentence_transformers import SentenceTransformerTrainingArguments
 
 from embedding.architectures import ARCHITECTURES
 from embedding.encoder import DTYPES
-from pretraining.files import read_text
-from pretraining.run.plain_yaml import PlainLoader
+from pretraining.plain_yaml import read_yaml, set_key
 
 TURNS = ("proportional", "round_robin")
 # What the run file says elsewhere, or the command decides.
@@ -116,14 +114,9 @@ def load_run_file(file: Path, overrides: Sequence[str] = ()) -> RunFile:
     Raises:
         OSError, ValueError: if it cannot be used; the message names file, key and remedy.
     """
-    try:
-        values = yaml.load(read_text(file), Loader=PlainLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file}: keys and values expected, such as `model: .`")
+    values = read_yaml(file, "model: .")
     for override in overrides:
-        _apply(values, override)
+        set_key(values, override)
     _check_keys(values, RunFile, str(file))
     tasks = values.pop("tasks")
     if not tasks:
@@ -144,26 +137,6 @@ def load_run_file(file: Path, overrides: Sequence[str] = ()) -> RunFile:
     run = RunFile(tasks=specs, **values)
     _check_run(run, str(file))
     return run
-
-
-def _apply(values: dict, override: str) -> None:
-    """Sets one key of the run file.
-
-    Raises:
-        ValueError: if it is not `key=value`, or a key before a dot holds no keys.
-    """
-    path, equals, text = override.partition("=")
-    if not equals:
-        raise ValueError(f"{override}: key=value expected, such as seed=1.")
-    *parents, last = path.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise ValueError(f"{override}: {parent} holds no keys.")
-    try:
-        values[last] = yaml.load(text, Loader=PlainLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{override}: not YAML: {error}") from error
 
 
 def _is_whole(value) -> bool:

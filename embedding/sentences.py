@@ -18,10 +18,10 @@ from pathlib import Path
 from embedding.data import load_task
 from embedding.held_out import HeldOut
 from embedding.run_file import RunFile, load_run_file
-from pretraining.data.corpus import CorpusError, find_files, read_documents
+from pretraining.data.corpus import read_documents
 from pretraining.data.draws import draw
 from pretraining.data.shortening import Shortening, shorten
-from pretraining.files import check_file, replacing
+from pretraining.files import check_file, write_text
 
 SHORTEST, LONGEST = 5, 320
 
@@ -33,7 +33,7 @@ def pieces_of(paths: list[str], seed: int) -> Iterator[str]:
         CorpusError: if a document cannot be read.
     """
     cut = Shortening(share=1.0, unit="mixed")
-    for document in read_documents(find_files(paths)):
+    for document in read_documents(paths):
         for piece in shorten(document.text, cut, seed):
             yield " ".join(piece.split())
 
@@ -107,10 +107,9 @@ def main() -> None:
             held_out = HeldOut(args.exclude) if args.exclude else None
             found = pieces_of(args.documents, args.seed)
             pieces = draw_pieces(found, args.count, args.seed, held_out)
-    except (CorpusError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
-    with replacing(args.output) as temporary:
-        temporary.write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
+    write_text(args.output, "".join(f"{piece}\n" for piece in pieces))
     print(f"{args.output}: {len(pieces):,} pieces, {sum(map(len, pieces)):,} characters")
 
 

@@ -5,12 +5,11 @@ and returns `Pairs`, `Ranking` or `Retrieval`. Nothing here trains: the test set
 `TASKS`, and `embedding/leakage.py` reads the same files to keep them out of training.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretraining.files import read_json, read_text
+from pretraining.files import read_json, read_json_lines, read_text
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,7 @@ def rows_of_jsonl(file: Path, *keys: str) -> Iterator[tuple[int, list]]:
     Raises:
         ValueError: if a line is not a JSON object with all keys; the message names file and line.
     """
-    for number, line in enumerate(read_text(file).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{file}, line {number}: not a JSON object: {line[:80]}")
+    for number, row in read_json_lines(file):
         if missing := [key for key in keys if key not in row]:
             raise ValueError(f"{file}, line {number}: no key {', '.join(missing)}; has {list(row)}")
         yield number, [row[key] for key in keys]

@@ -5,12 +5,12 @@ index of the right choice or None, and a count of the labels that cannot be used
 """
 
 import csv
-import json
 import re
 from collections import Counter
 from pathlib import Path
 
-from pretraining.files import read_json, read_text
+from finetuning.records import filled, not_empty
+from pretraining.files import read_json, read_json_lines, read_text
 
 BLANK = "#idiom#"  # the blank that an example is about
 OTHER_BLANK = "#other idiom#"
@@ -43,34 +43,19 @@ def read_c3(*files: Path) -> tuple[list[dict], Counter]:
                     {
                         "id": f"{name}-{index}",
                         "group": name,
-                        "text": _filled(text, "passage", where),
-                        "text_pair": _filled(question.get("question"), "question", where),
+                        "text": filled(text, f"{where}: 'passage'"),
+                        "text_pair": filled(question.get("question"), f"{where}: 'question'"),
                         "choices": _choices(question.get("choice"), "choice", where),
                         "label": _c3_label(question, where),
                     }
                 )
-    return _not_empty(examples, files), Counter()
-
-
-def _filled(text, key: str, where: str) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(
-            f"{where}: {key!r} must be a text that is not empty, got {text!r}; "
-            "fill it in or remove the record."
-        )
-    return text
+    return not_empty(examples, *files), Counter()
 
 
 def _choices(choices, key: str, where: str) -> list[str]:
     if not isinstance(choices, list) or len(choices) < 2:
         raise ValueError(f"{where}: {key!r} must list at least two texts, got {choices!r}.")
-    return [_filled(choice, key, where) for choice in choices]
-
-
-def _not_empty(examples: list, files) -> list:
-    if not examples:
-        raise ValueError(f"{', '.join(map(str, files))}: no examples; check that it is complete.")
-    return examples
+    return [filled(choice, f"{where}: {key!r}") for choice in choices]
 
 
 def _c3_label(question: dict, where: str) -> int | None:
@@ -100,20 +85,14 @@ def read_chid(file: Path) -> tuple[list[dict], Counter]:
     """
     answers = _chid_answers(file)
     examples = []
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, record in read_json_lines(file):
         where = f"{file}, line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{where}: not JSON ({error}); write one object a line.") from error
         choices = _choices(record.get("candidates"), "candidates", where)
         content = record.get("content")
         texts = [content] if isinstance(content, str) else content or []
         before = len(examples)
         for text in texts:
-            for blank in _MARK.finditer(_filled(text, "content", where)):
+            for blank in _MARK.finditer(filled(text, f"{where}: 'content'")):
                 mark = blank.group()
                 label = record.get("answer") if mark == BLANK else answers.get(mark)
                 examples.append(
@@ -132,7 +111,7 @@ def read_chid(file: Path) -> tuple[list[dict], Counter]:
                 f"{where}: 'content' has {blanks} blanks; a text needs one {BLANK!r}, or several "
                 "texts in a list blanks with names of their own such as '#idiom000378#'."
             )
-    return _not_empty(examples, [file]), Counter()
+    return not_empty(examples, file), Counter()
 
 
 def _chid_answers(file: Path) -> dict[str, int]:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetuning.choice_data import BLANK, OTHER_BLANK
-from finetuning.spans import Frame, frame
+from finetuning.spans import IGNORED, Frame, frame
 
-IGNORED = -100  # transformers' label of examples that do not count
 IDIOM_TOKENS = 4  # masks for a blank that is not asked for, as in CLUE's baseline
 
 

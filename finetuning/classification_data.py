@@ -8,13 +8,13 @@ are left out, by reason. Labels are texts; those of a hidden test are None.
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretraining.files import read_text
+from finetuning.records import filled, not_empty
+from pretraining.files import read_json, read_json_lines, read_text
 
 
 @dataclass(frozen=True)
@@ -159,46 +159,34 @@ def _examples(
             skipped[f"left out: label {example['label']!r}"] += 1
             continue
         examples.append({"id": record.get("id", number), **example})
-    if not examples:
-        raise ValueError(f"{name}: holds no examples; check that the file is complete.")
     if unlabeled and any(example["label"] is not None for example in examples):
         raise ValueError(
             f"{unlabeled}: has no label, while other examples have one; give it one or remove it."
         )
-    return examples, skipped
+    return not_empty(examples, name), skipped
 
 
 def _records(file: Path, columns: Columns | None) -> Iterator[tuple[str, dict]]:
     """(where, record) of each record of a file."""
-    kind, text = file.suffix.lower(), read_text(file)
+    kind = file.suffix.lower()
     if kind in (".json", ".jsonl"):
-        yield from _json_records(file, text)
+        yield from _json_records(file)
     elif kind in (".csv", ".tsv", ".txt"):
-        yield from _table_records(file, text, kind, columns)
+        yield from _table_records(file, read_text(file), kind, columns)
     else:
         raise ValueError(f"{file}: cannot read {kind!r}; give .json, .jsonl, .csv, .tsv or .txt.")
 
 
-def _json_records(file: Path, text: str) -> Iterator[tuple[str, dict]]:
-    is_list = text.lstrip().startswith("[")
-    try:
-        entries = json.loads(text) if is_list else text.split("\n")
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error}).") from error
-    for number, entry in enumerate(entries, start=1):
-        where = f"{file}, {'record' if is_list else 'line'} {number}"
-        if not is_list:
-            if not entry.strip():
-                continue
-            try:
-                entry = json.loads(entry)
-            except ValueError as error:
-                raise ValueError(
-                    f"{where}: not JSON ({error}); write one object a line."
-                ) from error
-        if not isinstance(entry, dict):
-            raise ValueError(f"{where}: expected an object with named values, got {entry!r:.80}.")
-        yield where, entry
+def _json_records(file: Path) -> Iterator[tuple[str, dict]]:
+    if not read_text(file).lstrip().startswith("["):
+        for number, record in read_json_lines(file):
+            yield f"{file}, line {number}", record
+        return
+    for number, record in enumerate(read_json(file), start=1):
+        where = f"{file}, record {number}"
+        if not isinstance(record, dict):
+            raise ValueError(f"{where}: expected an object with named values, got {record!r:.80}.")
+        yield where, record
 
 
 def _table_records(
@@ -230,13 +218,7 @@ def _filled(record: dict, column: str | int, where: str) -> str:
             f"{where}: there is no column {column!r}, only {', '.join(map(repr, record))}; "
             "name the column that holds the text."
         )
-    text = record[column]
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(
-            f"{where}: column {column!r} must be a text that is not empty, got {text!r}; "
-            "fill it in or remove the record."
-        )
-    return text
+    return filled(record[column], f"{where}: column {column!r}")
 
 
 def _label(record: dict, column: str | int, where: str) -> str | None:

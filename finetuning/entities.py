@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetuning.spans import Tokens, encode, frame, windows
-
-IGNORED = -100  # transformers' label of tokens that do not count
+from finetuning.spans import IGNORED, Tokens, encode, frame, windows
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoTokenizer, set_seed
 
+from pretraining.files import sha256_of
+
 RANDOM = "random:"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _BESIDE = ("config.json", "tokenizer*", "vocab*", "*_chinese_modernbert.py")
@@ -50,8 +52,7 @@ class Model:
         digest = hashlib.sha256()
         files = sorted(file for pattern in patterns for file in folder.glob(pattern))
         for file in files:
-            with open(file, "rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
+            digest.update(bytes.fromhex(sha256_of(file)))
         return digest.hexdigest()[:16] if files else ""
 
     def build(self, head, classes: list[str] | None, seed: int):

@@ -5,13 +5,11 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from finetuning.baselines import BASELINES
 from finetuning.models import RANDOM, Model
 from finetuning.spans import BORDERS
 from finetuning.tasks import TASKS, Task, own_task
-from pretraining.files import read_text
+from pretraining.plain_yaml import read_yaml
 
 KEYS = (
     *("models", "tasks", "data", "output"),
@@ -60,14 +58,7 @@ def read_plan(file: Path | None, options: dict) -> Plan:
     Raises:
         ValueError: on a key that is unknown or missing, an unknown task, or two models of one name.
     """
-    content = {}
-    if file:
-        try:
-            content = yaml.safe_load(read_text(file))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{file}: not YAML: {error}") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"{file}: expected keys such as {', '.join(KEYS[:4])}.")
+    content = read_yaml(file, "models: [MODEL]") if file else {}
     content |= {key: value for key, value in options.items() if value is not None}
     where = str(file or "options")
     if unknown := sorted(map(str, content.keys() - set(KEYS))):
@@ -79,6 +70,10 @@ def read_plan(file: Path | None, options: dict) -> Plan:
         value = content.get(key)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{where}: {key!r} must be an integer of at least 1, got {value!r}.")
+    if content.get("save_models") not in (None, True, False):
+        raise ValueError(
+            f"{where}: 'save_models' must be true or false, got {content['save_models']!r}."
+        )
     for key in ("models", "tasks"):
         if not isinstance(content[key], list):
             raise ValueError(f"{where}: {key!r} must be a list, got {content[key]!r}.")
@@ -159,6 +154,8 @@ def _check(task: Task) -> None:
             raise ValueError(f"{key}: a whole number above 0 expected, not {value!r}")
     if not task.learning_rates or min(task.learning_rates) <= 0:
         raise ValueError(f"learning_rates: numbers above 0 expected, not {task.learning_rates}")
+    if not isinstance(task.blanks, bool):
+        raise ValueError(f"blanks: true or false expected, not {task.blanks!r}")
     for key, known in (("metric", METRICS[task.head]), ("borders", BORDERS)):
         if getattr(task, key) not in known:
             raise ValueError(

@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretraining.files import read_json, read_text, replacing
+from pretraining.files import read_json, read_text, write_text
 
 # On dev, in percent, as their makers report them: PaddleNLP's page of ERNIE 3.0, and the README of
 # iflytek/MiniRBT. Both were trained on all of CLUE's train (OCNLI: 50k).
@@ -89,7 +89,7 @@ def line(result: dict) -> str:
 
 
 def best_of(results: list[dict]) -> dict:
-    """Of a seed's results at several rates the best on dev; of equals, that of the lowest rate."""
+    """Of results on a task the best on dev; of equals, that of the lowest rate."""
 
     def merit(result: dict) -> tuple[float, float]:
         settings = result["settings"]
@@ -295,14 +295,11 @@ def write_card(results: list[dict], model: str, repository: Path) -> None:
     others = [each for each in card.data.eval_results or [] if each.dataset_name not in ours]
     card.data.model_name = card.data.model_name or model
     card.data.eval_results = [*others, *index]
-    with replacing(repository / "README.md") as file:
-        file.write_text(str(card), encoding="utf-8")
+    write_text(repository / "README.md", str(card))
     file = repository / ".eval_results" / "clue.yaml"
     kept = (yaml.safe_load(read_text(file)) or []) if file.exists() else []
     kept = [each for each in kept if each["dataset"]["task_id"] not in ours]
-    with replacing(file) as temporary:
-        content = yaml.safe_dump([*kept, *as_entries(entries)], sort_keys=False)
-        temporary.write_text(content, encoding="utf-8")
+    write_text(file, yaml.safe_dump([*kept, *as_entries(entries)], sort_keys=False))
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -325,8 +322,7 @@ def main(arguments: list[str] | None = None) -> None:
         results = collect(options.folder)
         print(table(results))
         if options.page:
-            with replacing(options.page) as file:
-                file.write_text(page(results), encoding="utf-8")
+            write_text(options.page, page(results))
         if options.card:
             write_card(results, options.model, options.card)
     except (OSError, ValueError) as error:

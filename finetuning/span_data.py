@@ -4,11 +4,11 @@ Every reader returns the examples and a count of the labels that cannot be used,
 count in characters of the text, their end exclusive.
 """
 
-import json
 from collections import Counter
 from pathlib import Path
 
-from pretraining.files import read_json, read_text
+from finetuning.records import filled, not_empty
+from pretraining.files import read_json, read_json_lines
 
 
 def read_entities(file: Path) -> tuple[list[dict], Counter]:
@@ -25,43 +25,18 @@ def read_entities(file: Path) -> tuple[list[dict], Counter]:
         ValueError: on a line that is not such an object, with file, line and key.
     """
     examples, skipped = [], Counter()
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, record in read_json_lines(file):
         where = f"{file}, line {number}"
-        record = _parse(line, where)
         text = _text(record, "text", where)
         entities = None
         if "label" in record:
             entities = sorted(_entities(record["label"], text, where, skipped))
         examples.append({"id": record.get("id", number - 1), "text": text, "entities": entities})
-    _not_empty(examples, file)
-    return examples, skipped
+    return not_empty(examples, file), skipped
 
 
-def _parse(line: str, where: str) -> dict:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON ({error}); write one object a line.") from error
-    if not isinstance(record, dict):
-        raise ValueError(f'{where}: expected an object such as {{"text": …}}, got {record!r}.')
-    return record
-
-
-def _text(record: dict, key: str, where: str) -> str:
-    text = record.get(key) if isinstance(record, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(
-            f"{where}: {key!r} must be a text that is not empty, got {text!r}; "
-            "fill it in or remove the record."
-        )
-    return text
-
-
-def _not_empty(examples: list, file: Path) -> None:
-    if not examples:
-        raise ValueError(f"{file}: holds no examples; check that the file is complete.")
+def _text(record, key: str, where: str) -> str:
+    return filled(record.get(key) if isinstance(record, dict) else None, f"{where}: {key!r}")
 
 
 def _entities(labels, text: str, where: str, skipped: Counter) -> list[list]:
@@ -121,8 +96,7 @@ def read_answers(file: Path) -> tuple[list[dict], Counter]:
                     "answers": _answers(question, context, name, skipped),
                 }
             )
-    _not_empty(examples, file)
-    return examples, skipped
+    return not_empty(examples, file), skipped
 
 
 def _answers(question: dict, context: str, where: str, skipped: Counter) -> list[dict]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import regex  # a requirement of transformers
 
+IGNORED = -100  # transformers' label of what does not count
 BORDERS = ("plain", "words", "characters")
 _CHARACTERS = regex.compile(r"\p{Han}|[^\p{Han}]+")
 

@@ -7,12 +7,11 @@ is that of 1.1 (https://github.com/CLUEbenchmark/CLUE), and of FewCLUE.
 """
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
 
-from finetuning.results import collect
-from pretraining.files import replacing, write_json
+from finetuning.results import best_of, collect
+from pretraining.files import write_json, write_json_lines
 
 FILES = {
     "afqmc": "afqmc_predict.json",
@@ -44,8 +43,7 @@ def best_result(results: list[dict], model: str, task: str) -> dict | None:
         if (result["settings"]["model"], result["settings"]["task"]) == (model, task)
         and "hidden" in result["predictions"]
     ]
-    metric = those[0]["settings"]["metric"] if those else ""
-    return max(those, key=lambda one: one["scores"]["dev"][metric], default=None)
+    return best_of(those) if those else None
 
 
 def write_submission(results: list[dict], model: str, folder: Path) -> list[Path]:
@@ -67,12 +65,7 @@ def write_submission(results: list[dict], model: str, folder: Path) -> list[Path
         elif task == "chid":
             write_json(file, dict(answers))
         else:
-            lines = (_line(head, number, answer) for number, answer in answers)
-            with replacing(file) as temporary:
-                temporary.write_text(
-                    "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
-                    encoding="utf-8",
-                )
+            write_json_lines(file, (_line(head, number, answer) for number, answer in answers))
         written.append(file)
     if not written:
         models = Counter(result["settings"]["model"] for result in results)

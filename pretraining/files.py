@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
@@ -74,6 +74,25 @@ def read_json(file: Path):
         raise ValueError(f"{file}: not a JSON file: {error}") from error
 
 
+def read_json_lines(file: Path) -> Iterator[tuple[int, dict]]:
+    """The number, from 1, and the object of each line of a JSONL file; empty lines are skipped.
+
+    Raises:
+        OSError, ValueError: if a line is not a JSON object; the message names file and line.
+    """
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where}: not JSON ({error}); write one object a line.") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{where}: not a JSON object: {line[:80]}")
+        yield number, record
+
+
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """A path in the same folder to write to; it becomes `file` if the block ends without an error.
@@ -133,10 +152,20 @@ def new_folder(output: Path) -> Iterator[Path]:
         raise
 
 
+def write_text(file: Path, text: str) -> None:
+    """Writes a text file, complete or not at all."""
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(file: Path, content) -> None:
     """Writes a JSON file, complete or not at all."""
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(file, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def write_json_lines(file: Path, rows: Iterable[dict]) -> None:
+    """Writes a JSONL file, an object a line, complete or not at all."""
+    write_text(file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
 
 
 def sha256_of(file: Path) -> str:

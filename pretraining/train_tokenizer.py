@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pretraining.data.corpus import read_documents
 from pretraining.data.rows import MAX_VOCAB_SIZE
+from pretraining.data.weighting import read_weights
 from pretraining.tokenizer.report import open_peer, print_report
-from pretraining.tokenizer.sampling import read_weights
 from pretraining.tokenizer.training import save, smallest_size, train
 from pretraining.tokenizer_report import add_peers
 

@@ -43,15 +43,17 @@ def rooms(*folders: str) -> set[str]:
 
 
 # What each room may import of the repository, itself aside.
-LIBRARY = REMOTE_CODE | {"data_collator_wwm.py", "pretraining/files.py"}
+FILES_AND_YAML = {"pretraining/files.py", "pretraining/plain_yaml.py"}
+LIBRARY = REMOTE_CODE | FILES_AND_YAML | {"data_collator_wwm.py"}
 MAY_IMPORT = {
     "pretraining/data/": LIBRARY,
     "pretraining/tokenizer/": LIBRARY | rooms("pretraining/data/"),
     "pretraining/run/": LIBRARY | rooms("pretraining/data/", "pretraining/tokenizer/"),
     "pretraining/files.py": set(),
+    "pretraining/plain_yaml.py": {"pretraining/files.py"},
     "serving/": LIBRARY | {"pretraining/data/sentences.py"},
-    "embedding/": {"pretraining/files.py"}
-    | {f"pretraining/run/{name}.py" for name in ("complete_checkpoints", "plain_yaml")}
+    "embedding/": FILES_AND_YAML
+    | {"pretraining/run/complete_checkpoints.py"}
     | {f"pretraining/data/{name}.py" for name in ("corpus", "draws", "sentences", "shortening")},
     "data_collator_wwm.py": set(),
     "examples/": set(),

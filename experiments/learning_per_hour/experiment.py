@@ -20,9 +20,9 @@ from pathlib import Path
 import yaml
 
 from pretraining.data.rows import read_manifest
-from pretraining.files import read_json, read_text, write_json
+from pretraining.files import read_json, write_json
+from pretraining.plain_yaml import read_yaml
 from pretraining.run.configuration import STAGES, Run, RunConfigError, load_run
-from pretraining.run.plain_yaml import PlainLoader
 
 FOLDER = Path(__file__).resolve().parent
 BASE_RUN = FOLDER / "base.yaml"
@@ -146,12 +146,9 @@ def _whole(
 
 def _build(cls, file: Path, known: dict):
     """A dataclass from a YAML file whose keys are its fields."""
-    try:
-        values = yaml.load(read_text(file), Loader=PlainLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not a YAML file: {error}") from error
+    values = read_yaml(file)
     fields = {each.name for each in dataclasses.fields(cls)} - known.keys()
-    if not isinstance(values, dict) or values.keys() - fields:
+    if values.keys() - fields:
         raise ValueError(f"{file}: its keys must be among {', '.join(sorted(fields))}.")
     try:
         return cls(**known, **values)
@@ -173,7 +170,7 @@ def overrides_of(experiment: Experiment, rows: Path, model_file: Path) -> list[s
         rows: folder of row sets.
         model_file: where the model's configuration is written if the experiment changes it.
     """
-    base = yaml.load(read_text(BASE_RUN), Loader=PlainLoader)
+    base = read_yaml(BASE_RUN)
     values = {
         "tokenizer": base["tokenizer"],
         "stage1.train_rows": base["stage1"]["train_rows"],

@@ -18,7 +18,7 @@ import transformers
 
 from experiments.learning_per_hour.experiment import BASE, FOLDER, Experiment
 from pretraining.data.encoding import open_with_tokenizer
-from pretraining.files import read_json, read_text, replacing
+from pretraining.files import read_json, read_text, write_text
 from pretraining.model_report import predict, report
 from pretraining.run.evaluation import evaluation_collator
 
@@ -155,6 +155,5 @@ def write_leaderboard(page: Path, table: str) -> None:
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     if not pattern.search(text):
         raise ValueError(f"{page}: the lines {BEGIN} and {END} are missing; put them back.")
-    with replacing(page) as temporary:
-        block = f"{BEGIN}\n\n{table}\n\n{END}"
-        temporary.write_text(pattern.sub(lambda _: block, text), encoding="utf-8")
+    block = f"{BEGIN}\n\n{table}\n\n{END}"
+    write_text(page, pattern.sub(lambda _: block, text))

@@ -11,12 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 from embedding.results import COLUMNS
 from embedding.run_file import load_run_file
 from embedding.train import digest_of
 from pretraining.files import read_json, write_json
+from pretraining.plain_yaml import read_yaml
 
 HERE = Path(__file__).parent
 MODEL = "."
@@ -36,7 +35,7 @@ def train(way: str, output: Path, args: argparse.Namespace, seed: int, *override
     Raises:
         SystemExit: if the output is of another start, other data or settings.
     """
-    run = yaml.safe_load((HERE / f"{way}.yaml").read_text(encoding="utf-8"))
+    run = read_yaml(HERE / f"{way}.yaml")
     files = [
         f"tasks.{name}.files=[{file.replace('tasks', str(args.tasks), 1)}]"
         for name, task in run["tasks"].items()

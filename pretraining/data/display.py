@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from data_collator_wwm import IGNORED, DataCollatorForWholeWordMasking, split_row
 from pretraining.data.rows import Rows
-from pretraining.data.tokens import token_lengths
+from pretraining.data.tokens import BYTE_TOKENS, token_lengths
 
 MARKING = """\
 Words are separated by spaces, and the tokens of a word by ┊; a space in the text is shown as ␣. A
@@ -42,7 +42,7 @@ def collator_of(rows: Rows, mask_rate: float, seed: int = 0) -> DataCollatorForW
 
 def byte_values(tokenizer: Tokenizer) -> dict[int, int]:
     """The byte of each byte token, by id."""
-    return {tokenizer.token_to_id(f"<0x{byte:02X}>"): byte for byte in range(256)}
+    return {tokenizer.token_to_id(token): byte for byte, token in enumerate(BYTE_TOKENS)}
 
 
 def visible(text: str) -> str:
@@ -70,7 +70,7 @@ def token_texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
             continue
         for character in bytes(map(byte_of.get, run)).decode("utf-8", "surrogateescape"):
             if "\udc80" <= character <= "\udcff":  # a byte of its own: U+DC00 + byte
-                texts.append(f"<0x{ord(character) - 0xDC00:02X}>")
+                texts.append(BYTE_TOKENS[ord(character) - 0xDC00])
             else:
                 texts += [visible(character)] + [""] * (len(character.encode()) - 1)
     return texts

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import minhash
@@ -20,7 +19,7 @@ from datatrove.utils.word_tokenizers import WordTokenizer
 
 from pretraining.data.executors import Stage
 from pretraining.data.words import HAN, Segmenter
-from pretraining.files import read_text
+from pretraining.plain_yaml import read_yaml
 
 
 class LengthFilter(BaseFilter):
@@ -98,20 +97,13 @@ def read_filters(file: Path | None) -> dict[str, dict]:
     """
     if file is None:
         return {}
-    text = read_text(file)
+    filters = read_yaml(file, "length: {minimum: 100}")
+    filters = {name: thresholds or {} for name, thresholds in filters.items()}
     try:
-        filters = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML: {error}") from error
-    if not isinstance(filters, dict):
-        raise ValueError(
-            f"{file}: must hold filters and their thresholds, like configs/filters.yaml."
-        )
-    try:
-        check_filters({name: thresholds or {} for name, thresholds in filters.items()})
+        check_filters(filters)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    return {name: thresholds or {} for name, thresholds in filters.items()}
+    return filters
 
 
 def check_filters(filters: Mapping[str, dict]) -> None:

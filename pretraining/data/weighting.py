@@ -9,13 +9,12 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.typeshelper import StatHints
 
 from pretraining.data.draws import draw
-from pretraining.files import read_text
+from pretraining.plain_yaml import read_yaml
 
 # Documents that wait to be repeated, which keeps a copy and the next apart, so that they seldom
 # share a row. Toward the end of a task fewer are left to wait.
@@ -30,13 +29,7 @@ def read_weights(file: Path | None) -> dict[str, float]:
     """
     if file is None:
         return {}
-    text = read_text(file)
-    try:
-        weights = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML: {error}") from error
-    if not isinstance(weights, dict):
-        raise ValueError(f"{file}: must hold domains and their weights, such as `news: 2.5`.")
+    weights = read_yaml(file, "news: 2.5")
     try:
         check_weights(weights)
     except ValueError as error:

@@ -10,11 +10,9 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from transformers import TrainingArguments
 
-from pretraining.files import read_text
-from pretraining.run.plain_yaml import PlainLoader
+from pretraining.plain_yaml import read_yaml, set_key
 
 STAGES = (1, 2)
 
@@ -188,17 +186,15 @@ def load_run(path: str, overrides: typing.Sequence[str] = ()) -> Run:
     for argument in (path, *overrides):
         _check_locale(argument, "on the command line")
     try:
-        values = yaml.load(read_text(Path(path)), Loader=PlainLoader)
+        values = read_yaml(Path(path), "model: configs/base.json")
+        for override in overrides:
+            set_key(values, override)
     except FileNotFoundError:
         raise RunConfigError(
             f"{path}: no such run file; configs/ has some to start from."
         ) from None
-    except yaml.YAMLError as error:
-        raise RunConfigError(f"{path}: not a YAML file: {error}") from error
-    if not isinstance(values, dict):
-        raise RunConfigError(f"{path}: expected keys such as model, tokenizer and stage1.")
-    for override in overrides:
-        _apply_override(values, override)
+    except ValueError as error:
+        raise RunConfigError(str(error)) from error
     run = _build(Run, values, path, "")
     run.training = _check_training(run.training, path, "training")
     for number in STAGES:
@@ -219,23 +215,6 @@ def _check_locale(text: str, where: str) -> None:
             f"{where}: {text!a} cannot be used under the locale in force, whose file names are "
             f"{sys.getfilesystemencoding()}. Set PYTHONUTF8=1 or LC_ALL=C.UTF-8 and start again."
         ) from None
-
-
-def _apply_override(values: dict, override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise RunConfigError(f"override {override!r} is not of the form key.key=value.")
-    *parents, last = key.split(".")
-    for parent in parents:
-        if values.get(parent) is None:
-            values[parent] = {}
-        values = values[parent]
-        if not isinstance(values, dict):
-            raise RunConfigError(f"override {override!r}: {parent} is not a group of keys.")
-    try:
-        values[last] = yaml.load(value, Loader=PlainLoader)
-    except yaml.YAMLError as error:
-        raise RunConfigError(f"override {override!r}: not YAML: {error}") from error
 
 
 def _build(cls, values, path: str, prefix: str):

@@ -2,17 +2,13 @@
 
 import collections
 import heapq
-import math
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 import xxhash
-import yaml
 
 from pretraining.data.corpus import Document
 from pretraining.data.words import HAN
-from pretraining.files import read_text
 from pretraining.tokenizer.vocabulary import CANTONESE
 from tokenization_chinese_modernbert import simplify
 
@@ -81,30 +77,6 @@ def share(texts: list[str], part: float, seed: int) -> list[str]:
     """About this part of the texts, always the same ones."""
     draws = np.array([xxhash.xxh64_intdigest(text, seed) for text in texts], dtype=np.uint64)
     return [text for text, draw in zip(texts, draws / 2**64, strict=True) if draw < part]
-
-
-def read_weights(file: Path | None) -> dict[str, float]:
-    """Weights by domain, from a YAML file with a domain and its weight a line.
-
-    Raises:
-        OSError, ValueError: if the file cannot be read, or a weight is not a number above 0.
-    """
-    if file is None:
-        return {}
-    text = read_text(file)
-    try:
-        weights = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML: {error}") from error
-    if not isinstance(weights, dict):
-        raise ValueError(f"{file}: must hold a domain and its weight a line, as in 'news: 1.5'.")
-    for domain, weight in weights.items():
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not 0 < weight < math.inf:
-            raise ValueError(
-                f"{file}: the weight of {domain!r} is {weight!r}; give a number above 0."
-            )
-    return {str(domain): weight for domain, weight in weights.items()}
 
 
 def check_domains(weights: Mapping[str, float], there: Collection[str]) -> None:

@@ -76,7 +76,7 @@ def test_the_protocol_names_what_decides():
         ("change: more\nseeds: []", "seeds needs one seed or more"),
         ("change: more\nobjective: more", "must be one of masked_tokens, replaced_tokens"),
         ("change: more\ntime_shares: [0.5, 0.4]", "must be above 0 and sum to 1"),
-        ("change: [", "not a YAML file"),
+        ("change: [", "not YAML"),
     ],
 )
 def test_an_experiment_that_cannot_work_is_named(tmp_path, text, message):

@@ -119,3 +119,8 @@ def test_bad_chid_is_named(write, change, message):
     line = {"candidates": IDIOMS, "content": "收拾得#idiom#。", "answer": 1} | change
     with pytest.raises(ValueError, match=message):
         read_chid(write("dev.json", [line], lines=True))
+
+
+def test_a_line_of_chid_that_is_no_object_is_named(write):
+    with pytest.raises(ValueError, match=r"dev\.json, line 1: not a JSON object: \[\]"):
+        read_chid(write("dev.json", [[]], lines=True))

@@ -109,6 +109,13 @@ def test_models_are_named_after_their_folder(tiny_folder):
     assert plan.models[1].file_name == "tiny-random-weights"
 
 
+def test_labels_stay_text_whatever_yaml_1_1_takes_them_for(tmp_path):
+    file = tmp_path / "run.yaml"
+    tasks = "tasks: [{cluener: {labels: [yes, no]}}]"
+    file.write_text(f"models: [majority]\n{tasks}\ndata: d\noutput: o\n", encoding="utf-8")
+    assert read_plan(file, {}).tasks[0].labels == ("yes", "no")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -116,6 +123,7 @@ def test_models_are_named_after_their_folder(tiny_folder):
         ({"tasks": [{"tnews": {"rate": 1}}]}, "'tnews' has an unknown setting 'rate'"),
         ({"tasks": []}, "'tasks' is missing"),
         ({"seeds": 0}, "'seeds' must be an integer of at least 1, got 0"),
+        ({"save_models": "no"}, "'save_models' must be true or false, got 'no'"),
         ({"model": ["a"]}, "unknown key 'model'; the keys are models"),
         ({"models": ["a/b", "c/b"]}, "two models are called 'b'"),
         ({"models": "peer=FOLDER"}, "'models' must be a list"),
@@ -126,6 +134,7 @@ def test_models_are_named_after_their_folder(tiny_folder):
             "borders: 'word' is unknown; there are",
         ),
         ({"tasks": [{"tnews": {"epochs": 0}}]}, "epochs: a whole number above 0 expected, not 0"),
+        ({"tasks": [{"chid": {"blanks": "no"}}]}, "blanks: true or false expected, not 'no'"),
         ({"tasks": [{"tnews": {"learning_rates": 1e-4}}]}, "learning_rates: a list expected"),
         ({"tasks": [{"tnews": {"learning_rates": []}}]}, "learning_rates: numbers above 0 expec"),
         ({"tasks": [{"a": {"columns": {"text": "t"}, "files": {"dev": "d"}}}]}, "train is missing"),

@@ -64,7 +64,7 @@ def test_a_test_set_has_no_entities(write):
     [
         ([{"text": "好"}, {"text": " "}], "line 2: 'text' must be a text that is not empty"),
         ([{"sentence": "好"}], "line 1: 'text'"),
-        ([["好"]], "line 1: expected an object"),
+        ([["好"]], "line 1: not a JSON object"),
         ([{"text": "好", "label": {"name": ["好"]}}], "line 1: 'label' must look like"),
         ([], "holds no examples"),
     ],

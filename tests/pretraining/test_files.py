@@ -4,7 +4,14 @@ import codecs
 
 import pytest
 
-from pretraining.files import decode, read_json, read_text, replacing
+from pretraining.files import (
+    decode,
+    read_json,
+    read_json_lines,
+    read_text,
+    replacing,
+    write_json_lines,
+)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +54,20 @@ def test_what_cannot_be_read_is_named(tmp_path, content, message):
         read_json(tmp_path / "a.json")
 
 
+def test_json_lines_are_numbered_and_empty_ones_are_none(tmp_path):
+    (tmp_path / "a.jsonl").write_text('\ufeff{"a": 1}\r\n\n \n{"a": "\u2028"}\n', encoding="utf-8")
+    assert list(read_json_lines(tmp_path / "a.jsonl")) == [(1, {"a": 1}), (4, {"a": "\u2028"})]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [("{", "not JSON .*one object a line"), ("[]", r"not a JSON object: \[\]")]
+)
+def test_a_line_that_is_no_json_object_is_named(tmp_path, line, message):
+    (tmp_path / "a.jsonl").write_text(f"{{}}\n{line}\n")
+    with pytest.raises(ValueError, match=rf"a\.jsonl, line 2: {message}"):
+        list(read_json_lines(tmp_path / "a.jsonl"))
+
+
 def test_a_file_is_replaced_only_by_a_complete_one(tmp_path):
     file = tmp_path / "folder" / "a.txt"
     with replacing(file) as temporary:
@@ -56,3 +77,10 @@ def test_a_file_is_replaced_only_by_a_complete_one(tmp_path):
         raise RuntimeError
     assert file.read_text(encoding="utf-8") == "whole"
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_json_lines_that_were_written_are_read(tmp_path):
+    rows = [{"text": "一\n二\u2028"}, {"text": "三", "number": 1}]
+    write_json_lines(tmp_path / "a.jsonl", iter(rows))
+    assert list(read_json_lines(tmp_path / "a.jsonl")) == list(enumerate(rows, start=1))
+    assert "一" in (tmp_path / "a.jsonl").read_text(encoding="utf-8")

@@ -69,7 +69,7 @@ def test_the_examples_of_filters_are_some():
         ("lenght: {minimum: 5}", r"no filter 'lenght'; there are length"),
         ("length: {min: 5}", r"length: no threshold 'min'; there are minimum, maximum"),
         ("length: 5", r"length: must hold thresholds"),
-        ("- length", r"must hold filters and their thresholds"),
+        ("- length", r"keys and values expected, such as `length"),
         ("length: {", r"not YAML"),
     ],
 )

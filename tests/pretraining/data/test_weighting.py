@@ -68,9 +68,9 @@ def test_weights_of_domains_that_no_document_has_are_named(tmp_path):
         ("news: many", r"news: the weight 'many' is not a number from 0 up"),
         ("news: -1", r"news: the weight -1 is not"),
         ("news: .inf", r"news: the weight inf is not"),
-        ("news: yes", r"news: the weight True is not"),
+        ("news: true", r"news: the weight True is not"),
         ("2024: 1.5", r"domain 2024: not a text"),
-        ("- news", r"must hold domains and their weights"),
+        ("- news", r"keys and values expected, such as `news"),
         ("news: {", r"not YAML"),
     ],
 )

@@ -193,7 +193,7 @@ def test_a_stage_that_is_not_there_is_refused(write):
 def test_a_missing_or_broken_file_is_named(write, tmp_path):
     with pytest.raises(RunConfigError, match=r"nowhere\.yaml: no such run file"):
         load_run(str(tmp_path / "nowhere.yaml"))
-    with pytest.raises(RunConfigError, match=r"run.yaml: not a YAML file"):
+    with pytest.raises(RunConfigError, match=r"run.yaml: not YAML"):
         load_run(write("model: [unclosed"))
-    with pytest.raises(RunConfigError, match="expected keys"):
+    with pytest.raises(RunConfigError, match="keys and values expected"):
         load_run(write("- a list"))

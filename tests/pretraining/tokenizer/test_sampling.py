@@ -6,13 +6,7 @@ import random
 import pytest
 
 from pretraining.data.corpus import Document
-from pretraining.tokenizer.sampling import (
-    Sample,
-    check_domains,
-    read_weights,
-    script_of,
-    share,
-)
+from pretraining.tokenizer.sampling import Sample, check_domains, script_of, share
 
 
 @pytest.mark.parametrize(
@@ -72,30 +66,6 @@ def test_a_share_of_texts_is_nested_and_about_as_large_as_asked():
     parts = [share(texts, part, seed=0) for part in (0.0, 0.1, 0.5, 1.0)]
     assert [len(part) / 2_000 for part in parts] == pytest.approx([0, 0.1, 0.5, 1], abs=0.03)
     assert all(set(less) < set(more) for less, more in itertools.pairwise(parts))
-
-
-def test_weights_are_read_from_a_file_and_none_are_needed(tmp_path):
-    (tmp_path / "weights.yaml").write_text("news: 2\nlaw: 0.5  # less\n", encoding="utf-8")
-    assert read_weights(tmp_path / "weights.yaml") == {"news": 2, "law": 0.5}
-    assert read_weights(None) == {}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("news", "must hold a domain and its weight a line"),
-        ("news: [", "not YAML"),
-        ("news: 0", "the weight of 'news' is 0; give a number above 0"),
-        ("news: yes", "the weight of 'news' is True"),
-        ("news: .nan", "the weight of 'news' is nan"),
-        ("news: much", "the weight of 'news' is 'much'"),
-    ],
-)
-def test_a_bad_file_of_weights_is_named(tmp_path, content, message):
-    file = tmp_path / "weights.yaml"
-    file.write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=f"weights.yaml: {message}"):
-        read_weights(file)
 
 
 def test_a_weight_of_a_domain_that_is_not_there_is_refused():

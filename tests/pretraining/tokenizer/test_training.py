@@ -113,6 +113,8 @@ def test_a_weighted_domain_is_shown_so_many_times_as_often():
     weighted = shown({"dialogue": 1.5, "law": 0.05})
     assert weighted["dialogue"] / by_itself["dialogue"] == pytest.approx(1.5, rel=0.02)
     assert weighted["law"] / by_itself["law"] == pytest.approx(0.05, rel=0.4)
+    without = shown({"law": 0})
+    assert without["law"] == 0 < without["dialogue"]
 
 
 def test_a_weighted_domain_wins_the_entries():
