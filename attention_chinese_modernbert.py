@@ -173,7 +173,7 @@ def make_plan(
         grid = grid_of_tiles(stream, smallest=1 + compiled)
         if trains_by_products:
             global_mask = additive(grid.visible(None), dtype)
-    elif not is_built_in(backend) or (compiled and (backend == "eager" or training)):
+    elif not is_built_in(backend) or (compiled and backend == "eager"):
         grid = grid_of_documents(stream, smallest=1 + compiled)
     if compiled:
         extent = torch.empty(stream.longest, 0)

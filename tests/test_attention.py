@@ -364,6 +364,13 @@ def test_varlen_kernels_are_told_the_documents_and_the_window(
     assert set(loaded) == ({name} if name != "varlen_attention" else set())
 
 
+@pytest.mark.parametrize("name", ["varlen_attention", "flash_attention_2", "flex_attention"])
+def test_kernels_that_take_the_stream_get_no_rows_in_a_compiled_graph_either(name):
+    stream = stream_of(FORMS["packed"]())
+    plan = make_plan(stream, {}, name, {None, 64}, torch.bfloat16, compiled=True)
+    assert torch.is_grad_enabled() and plan.grid is None
+
+
 # --- flex_attention -------------------------------------------------------------------------------
 
 
