@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from common import ROOT
+from pretraining.run.time_limit import run_at_most
 
 
 def parts(output: Path, tiny: bool) -> dict[str, tuple[int, list[str]]]:
@@ -49,18 +50,16 @@ def run(name: str, limit: int, command: list[str], output: Path) -> bool:
     """Runs a part, prints its output and keeps it as a log; returns whether it succeeded."""
     print(f"\n== {name} (at most {limit} s)\n$ python benchmarks/{' '.join(command)}", flush=True)
     start = time.perf_counter()
+    script, *arguments = command
     with open(output / f"{name}.log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "benchmarks" / command[0]), *command[1:]],
+        code = run_at_most(
+            limit,
+            [sys.executable, str(ROOT / "benchmarks" / script), *arguments],
             cwd=ROOT,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-        try:
-            code = process.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
+        if code is None:
             log.write(f"\nstopped after {limit} s\n")
     print((output / f"{name}.log").read_text(encoding="utf-8"))
     print(f"{name}: {'ok' if code == 0 else 'FAILED'} in {time.perf_counter() - start:.0f} s")
