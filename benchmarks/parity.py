@@ -147,8 +147,10 @@ def main() -> None:
         for dtype_name, dtype in DTYPES.items():
             if dtype == torch.float32 and ("flash" in backend or "varlen" in backend):
                 continue  # these kernels take half precision only, the model refuses
-            for entry in check(backend, dtype, device, arguments.longest):
-                told.setdefault(f"{backend} {dtype_name}", []).append(entry)
+            entries = check(backend, dtype, device, arguments.longest)
+            told[f"{backend} {dtype_name}"] = entries
+            write_json(arguments.output / "parity.json", told)  # the next backend may hang
+            for entry in entries:
                 failed += not entry["ok"]
                 figures = (
                     f"{entry[what]:.1e} of {entry[f'{what}_allowed']:.1e}" if what in entry else ""
@@ -156,7 +158,6 @@ def main() -> None:
                 )
                 cells = [backend, dtype_name, entry["input"], entry["form"], *figures]
                 print("| " + " | ".join(cells) + (" | ok |" if entry["ok"] else " | FAILED |"))
-    write_json(arguments.output / "parity.json", told)
     if failed:
         sys.exit(f"{failed} comparisons failed.")
 

@@ -139,6 +139,18 @@ def test_parity_finds_a_backend_that_is_off_by_one(monkeypatch):
     assert wrong["leak probe"] and wrong["one token"]  # a narrower window leaks nothing
 
 
+def test_parity_keeps_what_is_known_when_a_backend_breaks(tmp_path, run_script, monkeypatch):
+    def check(backend, *_):
+        if backend == "sdpa":
+            raise RuntimeError("no such kernel")
+        return [{"input": "mixed", "form": "packed", "ok": True}]
+
+    monkeypatch.setattr(parity, "check", check)
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        run_script(parity, "--backends", "eager", "sdpa", "--output", tmp_path)
+    assert set(json.loads((tmp_path / "parity.json").read_text())) == {"eager fp32", "eager bf16"}
+
+
 def test_no_figures_are_given_for_states_that_differ(monkeypatch):
     speed.check_parity(TINY, "sdpa", torch.float32, CPU)
     build = speed.build
