@@ -35,9 +35,9 @@ def parts(output: Path, tiny: bool) -> dict[str, tuple[int, list[str]]]:
         training += ["--size", "configs/tiny.json", "--steps", "20"]
         training += ["--rows", "4", "--seq_len", "128"]
     else:
-        limits = {"parity": 150, "throughput": 330, "training": 120}
+        limits = {"parity": 150, "throughput": 330, "training": 180}
         throughput += ["--layers", "28", "--rounds", "5", "--scale", "8"]
-        training += ["--size", "configs/base.json", "--steps", "300"]
+        training += ["--size", "configs/base.json", "--steps", "150"]
     if cuda:  # on a CPU it would take longer than all the rest
         training += ["--compile"]
     commands = {"parity": parity, "throughput": throughput, "training": training}

@@ -53,19 +53,27 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
+    tenth = arguments.steps // 10
+    if tenth < 1:
+        parser.error("--steps must be at least 10: the first tenth of them is not timed.")
     device = default_device()
     torch.manual_seed(0)
     config = ChineseModernBertConfig.from_json_file(arguments.size)
-    model = ChineseModernBertForMaskedLM(config).to(device).train()
+    with device:
+        model = ChineseModernBertForMaskedLM(config).train()
     run = torch.compile(model) if arguments.compile else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate, fused=True)
     corpus = packed_corpus(arguments.seq_len, device)
     generator = torch.Generator(device=device).manual_seed(0)
-    losses, start, first = [], time.perf_counter(), 0
-    for step in range(arguments.steps):
-        if step == arguments.steps // 10:  # the first steps load, compile and warm up
-            losses[-1:] = [float(loss) for loss in losses[-1:]]  # waits for the device
-            start, first = time.perf_counter(), step
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        backend, reason = model.attention_backend()
+    losses: list[torch.Tensor | float] = []
+    told = {
+        "parameters": model.num_parameters(),
+        "attention": f"{backend} ({reason})",
+        "losses": losses,
+    }
+    for step in range(1, arguments.steps + 1):
         rows = torch.randint(
             len(corpus["input_ids"]), (arguments.rows,), generator=generator, device=device
         )
@@ -82,24 +90,18 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.detach())
-        if step % max(1, arguments.steps // 10) == 0:
-            print(f"step {step}: loss {float(losses[-1]):.3f}", flush=True)
-    losses = [float(loss) for loss in losses]
-    seconds = time.perf_counter() - start
-    tokens = (arguments.steps - first) * arguments.rows * arguments.seq_len
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        backend, reason = model.attention_backend()
-    told = {
-        "parameters": model.num_parameters(),
-        "attention": f"{backend} ({reason})",
-        "tokens_per_second": tokens / seconds,
-        "losses": losses,
-    }
-    if device.type == "cuda":
-        told["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-    write_json(arguments.output / "train_steps.json", told)
-    tail = max(1, arguments.steps // 10)
-    begun, ended = (sum(part) / tail for part in (losses[:tail], losses[-tail:]))
+        if step % tenth == 0 or step == arguments.steps:
+            losses[:] = map(float, losses)  # waits for the device
+            if step == tenth:  # the first steps load, compile and warm up
+                start = time.perf_counter()
+            else:
+                tokens = (step - tenth) * arguments.rows * arguments.seq_len
+                told["tokens_per_second"] = tokens / (time.perf_counter() - start)
+            if device.type == "cuda":
+                told["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            write_json(arguments.output / "train_steps.json", told)  # should it be stopped
+            print(f"step {step}: loss {losses[-1]:.3f}", flush=True)
+    begun, ended = (sum(part) / tenth for part in (losses[:tenth], losses[-tenth:]))
     print(f"{told['parameters'] / 1e6:.1f} M parameters, attention: {told['attention']}")
     print(f"{told['tokens_per_second']:,.0f} tokens/s; loss {begun:.3f} -> {ended:.3f}")
     if not ended < begun:
