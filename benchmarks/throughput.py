@@ -17,6 +17,7 @@ No figures are printed for a model whose states differ from the eager reference.
 
 import argparse
 import dataclasses
+import gc
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from length import cost_against_length, draw
 from memory import peak_memory
 from pretraining.files import write_json
 from sides import OURS, Comparison, Shape, build, encoder, sides_of
-from speed import HEADER, Result, inference, training
+from speed import HEADER, inference, training
 
 PARTS = ["inference", "training", "memory", "length"]
 
@@ -44,7 +45,10 @@ class Workloads:
 
 
 def workloads_of(scale: int, tiny: bool) -> Workloads:
-    """The workloads of a GPU have `scale` times as many documents."""
+    """The workloads, with `scale` times as many documents in inference.
+
+    Not in training, whose states for the backward pass fill a GPU of 80 GB at 28 layers.
+    """
     if tiny:
         return Workloads(
             inference={"inference, 2 × 40": [40, 40], "inference, 2 × 32–64": [32, 64]},
@@ -55,11 +59,11 @@ def workloads_of(scale: int, tiny: bool) -> Workloads:
         )
     return Workloads(
         inference={
-            "inference, 8 × 512": [512] * 8 * scale,
-            "inference, 16 × 32–512": mixed_lengths(16 * scale, 512),
-            "inference, 1 × 8,192": [8192] * scale,
+            f"inference, {8 * scale} × 512": [512] * 8 * scale,
+            f"inference, {16 * scale} × 32–512": mixed_lengths(16 * scale, 512),
+            f"inference, {scale} × 8,192": [8192] * scale,
         },
-        training_count=8 * scale,
+        training_count=8,
         training_row=1024,
         memory=8192,
         lengths=[512, 1024, 2048, 4096, 8192, 16_384, 32_768],
@@ -76,7 +80,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16", "fp32"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scale", type=int, default=1, help="how many times larger, for a GPU")
+    parser.add_argument(
+        "--scale", type=int, default=1, help="times as many documents in inference, for a GPU"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--compile", action="store_true", help="add compiled sides")
     parser.add_argument("--no_peers", action="store_true", help="leave the peers out")
@@ -110,21 +116,29 @@ def main() -> None:
     facts = machine(device)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print(f"{shape.layers} layers × {shape.hidden}, {shape.heads} heads\n\n{HEADER}")
-    told: dict[str, object] = {"machine": facts, "shape": vars(shape)}
-    results: list[Result] = []
+    results: list[dict] = []
+    told: dict[str, object] = {"machine": facts, "shape": vars(shape), "results": results}
+
+    def end_part() -> None:
+        """Writes what is known, should the next part be stopped, and frees what is left behind."""
+        write_json(arguments.output / "throughput.json", told)
+        gc.collect()  # compiled layers refer to themselves
+
     if "inference" in arguments.parts:
-        results += inference(comparison, workloads.inference, arguments.dtypes)
+        results += map(vars, inference(comparison, workloads.inference, arguments.dtypes))
+        end_part()
     if "training" in arguments.parts:
         count, row = workloads.training_count, workloads.training_row
-        results += training(comparison, count, row, arguments.dtypes)
-    told["results"] = [vars(result) for result in results]
+        results += map(vars, training(comparison, count, row, arguments.dtypes))
+        end_part()
     if "memory" in arguments.parts:
         told["peak_memory_mib"] = peak_memory(comparison, workloads.memory)
+        end_part()
     if "length" in arguments.parts:
         costs = cost_against_length(comparison, workloads.lengths)
         told["microseconds_per_token"] = costs
+        end_part()
         draw(costs, shape, arguments.output / "length.png")
-    write_json(arguments.output / "throughput.json", told)
 
 
 if __name__ == "__main__":
