@@ -22,9 +22,9 @@ def cost_against_length(comparison: Comparison, lengths: list[int]) -> dict[str,
         Label -> length -> microseconds, medians over the rounds. Prints the same as a table.
     """
     costs: dict[str, dict[int, float]] = {}
-    shape, device = comparison.shape, comparison.device
+    device = comparison.device
     models = {
-        label: side.ready(encoder(side.build(shape)).to(device, torch.bfloat16))
+        label: side.ready(encoder(comparison.build(side)).to(torch.bfloat16))
         for label, side in comparison.sides.items()
     }
     for length in lengths:

@@ -1,9 +1,10 @@
 """Peak memory of a forward over one long document, for every side of a comparison.
 
-Each side runs in a process of its own, which is this file as a script: what one side has allocated
-would otherwise count for the next.
+A GPU's peak can be reset. On a CPU each side runs in a process of its own, which is this file as a
+script: what one side has allocated would otherwise count for the next.
 """
 
+import gc
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from common import default_device
+from common import CPU
 from inputs import padded_batch
 from sides import Comparison, Shape, Side, encoder
 
@@ -25,7 +26,8 @@ def peak_memory(comparison: Comparison, length: int) -> dict[str, float]:
     Returns:
         Label -> MiB; empty where the system tells no peak.
     """
-    if not (torch.cuda.is_available() or Path("/proc/self/clear_refs").exists()):
+    on_gpu = comparison.device.type == "cuda"
+    if not (on_gpu or Path("/proc/self/clear_refs").exists()):
         print("\nNo peak memory: it is read from /proc, which this system does not have.")
         return {}
     print(f"\n| peak memory, 1 × {length:,}, bf16 | MiB |\n|---|---|")
@@ -33,17 +35,22 @@ def peak_memory(comparison: Comparison, length: int) -> dict[str, float]:
     for label, side in comparison.sides.items():
         if side.compiler is not None:
             continue
-        job = {"side": asdict(side), "shape": asdict(comparison.shape), "length": length}
-        command = [sys.executable, __file__, json.dumps(job)]
-        finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        peaks[label] = float(finished.stdout.split()[-1])
+        if on_gpu:
+            gc.collect()
+            peaks[label] = forward_memory(side, comparison.shape, length, comparison.device)
+        else:
+            job = {"side": asdict(side), "shape": asdict(comparison.shape), "length": length}
+            command = [sys.executable, __file__, json.dumps(job)]
+            finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            peaks[label] = float(finished.stdout.split()[-1])
         print(f"| {label} | {peaks[label]:,.0f} |", flush=True)
     return peaks
 
 
 def forward_memory(side: Side, shape: Shape, length: int, device: torch.device) -> float:
     """MiB that one forward adds to this process, or to the GPU."""
-    model = encoder(side.build(shape)).to(device, torch.bfloat16)
+    with device:
+        model = encoder(side.build(shape)).to(torch.bfloat16)
     batch = padded_batch([length], device)
     with torch.inference_mode():
         model(**padded_batch([16], device))  # loads what the first call loads
@@ -67,7 +74,7 @@ def _resident_memory(entry: str) -> float:
 def main() -> None:
     job = json.loads(sys.argv[1])
     side, shape = Side(**job["side"]), Shape(**job["shape"])
-    print(forward_memory(side, shape, job["length"], default_device()))
+    print(forward_memory(side, shape, job["length"], CPU))
 
 
 if __name__ == "__main__":

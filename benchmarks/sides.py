@@ -67,8 +67,15 @@ class Comparison:
     device: torch.device
     rounds: int
 
+    def build(self, side: Side) -> torch.nn.Module:
+        """A side's model on the device, where its weights are drawn: a CPU takes seconds for it."""
+        with self.device:
+            return side.build(self.shape)
 
-def sides_of(backends: list[str | None], peers: bool, compiler: str | None) -> dict[str, Side]:
+
+def sides_of(
+    backends: list[str | None], peers: bool, compiler: str | None, compiled_peer: bool = True
+) -> dict[str, Side]:
     """All sides by their labels.
 
     Args:
@@ -76,6 +83,7 @@ def sides_of(backends: list[str | None], peers: bool, compiler: str | None) -> d
         peers: whether ModernBERT and BERT take part.
         compiler: backend of `torch.compile` for a compiled side beside each but BERT's; None: no
             compiled sides.
+        compiled_peer: whether ModernBERT has a compiled side.
     """
     sides = {f"{OURS} ({backend})": Side(OURS, backend) for backend in backends}
     if peers:
@@ -86,7 +94,7 @@ def sides_of(backends: list[str | None], peers: bool, compiler: str | None) -> d
                 side.name, side.backend, compiler
             )
             for label, side in sides.items()
-            if side.name != BERT
+            if side.name == OURS or (side.name == MODERNBERT and compiled_peer)
         }
     return sides
 

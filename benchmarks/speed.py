@@ -70,7 +70,8 @@ def check_parity(
     states = {}
     batch = padded_batch([300, 7, 131, 64], device)
     for name in ("eager", backend):
-        model = encoder(build(OURS, shape, name)).to(device, dtype)
+        with device:
+            model = encoder(build(OURS, shape, name)).to(dtype)
         with torch.inference_mode():
             states[name] = model(**batch).last_hidden_state.float()
         del model
@@ -121,7 +122,7 @@ def inference(
             if side.name == OURS and side.compiler is None:
                 check_parity(shape, side.backend, dtype, device)
         models = {
-            label: side.ready(encoder(side.build(shape)).to(device, dtype))
+            label: side.ready(encoder(comparison.build(side)).to(dtype))
             for label, side in comparison.sides.items()
         }
         product, product_flops = matrix_product(shape.config(), dtype, device)
@@ -152,7 +153,7 @@ def training(comparison: Comparison, count: int, row: int, dtypes: list[str]) ->
     for dtype_name in dtypes:
         runs = {}
         for label, side in comparison.sides.items():
-            model = side.build(shape).to(device).train()
+            model = comparison.build(side).train()
             optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
             batch, forward = packed if side.name == OURS else padded, side.ready(model)
 

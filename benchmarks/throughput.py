@@ -87,6 +87,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="add compiled sides")
     parser.add_argument("--no_peers", action="store_true", help="leave the peers out")
     parser.add_argument(
+        "--no_compiled_peer",
+        action="store_true",
+        help="leave out the compiled ModernBERT, whose one large graph takes minutes at 28 layers",
+    )
+    parser.add_argument(
         "--tiny",
         action="store_true",
         help="a tiny shape, to try the script; on a CPU it compiles without generating code",
@@ -109,7 +114,8 @@ def main() -> None:
     if arguments.compile:
         # Generating and compiling C++ for a CPU takes minutes.
         compiler = "eager" if arguments.tiny and device.type == "cpu" else "inductor"
-    sides = sides_of(backends, peers=not arguments.no_peers, compiler=compiler)
+    compiled_peer = not arguments.no_compiled_peer
+    sides = sides_of(backends, not arguments.no_peers, compiler, compiled_peer)
     comparison = Comparison(shape, sides, device, arguments.rounds)
     workloads = workloads_of(arguments.scale, arguments.tiny)
 

@@ -178,6 +178,8 @@ def test_every_side_has_its_label():
         f"{OURS} (sdpa, compiled)",
         "ModernBERT (compiled)",
     ]
+    fewer = sides_of(["sdpa"], peers=True, compiler="inductor", compiled_peer=False)
+    assert list(fewer)[-2:] == ["BERT", f"{OURS} (sdpa, compiled)"]
 
 
 def test_ratios_are_taken_within_a_round(capsys):
