@@ -39,14 +39,13 @@ card: $(VENV)/installed
 soak: $(VENV)/test-installed
 	$(BIN)/python tests/soak.py --kills 20
 
-# On a machine with a GPU, its own Python packages and no network.
+# On a machine with a GPU, its own Python packages and no network: at most eight files in OUT.
 gpu:
-	$(PYTHON) benchmarks/gpu.py
+	$(PYTHON) benchmarks/gpu.py --output $(or $(OUT),runs/gpu)
 
 # On such a machine, too: trains for eight minutes on rows that experiments/gpu_train/pack.py packed.
-OUT ?= runs/gpu_train/output
 gpu-train:
-	$(PYTHON) -m experiments.gpu_train.train --output $(OUT)
+	$(PYTHON) -m experiments.gpu_train.train --output $(or $(OUT),runs/gpu_train/output)
 
 # The mark is written last, so an interrupted installation is started again.
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -84,6 +84,8 @@ def test_a_failing_part_does_not_stop_the_others(tmp_path, monkeypatch, run_scri
     assert "stopped after 0.2 s" in (output / "slow.log").read_text()
     assert "no such kernel" in (output / "broken.log").read_text()
     assert "two tables" in capfd.readouterr().out
+    with pytest.raises(SystemExit, match="failed: slow, broken, good"):
+        run_script(gpu, "--tiny", "--minutes", 0, "--output", output)
 
 
 def test_each_script_finds_the_repository_and_make_gpu_needs_no_optional_package(tmp_path):
