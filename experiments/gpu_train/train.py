@@ -11,39 +11,32 @@ the figures on held-out rows. `--tiny` tries all of it with tiny shapes, on the 
 
 import argparse
 import dataclasses
-import gc
 import os
 import platform
 import shutil
 import sys
 import time
-import traceback
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import Trainer, TrainerCallback, set_seed
+from transformers import TrainerCallback
 
 from experiments.gpu_train.pack import HELD_OUT, PACKED, ROOT, TRAIN
 from experiments.gpu_train.packed_rows import unpack
 from experiments.gpu_train.parts import check_fits, split
-from experiments.learning_per_hour.experiment import with_steps
+from experiments.gpu_train.ways import RUN_FILE, WAYS, first_that_works, settings_of, trainer_of
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.encoding import open_with_tokenizer
 from pretraining.data.rows import read_manifest
 from pretraining.model_report import predict, report
 from pretraining.run.configuration import load_run
 from pretraining.run.evaluation import evaluation_collator
-from pretraining.run.flops import synchronized
 from pretraining.run.log import LOG_FILE, JsonLinesLog
 from pretraining.run.model_folder import save_model_folder
-from pretraining.run.settings import StageSettings, check_stage
-from pretraining.run.stage_data import StageData, open_data
-from pretraining.run.trainer import make_model, make_trainer, summary
+from pretraining.run.settings import StageSettings
 
-RUN_FILE = Path(__file__).with_name("run.yaml")
 REPORT = "report.md"
 NAME = "gpu-train"  # in the card of the model
 
@@ -59,56 +52,8 @@ TINY = (
     "stage1.training.per_device_train_batch_size=4",
 )
 
-# Steps in which compilation and memory settle, and steps that are timed.
-WARM_UP, TIMED = 10, 30
-
 # Kept back for saving and evaluating; training ends early rather than take from the second half.
 ENDING_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class Way:
-    """A way to train, of which the first that works is taken.
-
-    Attributes:
-        overrides: of the run file.
-        attention: the attention backend, or None for the model's choice.
-    """
-
-    name: str
-    overrides: tuple[str, ...] = ()
-    attention: str | None = None
-
-
-WAYS = (
-    Way("as the run file says"),
-    Way("not compiled", ("training.torch_compile=false",)),
-    Way("not compiled, sdpa", ("training.torch_compile=false",), "sdpa"),
-)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """What a way was measured at.
-
-    Attributes:
-        step_seconds: of an optimizer step.
-        start_seconds: from the first to the end of the warm-up.
-    """
-
-    step_seconds: float
-    start_seconds: float
-
-
-class Clock(TrainerCallback):
-    """Notes when the warm-up and when the timed steps are over."""
-
-    def __init__(self):
-        self.times = {}
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step in (WARM_UP, WARM_UP + TIMED):
-            self.times[state.global_step] = synchronized(args.device)
 
 
 class Deadline(TrainerCallback):
@@ -167,13 +112,13 @@ def train_and_report(packed: Path, output: Path, overrides: list[str], end: floa
     output.mkdir(parents=True, exist_ok=True)
     read_manifest(packed / TRAIN)
     overrides = [*overrides, f"stage1.train_rows={work / 'rows' / TRAIN}"]
-    check_fits(weight_bytes(settings_of(overrides, WAYS[0], steps=WARM_UP + TIMED)))
+    check_fits(weight_bytes(settings_of(overrides, WAYS[0], steps=1)))
     held_out = [work / "rows" / each.name for each in sorted((packed / HELD_OUT).glob("*"))]
     unpack(packed / TRAIN, work / "rows" / TRAIN)
     for folder in held_out:
         unpack(packed / HELD_OUT / folder.name, folder)
     way, speed, failures = first_that_works(overrides)
-    left = end - time.perf_counter() - speed.start_seconds
+    left = end - time.perf_counter() - speed.next_start_seconds
     steps = max(1, int(left / speed.step_seconds))
     print(f"{way.name}: {speed}; {left:.0f} s are left, so {steps:,} steps", flush=True)
     extra = [ReturnedLog(output / LOG_FILE), Deadline(end + ENDING_SECONDS / 2)]
@@ -196,63 +141,10 @@ def train_and_report(packed: Path, output: Path, overrides: list[str], end: floa
     write_report(settings.final, held_out, output / REPORT)
 
 
-def settings_of(overrides: list[str], way: Way, steps: int) -> StageSettings:
-    """The stage's settings for a number of steps.
-
-    Raises:
-        OSError, ValueError: naming the file or key that cannot work.
-    """
-    overrides = with_steps([*overrides, *way.overrides], {1: steps}, RUN_FILE)
-    return check_stage(load_run(str(RUN_FILE), overrides), 1, alone=True)
-
-
 def weight_bytes(settings: StageSettings) -> int:
     """Bytes of the model's weights in bf16."""
     with torch.device("meta"):
         return 2 * ChineseModernBertForMaskedLM(settings.config).num_parameters()
-
-
-def trainer_of(
-    overrides: list[str], way: Way, steps: int, callbacks: list[TrainerCallback]
-) -> tuple[Trainer, StageSettings, StageData]:
-    """A Trainer that is ready, with a fresh model."""
-    settings = settings_of(overrides, way, steps)
-    set_seed(settings.run.seed)
-    data, model = open_data(settings), make_model(settings)
-    if way.attention is not None:
-        model.set_attn_implementation(way.attention)
-    print(summary(settings, data, model, start=None), flush=True)
-    return make_trainer(settings, data, model, callbacks), settings, data
-
-
-def first_that_works(overrides: list[str]) -> tuple[Way, Speed, dict[str, str]]:
-    """The first way that trains some steps, its speed, and why those before it do not.
-
-    Raises:
-        RuntimeError: if none does.
-    """
-    failures = {}
-    for way in WAYS:
-        try:
-            return way, speed_of(overrides, way), failures
-        except Exception as error:  # whatever kernels and compilers raise
-            traceback.print_exc()
-            failures[way.name] = f"{type(error).__name__}: {error}"[:500]
-        finally:
-            torch.compiler.reset()
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-    raise RuntimeError(f"no way to train works: {failures}")
-
-
-def speed_of(overrides: list[str], way: Way) -> Speed:
-    """Trains some steps through all the schedules, so that the mask rate has its mean."""
-    clock, begun = Clock(), time.perf_counter()
-    trainer, _, _ = trainer_of(overrides, way, WARM_UP + TIMED, [clock])
-    trainer.train()
-    ready, done = clock.times.values()
-    return Speed(step_seconds=(done - ready) / TIMED, start_seconds=ready - begun)
 
 
 def write_report(model: Path, held_out: list[Path], file: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerControl, TrainerState
 
 from corpora import many_texts, prepare, write_corpus
-from experiments.gpu_train import join, pack, packed_rows, parts, train
+from experiments.gpu_train import join, pack, packed_rows, parts, train, ways
 from pretraining.data.rows import open_rows
 from test_layout import GRAPH, ROOT
 
@@ -95,30 +95,41 @@ def test_no_room_and_damage_are_named(rows_of, packed, tmp_path):
         packed_rows.unpack(tmp_path / "cut", tmp_path / "rows")
 
 
-def test_it_trains_and_what_comes_back_is_the_model_that_was_trained(
-    packed, tmp_path, run_command, monkeypatch, workspace, capsys
-):
-    monkeypatch.setattr(train, "WARM_UP", 2)
-    monkeypatch.setattr(train, "TIMED", 2)
-    monkeypatch.setattr(parts, "PART", 2**20)  # the weights take more than one
+@pytest.fixture
+def train_here(packed, tmp_path, run_command, monkeypatch, workspace):
+    """Gives `train_here()`: trains a few steps with tiny shapes; returns what is to come back."""
+    speed = ways.Speed(step_seconds=6.0, start_seconds=0.0, compiled=False)  # of thirty seconds
+    monkeypatch.setattr(ways, "measured", lambda *_: speed)
     work, output = tmp_path / "work", tmp_path / "output"
-    run_command(
-        *(train, f"model={workspace / 'model.json'}", f"output_dir={work}", "--tiny"),
-        *("--packed", packed, "--output", output, "--minutes", 1.05),
-    )
+
+    def run():
+        run_command(
+            *(train, f"model={workspace / 'model.json'}", f"output_dir={work}", "--tiny"),
+            *("--packed", packed, "--output", output, "--minutes", 1.5),
+        )
+        return output
+
+    return run
+
+
+def test_it_trains_and_what_comes_back_is_the_model_that_was_trained(
+    train_here, tmp_path, run_command, monkeypatch
+):
+    monkeypatch.setattr(parts, "PART", 2**20)  # the weights take more than one
+    output = train_here()
     files = {file.name: file.stat().st_size for file in output.iterdir()}
     assert len(files) <= 8 and max(files.values()) <= parts.PART
     assert {"weights-0", "weights-1", train.REPORT, train.LOG_FILE} <= files.keys()
     assert "| held-out | masked tokens |" in (output / train.REPORT).read_text(encoding="utf-8")
     log = [json.loads(line) for line in (output / train.LOG_FILE).read_text().splitlines()]
     told = json.loads((output / parts.INDEX).read_text())
-    assert [entry["step"] for entry in log if "loss" in entry][-1] == told["steps"] >= 1
+    assert [entry["step"] for entry in log if "loss" in entry][-1] == told["steps"] > 1
     assert told["failed_ways"] == {}
 
     run_command(join, output, "--output", tmp_path / "model")
     texts = "早市六点开门，卖菜的人来得早。"
     logits = []
-    for folder in (work / "stage1" / "final", tmp_path / "model"):
+    for folder in (tmp_path / "work" / "stage1" / "final", tmp_path / "model"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
         model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()
         assert model.dtype == torch.bfloat16
@@ -142,15 +153,44 @@ def test_it_needs_no_package_that_only_preparation_has():
 
 
 def test_what_does_not_work_is_told_and_the_next_way_is_tried(monkeypatch, capsys):
-    def speed_of(overrides, way):
-        if way.name != train.WAYS[1].name:
+    def measured(overrides, way):
+        if way is not ways.WAYS[1]:
             raise RuntimeError("no such kernel")
-        return train.Speed(step_seconds=1.0, start_seconds=2.0)
+        return ways.Speed(step_seconds=1.0, start_seconds=2.0, compiled=False)
 
-    monkeypatch.setattr(train, "speed_of", speed_of)
-    way, speed, failures = train.first_that_works([])
-    assert (way, speed.step_seconds) == (train.WAYS[1], 1.0)
-    assert failures == {train.WAYS[0].name: "RuntimeError: no such kernel"}
+    monkeypatch.setattr(ways, "measured", measured)
+    way, speed, failures = ways.first_that_works([])
+    assert (way, speed.step_seconds) == (ways.WAYS[1], 1.0)
+    assert failures == {ways.WAYS[0].name: "no such kernel"}
+
+
+def test_a_way_is_measured_by_a_command_that_tells_what_went_wrong(
+    rows_of, tmp_path, run_command, monkeypatch, workspace
+):
+    monkeypatch.setattr(ways, "WARM_UP", 2)
+    monkeypatch.setattr(ways, "TIMED", 3)
+    monkeypatch.chdir(ROOT)  # where it is started
+    told, file = [], tmp_path / "speed.json"
+    for model in (workspace / "model.json", tmp_path / "absent.json"):
+        overrides = (f"model={model}", f"output_dir={tmp_path / 'work'}")
+        overrides += (f"stage1.train_rows={rows_of / 'train'}",)
+        run_command(*(ways, "--way", 1, "--output", file), *train.TINY, *overrides)
+        told.append(json.loads(file.read_text()))
+    assert 0 < told[0]["step_seconds"] < 60 and not told[0]["compiled"]
+    assert told[1]["error"].endswith("absent.json does not exist.")
+
+
+def test_a_way_that_takes_too_long_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(ways, "MEASURING_SECONDS", 0.1)
+    with pytest.raises(RuntimeError, match=r"not measured within 0\.1 s"):
+        ways.measured([f"output_dir={tmp_path}"], ways.WAYS[0])
+
+
+def test_one_slow_step_does_not_count_for_all(monkeypatch):
+    monkeypatch.setattr(ways, "WARM_UP", 2)
+    speed = ways.speed_from(begun=1.0, ends=[50, 51, 52, 90, 91, 92], compiled=True)
+    assert (speed.step_seconds, speed.start_seconds) == (1.0, 48.0)
+    assert speed.next_start_seconds == 24.0
 
 
 def test_training_ends_when_its_time_is_up():
