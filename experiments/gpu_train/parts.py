@@ -11,7 +11,7 @@ from pretraining.files import new_folder, read_json, sha256_of, write_json
 
 MIB = 1 << 20
 PART = 15 * MIB
-MOST_PARTS = 4  # of eight files that come back: beside them the archive, parts.json, log and report
+MOST_PARTS = 4  # of eight files that come back: beside them archive, index, and log or report
 
 WEIGHTS, ARCHIVE, INDEX = "model.safetensors", "folder.tar.xz", "parts.json"
 

@@ -4,9 +4,10 @@
 
 Needs torch, transformers, accelerate, pyarrow and what they depend on, and no network. The packed
 rows are unpacked, the speed is measured, and the recipe of run.yaml is trained for as many steps as
-the time allows, its schedules stretched to them. OUTPUT then holds at most eight files of at most
-15 MiB: the weights in bf16, what else belongs to the model folder, the log, and `report.md` with
-the figures on held-out rows. `--tiny` tries all of it with tiny shapes, on the CPU.
+the time allows, its schedules stretched to them. OUTPUT then holds at most seven files of at most
+15 MiB: the weights in bf16, what else belongs to the model folder, the log included, and
+`report.md` with the figures on held-out rows. `--tiny` tries all of it with tiny shapes, on the
+CPU.
 """
 
 import argparse
@@ -69,7 +70,7 @@ class Deadline(TrainerCallback):
 
 
 class ReturnedLog(JsonLinesLog):
-    """The log once more, where it comes back even if the run is ended from outside.
+    """The log once more while training goes on, where it comes back if the run is killed.
 
     A class of its own, because Trainer warns of two callbacks of one class.
     """
@@ -137,6 +138,7 @@ def train_and_report(packed: Path, output: Path, overrides: list[str], end: floa
         "made_with": made_with(settings.arguments.device),
     }
     split(settings.final, output, facts)
+    (output / LOG_FILE).unlink()  # the archive has all of it, as training_log.json
     # The weights are safe now, should the evaluation fail.
     write_report(settings.final, held_out, output / REPORT)
 
