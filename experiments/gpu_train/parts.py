@@ -4,10 +4,14 @@
 """
 
 import hashlib
+import shutil
 import tarfile
 from pathlib import Path
 
-from pretraining.files import new_folder, read_json, sha256_of, write_json
+import torch
+from safetensors.torch import load_file, save_file
+
+from pretraining.files import new_folder, read_json, replacing, sha256_of, write_json
 
 MIB = 1 << 20
 PART = 15 * MIB
@@ -29,31 +33,49 @@ def check_fits(weight_bytes: int) -> None:
         )
 
 
+def round_to_bf16(model: Path) -> None:
+    """Rounds the weights of a model folder to bf16."""
+    weights = load_file(model / WEIGHTS)
+    with replacing(model / WEIGHTS) as temporary:
+        rounded = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+        save_file(rounded, temporary, metadata={"format": "pt"})
+    write_json(model / "config.json", read_json(model / "config.json") | {"dtype": "bfloat16"})
+
+
 def split(model: Path, output: Path, facts: dict) -> None:
-    """Writes a model folder into parts.
+    """Writes a model folder into parts, in place of those of an earlier call.
+
+    They are made beside the model and then moved one after the other, `parts.json` last: if that is
+    interrupted, `join` finds parts that are not those of `parts.json`.
 
     Args:
         model: a folder with `model.safetensors`.
         facts: what `parts.json` says besides, such as how it was trained.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    made = model.with_name(f"{model.name}.parts")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
     parts = []
     with open(model / WEIGHTS, "rb") as weights:
         while content := weights.read(PART):
             name = f"weights-{len(parts)}"
-            (output / name).write_bytes(content)
+            (made / name).write_bytes(content)
             parts.append({"file": name, "sha256": hashlib.sha256(content).hexdigest()})
-    with tarfile.open(output / ARCHIVE, "w:xz") as archive:
+    with tarfile.open(made / ARCHIVE, "w:xz") as archive:
         for file in sorted(model.iterdir()):
             if file.name != WEIGHTS:
                 archive.add(file, file.name)
     index = {
         "weights": sha256_of(model / WEIGHTS),
-        "archive": sha256_of(output / ARCHIVE),
+        "archive": sha256_of(made / ARCHIVE),
         "parts": parts,
         **facts,
     }
-    write_json(output / INDEX, index)
+    write_json(made / INDEX, index)
+    output.mkdir(parents=True, exist_ok=True)
+    for name in (*(part["file"] for part in parts), ARCHIVE, INDEX):
+        shutil.move(made / name, output / name)
+    made.rmdir()
 
 
 def join(parts: Path, model: Path) -> dict:

@@ -6,8 +6,8 @@ Needs torch, transformers, accelerate, pyarrow and what they depend on, and no n
 rows are unpacked, the speed is measured, and the recipe of run.yaml is trained for as many steps as
 the time allows, its schedules stretched to them. OUTPUT then holds at most seven files of at most
 15 MiB: the weights in bf16, what else belongs to the model folder, the log included, and
-`report.md` with the figures on held-out rows. `--tiny` tries all of it with tiny shapes, on the
-CPU.
+`report.md` with the figures on held-out rows. A run that breaks off or is killed leaves the weights
+of an earlier step. `--tiny` tries all of it with tiny shapes, on the CPU.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import platform
 import shutil
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -26,8 +28,15 @@ from transformers import TrainerCallback
 
 from experiments.gpu_train.pack import HELD_OUT, PACKED, ROOT, TRAIN
 from experiments.gpu_train.packed_rows import unpack
-from experiments.gpu_train.parts import check_fits, split
-from experiments.gpu_train.ways import RUN_FILE, WAYS, first_that_works, settings_of, trainer_of
+from experiments.gpu_train.parts import check_fits, round_to_bf16, split
+from experiments.gpu_train.ways import (
+    RUN_FILE,
+    WAYS,
+    first_that_works,
+    in_short,
+    settings_of,
+    trainer_of,
+)
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.encoding import open_with_tokenizer
 from pretraining.data.rows import read_manifest
@@ -56,6 +65,9 @@ TINY = (
 # Kept back for saving and evaluating; training ends early rather than take from the second half.
 ENDING_SECONDS = 60
 
+# Shares of the steps after which the model is saved, should the run be killed, and a save's time.
+SAVED_AFTER, SAVING_SECONDS = (0.5, 0.8), 5
+
 
 class Deadline(TrainerCallback):
     """Ends training when its time is up, whatever steps are left."""
@@ -67,6 +79,24 @@ class Deadline(TrainerCallback):
         if time.perf_counter() > self.end and state.global_step < state.max_steps:
             print(f"the time is up after {state.global_step} of {state.max_steps} steps")
             control.should_training_stop = True
+
+
+class SavedOnTheWay(TrainerCallback):
+    """Saves the model after some shares of the steps, so that a run that is killed leaves one.
+
+    Args:
+        save: takes what ended the training.
+    """
+
+    def __init__(self, save: Callable[[str], None]):
+        self.save = save
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in {int(share * state.max_steps) for share in SAVED_AFTER}:
+            try:
+                self.save("nothing yet, it was saved on the way")
+            except Exception:  # not worth ending the training for
+                traceback.print_exc()
 
 
 class ReturnedLog(JsonLinesLog):
@@ -106,7 +136,7 @@ def train_and_report(packed: Path, output: Path, overrides: list[str], end: floa
 
     Raises:
         OSError, ValueError: if settings or packed rows cannot be used, or the model would not fit.
-        RuntimeError: if no way to train works.
+        RuntimeError: if no way to train works. What ends the training later is written down only.
     """
     work = Path(load_run(str(RUN_FILE), overrides).output_dir)
     shutil.rmtree(work, ignore_errors=True)
@@ -120,24 +150,39 @@ def train_and_report(packed: Path, output: Path, overrides: list[str], end: floa
         unpack(packed / HELD_OUT / folder.name, folder)
     way, speed, failures = first_that_works(overrides)
     left = end - time.perf_counter() - speed.next_start_seconds
+    left -= len(SAVED_AFTER) * SAVING_SECONDS
     steps = max(1, int(left / speed.step_seconds))
     print(f"{way.name}: {speed}; {left:.0f} s are left, so {steps:,} steps", flush=True)
     extra = [ReturnedLog(output / LOG_FILE), Deadline(end + ENDING_SECONDS / 2)]
     trainer, settings, data = trainer_of(overrides, way, steps, extra)
-    trainer.train()
-    trainer.model.to(torch.bfloat16)
-    save_model_folder(trainer, settings.final, NAME, 1, data.rows)
     facts = {
-        "steps": trainer.state.global_step,
         "planned_steps": steps,
-        "positions": data.order.drawn_before(trainer.state.global_step) * data.rows.seq_len,
         "way": way.name,
         "failed_ways": failures,
         **dataclasses.asdict(speed),
         "overrides": overrides,
         "made_with": made_with(settings.arguments.device),
     }
-    split(settings.final, output, facts)
+
+    def save(ended_by: str) -> None:
+        save_model_folder(trainer, settings.final, NAME, 1, data.rows)
+        round_to_bf16(settings.final)
+        done = trainer.state.global_step
+        positions = data.order.drawn_before(done) * data.rows.seq_len
+        now = {"steps": done, "positions": positions, "ended_by": ended_by}
+        split(settings.final, output, now | facts)
+
+    trainer.add_callback(SavedOnTheWay(save))
+    try:
+        trainer.train()
+        ended_by = "all steps done" if trainer.state.global_step == steps else "the time is up"
+    except Exception as error:  # such as the guard's: what was learned until then is kept
+        if not trainer.state.global_step:
+            raise
+        traceback.print_exc()
+        ended_by = in_short(error)
+    save(ended_by)
+    print(f"training ended after {trainer.state.global_step:,} steps: {ended_by}", flush=True)
     (output / LOG_FILE).unlink()  # the archive has all of it, as training_log.json
     # The weights are safe now, should the evaluation fail.
     write_report(settings.final, held_out, output / REPORT)

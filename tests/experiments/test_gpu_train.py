@@ -98,7 +98,7 @@ def test_no_room_and_damage_are_named(rows_of, packed, tmp_path):
 @pytest.fixture
 def train_here(packed, tmp_path, run_command, monkeypatch, workspace):
     """Gives `train_here()`: trains a few steps with tiny shapes; returns what is to come back."""
-    speed = ways.Speed(step_seconds=6.0, start_seconds=0.0, compiled=False)  # of thirty seconds
+    speed = ways.Speed(step_seconds=4.0, start_seconds=0.0, compiled=False)  # of twenty seconds
     monkeypatch.setattr(ways, "measured", lambda *_: speed)
     work, output = tmp_path / "work", tmp_path / "output"
 
@@ -115,6 +115,13 @@ def train_here(packed, tmp_path, run_command, monkeypatch, workspace):
 def test_it_trains_and_what_comes_back_is_the_model_that_was_trained(
     train_here, tmp_path, run_command, monkeypatch
 ):
+    saved = []
+
+    def split(model, output, facts):
+        saved.append(facts["steps"])
+        parts.split(model, output, facts)
+
+    monkeypatch.setattr(train, "split", split)
     monkeypatch.setattr(parts, "PART", 2**20)  # the weights take more than one
     output = train_here()
     files = {file.name: file.stat().st_size for file in output.iterdir()}
@@ -123,7 +130,9 @@ def test_it_trains_and_what_comes_back_is_the_model_that_was_trained(
     assert files.keys() == {"weights-0", "weights-1", "weights-2", *others}
     assert "| held-out | masked tokens |" in (output / train.REPORT).read_text(encoding="utf-8")
     told = json.loads((output / parts.INDEX).read_text())
-    assert told["failed_ways"] == {}
+    assert (told["failed_ways"], told["ended_by"]) == ({}, "all steps done")
+    steps = told["planned_steps"]
+    assert saved == sorted({int(0.5 * steps), int(0.8 * steps), steps}) and len(saved) > 1
 
     run_command(join, output, "--output", tmp_path / "model")
     log = json.loads((tmp_path / "model" / "training_log.json").read_text())
@@ -137,6 +146,27 @@ def test_it_trains_and_what_comes_back_is_the_model_that_was_trained(
         with torch.inference_mode():
             logits.append(model(**tokenizer(texts, return_tensors="pt")).logits)
     assert torch.equal(*logits)
+
+
+def test_what_was_learned_comes_back_when_training_breaks_off(train_here, tmp_path, monkeypatch):
+    def break_off(self, args, state, control, **kwargs):
+        raise RuntimeError("the loss is nan")
+
+    monkeypatch.setattr(train.Deadline, "on_step_end", break_off)
+    monkeypatch.setattr(train, "write_report", lambda *_: None)
+    output = train_here()
+    told = parts.join(output, tmp_path / "model")
+    assert (told["steps"], told["ended_by"]) == (1, "RuntimeError: the loss is nan")
+    assert (tmp_path / "model" / "config.json").exists()
+
+
+def test_a_save_on_the_way_that_fails_does_not_end_the_training(capsys):
+    def save(ended_by):
+        raise OSError("disk full")
+
+    state = TrainerState(global_step=5, max_steps=10)
+    train.SavedOnTheWay(save).on_step_end(None, state, TrainerControl())
+    assert "disk full" in capsys.readouterr().err
 
 
 def test_it_needs_no_package_that_only_preparation_has():
@@ -217,6 +247,17 @@ def test_without_a_gpu_it_says_so(tmp_path, run_command, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match=r"no CUDA device; try it on the CPU with --tiny"):
         run_command(train, "--output", tmp_path)
+
+
+def test_a_model_takes_the_place_of_one_that_was_saved_before(tmp_path):
+    model, output = tmp_path / "model", tmp_path / "parts"
+    model.mkdir()
+    for content in (b"weights of half the steps", b"weights"):
+        (model / parts.WEIGHTS).write_bytes(content)
+        parts.split(model, output, {})
+    assert {file.name for file in output.iterdir()} == {"weights-0", parts.ARCHIVE, parts.INDEX}
+    parts.join(output, tmp_path / "joined")
+    assert (tmp_path / "joined" / parts.WEIGHTS).read_bytes() == b"weights"
 
 
 def test_a_part_that_is_missing_or_damaged_is_named(tmp_path):
