@@ -21,6 +21,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from finetuning.heads import HEADS
 from finetuning.models import Model, bf16_is_fast, device
+from finetuning.spans import clear_caches
 from finetuning.splits import Split
 from finetuning.tasks import Task
 from pretraining.files import write_json
@@ -112,6 +113,7 @@ def train(
         name: head.features(split.examples, tokenizer, settings, training=name == "train")
         for name, split in splits.items()
     }
+    clear_caches()  # every text is encoded now
     collator = head.collator(tokenizer)
 
     def predict(name: str, model) -> list:

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 from finetuning.heads import HEADS
 from finetuning.models import Model
 from finetuning.predict import Predictor, example_of, parse
+from finetuning.spans import _encode_piece, frame
 from finetuning.training import Run, fit, outputs, train
 from tests.finetuning.made_up import made_up_splits, made_up_task
 
@@ -81,6 +82,8 @@ def test_another_encoder_of_transformers_takes_its_place(bert_folder, head):
     assert len(result["predictions"]["dev"]) == 4
     assert result["loss"] > 0
     assert not result["inexact"]["dev"]  # a token a character
+    # The caches do not keep the tokenizer.
+    assert frame.cache_info().currsize == _encode_piece.cache_info().currsize == 0
 
 
 def test_a_run_is_a_function_of_its_seed(tiny_folder):
