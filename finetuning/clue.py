@@ -34,7 +34,7 @@ def run(plan: Plan) -> list[dict]:
 
     Raises:
         FileNotFoundError, ValueError: on bad tasks or data, before any run begins; or if a result
-            file was made with other settings.
+            file was made with other settings, or a model folder changes between two runs.
     """
     loaded = []
     for task in plan.tasks:
@@ -97,6 +97,11 @@ def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
     if seed is None:
         result = baseline(model.source, task, splits)
     else:
+        if model.fingerprint() != plan.fingerprints[model.name]:
+            raise ValueError(
+                f"{model.folder} has changed since this command began; name a copy of it that "
+                "nobody writes to."
+            )
         result = train(Run(task, model, seed, rate), splits, folder, report)
     result = {"settings": settings, **result}
     write_json(file, result)

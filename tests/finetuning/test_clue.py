@@ -1,6 +1,7 @@
 """The command: what it runs, what it does not run again, and how it reads its plan."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -77,6 +78,19 @@ def test_results_of_other_settings_are_not_taken_for_these(run_file):
     plan = read_plan(run_file, {"models": ["majority"], "train_examples": 20})
     with pytest.raises(ValueError, match=r"result\.json: was made with other.*train_examples"):
         clue.run(plan)
+
+
+def test_a_model_that_changes_between_two_runs_is_refused(run_file, tiny_folder, data, monkeypatch):
+    model = shutil.copytree(tiny_folder, data / "model")
+
+    def train(*arguments) -> dict:
+        (model / "config.json").write_text("{}", encoding="utf-8")
+        return {}
+
+    monkeypatch.setattr(clue, "train", train)
+    monkeypatch.setattr(clue, "line", lambda result: "")
+    with pytest.raises(ValueError, match="model has changed since this command began"):
+        clue.run(read_plan(run_file, {"models": [f"random:{model}"]}))
 
 
 def test_models_can_be_saved_after_their_results_were_made(run_file, data):
