@@ -13,6 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetuning.tasks import LIMITED
 from pretraining.files import read_json, read_text, write_text
 
 # On dev, in percent, as their makers report them: PaddleNLP's page of ERNIE 3.0, and the README of
@@ -222,7 +223,7 @@ def page(results: list[dict]) -> str:
         settings = summary.settings
         sizes = ", ".join(f"{part} {n:,}" for part, n in settings["examples"].items())
         note = f"- **{settings['task']}**, {settings['model']}: {sizes}"
-        for part in ("train", "dev"):
+        for part in LIMITED:
             if limit := _limit(settings, part):
                 note += f" ({limit:,} of {part} drawn by seed 0)"
         if settings["learning_rate"]:
@@ -266,11 +267,12 @@ def write_card(results: list[dict], model: str, repository: Path) -> None:
     index, entries = [], []
     for summary in summaries:
         settings = summary.settings
-        limits = [
-            f"{limit:,} of {part}" for part in ("train", "dev") if (limit := _limit(settings, part))
-        ]
-        of_what = "".join(f", {limit}" for limit in limits)
         for (split, score), values in summary.scores.items():
+            of_what = "".join(
+                f", {limit:,} of {part}"
+                for part in ("train", split)
+                if (limit := _limit(settings, part))
+            )
             value = round(100 * statistics.fmean(values), 2)
             of_seeds = f"{len(values)} seed{'s' * (len(values) != 1)}"
             index.append(

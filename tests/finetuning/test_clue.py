@@ -80,6 +80,12 @@ def test_results_of_other_settings_are_not_taken_for_these(run_file):
         clue.run(plan)
 
 
+def test_each_split_that_is_scored_or_trained_on_can_be_a_fixed_subset(run_file):
+    sizes = {"train_examples": 20, "dev_examples": 6, "test_examples": 5}
+    [result] = clue.run(read_plan(run_file, {"models": ["majority"], **sizes}))
+    assert result["settings"]["examples"] == {"train": 20, "dev": 6, "test": 5}
+
+
 def test_a_model_that_changes_between_two_runs_is_refused(run_file, tiny_folder, data, monkeypatch):
     model = shutil.copytree(tiny_folder, data / "model")
 

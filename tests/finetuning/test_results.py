@@ -98,6 +98,14 @@ def test_the_table_names_subsets():
     assert table([few]).splitlines()[-1].startswith("| tnews | dev | accuracy | 50.0 |")
 
 
+def test_a_subset_of_test_is_named_too():
+    scores = {"dev": {"accuracy": 0.5}, "test": {"accuracy": 0.4}}
+    few = result("drcd_dev", "ours", 0.5, 0, 1e-4, scores=scores)
+    few["settings"] |= {"test_examples": 50, "examples": {"train": 1000, "dev": 100, "test": 50}}
+    assert "| drcd_dev | test (50 of test) | accuracy | 40.0 |" in table([few])
+    assert "test 50 (50 of test drawn by seed 0)" in page([few])
+
+
 def test_a_result_in_one_line_says_when_a_run_diverged():
     trained = {"history": [{}, {}], "best_epoch": 1, "loss": 0.5}
     expected = "ocnli, ours, seed 0, rate 0.0001, dev accuracy 50.0%, epoch 1 of 2, 3 s"
