@@ -155,7 +155,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dev_examples", type=int, help="a fixed subset of dev (all)")
     parser.add_argument("--test_examples", type=int, help="a fixed subset of test (all)")
     parser.add_argument(
-        "--save_models", action="store_true", default=None, help="keep the fine-tuned models"
+        "--save_models",
+        action="store_true",
+        default=None,
+        help="keep the fine-tuned models, and let them answer the hidden tests",
     )
     return parser.parse_args(arguments)
 

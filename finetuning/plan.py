@@ -34,7 +34,8 @@ class Plan:
         data: the folder of the tasks' files.
         output: the folder of the results.
         seeds: runs of each model on each task, besides the grid.
-        save_models: whether fine-tuned models are kept beside the results.
+        save_models: whether fine-tuned models are kept beside the results and answer the hidden
+            tests.
     """
 
     models: list[Model]

@@ -221,7 +221,9 @@ def page(results: list[dict]) -> str:
     notes = []
     for summary in summaries:
         settings = summary.settings
-        sizes = ", ".join(f"{part} {n:,}" for part, n in settings["examples"].items())
+        sizes = ", ".join(
+            f"{part} {n:,}" for part, n in settings["examples"].items() if part in LIMITED
+        )
         note = f"- **{settings['task']}**, {settings['model']}: {sizes}"
         for part in LIMITED:
             if limit := _limit(settings, part):
