@@ -25,7 +25,7 @@ from finetuning.plan import Plan, read_plan
 from finetuning.results import best_of, changed_settings, collect, line, table
 from finetuning.splits import Split, describe, load, subset
 from finetuning.tasks import LIMITED, Task
-from finetuning.training import SETTINGS_FILE, Run, train
+from finetuning.training import SETTINGS_FILE, WARMUP, WEIGHT_DECAY, Run, train
 from pretraining.files import read_json, write_json
 
 
@@ -124,6 +124,8 @@ def _settings(plan: Plan, model, task: Task, splits, seed, rate) -> dict:
         "model_files": plan.fingerprints[model.name],
         "seed": seed,
         "learning_rate": rate,
+        "warmup": WARMUP,
+        "weight_decay": WEIGHT_DECAY,
         "files": {part: list(split.files) for part, split in splits.items()},
         "examples": {part: len(split.examples) for part, split in splits.items()},
         "unused": {part: dict(split.skipped) for part, split in splits.items() if split.skipped},

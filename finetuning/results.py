@@ -63,12 +63,12 @@ class Summary:
 
 
 def collect(folder: Path) -> list[dict]:
-    """All results of a folder.
+    """All results of a folder, with the `file` of each.
 
     Raises:
         ValueError: if there are none.
     """
-    results = [read_json(file) for file in sorted(folder.glob("*/*/*.json"))]
+    results = [read_json(file) | {"file": str(file)} for file in sorted(folder.glob("*/*/*.json"))]
     if not results:
         raise ValueError(f"{folder}: holds no results; name the --output of finetuning.clue.")
     return results
@@ -106,14 +106,28 @@ def changed_settings(old: dict, new: dict) -> list[str]:
     return [key for key in keys if old.get(key) != new.get(key)]
 
 
+def _environment(result: dict) -> dict[str, str]:
+    """What changes figures a little though no setting differs; empty for baselines."""
+    if "device" not in result:
+        return {}
+    device = result["device"].partition(":")[0]
+    return {"device": device, "dtype": result["dtype"], **result["versions"]}
+
+
 def _check_alike(group: list[dict]) -> None:
-    """Refuses to average what was measured with unlike settings."""
-    settings = group[0]["settings"]
-    for one in group[1:]:
-        if changed := changed_settings(settings, one["settings"]):
+    """Refuses to average what was measured with unlike settings or in unlike environments."""
+    first, *others = group
+    settings, environment = first["settings"], _environment(first)
+    for one in others:
+        there = _environment(one)
+        changed = [
+            *changed_settings(settings, one["settings"]),
+            *(key for key in environment | there if environment.get(key) != there.get(key)),
+        ]
+        if changed:
             raise ValueError(
-                f"{settings['task']}, {settings['model']}: some results were made with other "
-                f"settings ({', '.join(changed)}); remove those that are out of date."
+                f"{first['file']} and {one['file']} were made with different settings "
+                f"({', '.join(changed)}) and have no common mean; remove what is out of date."
             )
 
 
@@ -121,8 +135,9 @@ def summarize(results: list[dict]) -> list[Summary]:
     """One summary a model and task, sorted by task.
 
     Raises:
-        ValueError: if those of a model and task were made with unlike settings, or its first seed
-            is missing; or if models were not measured on the same examples.
+        ValueError: if those of a model and task were made with unlike settings, types, devices or
+            versions, or its first seed is missing; or if models were not measured on the same
+            examples.
     """
     groups = defaultdict(list)
     for result in results:

@@ -18,7 +18,8 @@ def result(task: str, model: str, dev: float, seed=None, rate=None, **others) ->
         "examples": {"train": 1000, "dev": 100},
     }
     scores = {"dev": {"accuracy": dev}}
-    return {"settings": settings, "scores": scores, "inexact": {}, "seconds": 3.0} | others
+    of_all = {"file": f"{model}/{task}/{seed}.json", "inexact": {}, "seconds": 3.0}
+    return {"settings": settings, "scores": scores} | of_all | others
 
 
 def hidden(label: str) -> dict:
@@ -53,9 +54,9 @@ def test_of_rates_that_are_equally_good_the_lowest_counts():
         (
             "model_files",
             "newer",
-            "ocnli, ours: some results were made with other settings .model",
+            r"ours/ocnli/0\.json and ours/ocnli/1\.json were made .* \(model_files\)",
         ),
-        ("examples", {"train": 9, "dev": 9}, "made with other settings .examples"),
+        ("examples", {"train": 9, "dev": 9}, r"made with different settings \(examples\)"),
     ],
 )
 def test_unlike_results_are_not_averaged(key, value, message):
@@ -63,6 +64,22 @@ def test_unlike_results_are_not_averaged(key, value, message):
     other["settings"][key] = value
     with pytest.raises(ValueError, match=message):
         summarize([RESULTS[1], other])
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"dtype": "fp32"}, "dtype"),
+        ({"device": "cuda:0"}, "device"),
+        ({"versions": {"torch": "2.12", "transformers": "5.23"}}, "torch"),
+    ],
+)
+def test_results_of_unlike_environments_are_not_averaged(changes, named):
+    here = {"device": "cpu", "dtype": "bf16", "versions": {"torch": "2.13", "transformers": "5.23"}}
+    with pytest.raises(ValueError, match=rf"different settings \({named}\)"):
+        summarize([RESULTS[1] | here, RESULTS[2] | here | changes])
+    first, second = here | {"device": "cuda:0"}, here | {"device": "cuda:1"}
+    assert summarize([RESULTS[1] | first, RESULTS[2] | second])
 
 
 def test_models_that_saw_other_examples_do_not_stand_side_by_side():
