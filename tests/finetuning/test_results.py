@@ -97,7 +97,24 @@ def test_the_table_has_published_rows_beside_ours():
         "| task | split | score | ours | majority | ERNIE-3.0 Nano (published) | "
         "MiniRBT-h256 (published) |"
     )
-    assert row == "| ocnli | dev | accuracy | 52.0 ± 2.8 (2) | 37.4 | 70.6 | 68.7 |"
+    more = "70.6 (50k of train) | 68.7 (50k of train)"
+    assert row == f"| ocnli | dev | accuracy | 52.0 ± 2.8 (2) | 37.4 | {more} |"
+
+
+@pytest.mark.parametrize("part", ["train", "dev"])
+def test_published_scores_are_left_out_beside_subsets(part):
+    few = result("afqmc", "ours", 0.6, 0, 1e-4)
+    few["settings"][f"{part}_examples"] = few["settings"]["examples"][part]
+    assert "published" not in table([few])
+    both = [few, result("tnews", "ours", 0.5, 0, 1e-4)]
+    cells = [row.split(" | ")[4] for row in table(both).splitlines()[2:]]
+    assert cells == ["–", "54.6"]
+
+
+def test_test_comes_before_dev():
+    scores = {"dev": {"accuracy": 0.5}, "test": {"accuracy": 0.4}}
+    rows = table([result("mine", "ours", 0.5, 0, 1e-4, scores=scores)]).splitlines()[2:]
+    assert rows == ["| mine | test | accuracy | 40.0 |", "| mine | dev | accuracy | 50.0 |"]
 
 
 def test_a_model_that_a_task_is_not_for_has_no_score():
