@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -173,3 +175,13 @@ def test_a_bad_plan_is_refused(run_file, changes, message):
     run_file.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=message):
         read_plan(run_file, {})
+
+
+def test_all_models_of_the_experiment_see_the_same_examples():
+    def tasks(name: str) -> dict:
+        file = Path(__file__).parents[2] / "experiments" / "clue" / f"{name}.yaml"
+        plan = read_plan(file, {"models": ["majority"], "data": "d", "output": "o"})
+        return {task.name: replace(task, learning_rates=(), borders="") for task in plan.tasks}
+
+    assert tasks("random") == tasks("run")
+    assert tasks("peer").items() <= tasks("run").items()
