@@ -4,10 +4,10 @@
     python -m finetuning.clue --model . random:. characters majority --tasks tnews ocnli \\
         --seeds 5 --data FOLDER --output FOLDER
 
-RUN.yaml has the keys `models`, `tasks`, `data`, `output`, `seeds`, `train_examples` and
-`save_models`; options on the command line take their place. Each run (a model, a task, a seed and a
-rate) leaves a JSON file with its settings, scores and predictions, and a run whose file is there is
-not run again. One that was interrupted starts over from its seed.
+RUN.yaml has the keys `models`, `tasks`, `data`, `output`, `seeds`, `save_models` and sizes such as
+`train_examples`; options on the command line take their place. Each run (a model, a task, a seed
+and a rate) leaves a JSON file with its settings, scores and predictions, and a run whose file is
+there is not run again. One that was interrupted starts over from its seed.
 
 On the first seed every rate of the task's grid is tried; the rate with the best dev is kept for the
 other seeds.
@@ -24,8 +24,8 @@ from finetuning.baselines import BASELINE_HEADS, BASELINES, baseline
 from finetuning.plan import Plan, read_plan
 from finetuning.results import best_of, changed_settings, collect, line, table
 from finetuning.splits import Split, describe, load, subset
-from finetuning.tasks import Task
-from finetuning.training import SETTINGS_FILE, Run, train
+from finetuning.tasks import LIMITED, Task
+from finetuning.training import SETTINGS_FILE, WARMUP, WEIGHT_DECAY, Run, train
 from pretraining.files import read_json, write_json
 
 
@@ -34,14 +34,15 @@ def run(plan: Plan) -> list[dict]:
 
     Raises:
         FileNotFoundError, ValueError: on bad tasks or data, before any run begins; or if a result
-            file was made with other settings.
+            file was made with other settings, or a model folder changes between two runs.
     """
     loaded = []
     for task in plan.tasks:
         task, splits = load(task, plan.data)
         print(describe(task, splits))
-        for part, count in (("train", task.train_examples), ("dev", task.dev_examples)):
-            splits[part] = subset(splits[part], count)
+        for part in LIMITED:
+            if part in splits:
+                splits[part] = subset(splits[part], getattr(task, f"{part}_examples"))
         loaded.append((task, splits))
     pairs = [
         (model, task, splits)
@@ -97,6 +98,11 @@ def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
     if seed is None:
         result = baseline(model.source, task, splits)
     else:
+        if model.fingerprint() != plan.fingerprints[model.name]:
+            raise ValueError(
+                f"{model.folder} has changed since this command began; name a copy of it that "
+                "nobody writes to."
+            )
         result = train(Run(task, model, seed, rate), splits, folder, report)
     result = {"settings": settings, **result}
     write_json(file, result)
@@ -118,6 +124,8 @@ def _settings(plan: Plan, model, task: Task, splits, seed, rate) -> dict:
         "model_files": plan.fingerprints[model.name],
         "seed": seed,
         "learning_rate": rate,
+        "warmup": WARMUP,
+        "weight_decay": WEIGHT_DECAY,
         "files": {part: list(split.files) for part, split in splits.items()},
         "examples": {part: len(split.examples) for part, split in splits.items()},
         "unused": {part: dict(split.skipped) for part, split in splits.items() if split.skipped},
@@ -147,8 +155,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="seeds per task and model (5)")
     parser.add_argument("--train_examples", type=int, help="a fixed subset of train (all)")
     parser.add_argument("--dev_examples", type=int, help="a fixed subset of dev (all)")
+    parser.add_argument("--test_examples", type=int, help="a fixed subset of test (all)")
     parser.add_argument(
-        "--save_models", action="store_true", default=None, help="keep the fine-tuned models"
+        "--save_models",
+        action="store_true",
+        default=None,
+        help="keep the fine-tuned models, and let them answer the hidden tests",
     )
     return parser.parse_args(arguments)
 

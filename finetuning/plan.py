@@ -8,13 +8,11 @@ from pathlib import Path
 from finetuning.baselines import BASELINES
 from finetuning.models import RANDOM, Model
 from finetuning.spans import BORDERS
-from finetuning.tasks import TASKS, Task, own_task
+from finetuning.tasks import LIMITED, TASKS, Task, own_task
 from pretraining.plain_yaml import read_yaml
 
-KEYS = (
-    *("models", "tasks", "data", "output"),
-    *("seeds", "train_examples", "dev_examples", "save_models"),
-)
+SIZES = tuple(f"{part}_examples" for part in LIMITED)
+KEYS = ("models", "tasks", "data", "output", "seeds", *SIZES, "save_models")
 # What a run file may change about a task.
 SETTINGS = {field.name for field in dataclasses.fields(Task)} - {
     *("name", "read", "splits", "copies", "source")
@@ -36,7 +34,8 @@ class Plan:
         data: the folder of the tasks' files.
         output: the folder of the results.
         seeds: runs of each model on each task, besides the grid.
-        save_models: whether fine-tuned models are kept beside the results.
+        save_models: whether fine-tuned models are kept beside the results and answer the hidden
+            tests.
     """
 
     models: list[Model]
@@ -66,7 +65,7 @@ def read_plan(file: Path | None, options: dict) -> Plan:
     for key in ("models", "tasks", "data", "output"):
         if not content.get(key):
             raise ValueError(f"{where}: {key!r} is missing; give it there or as an option.")
-    for key in ("seeds", "train_examples", "dev_examples"):
+    for key in ("seeds", *SIZES):
         value = content.get(key)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{where}: {key!r} must be an integer of at least 1, got {value!r}.")
@@ -81,7 +80,7 @@ def read_plan(file: Path | None, options: dict) -> Plan:
     names = [model.file_name for model in models]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"{where}: two models are called {twice!r}; name them, NAME=FOLDER.")
-    sizes = {name: content.pop(name, None) for name in ("train_examples", "dev_examples")}
+    sizes = {name: content.pop(name, None) for name in SIZES}
     tasks = [_task(entry, where, sizes) for entry in content.pop("tasks")]
     data, output = Path(content.pop("data")), Path(content.pop("output"))
     return Plan(models, tasks, data, output, **content)
@@ -148,7 +147,7 @@ def _check(task: Task) -> None:
     Raises:
         ValueError: on the first of them.
     """
-    for key in ("max_length", "batch_size", "epochs", "patience", "train_examples", "dev_examples"):
+    for key in ("max_length", "batch_size", "epochs", "patience", *SIZES):
         value = getattr(task, key)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{key}: a whole number above 0 expected, not {value!r}")

@@ -180,3 +180,9 @@ def frame(tokenizer, texts: int) -> Frame:
         own = tuple(types[owners.index(text)] for text in range(texts))
         types = (*(tuple(types[part]) for part in slices), own)
     return Frame(parts, types)
+
+
+def clear_caches() -> None:
+    """Forgets what was encoded; until then the caches keep their tokenizers in memory."""
+    _encode_piece.cache_clear()
+    frame.cache_clear()

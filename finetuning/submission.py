@@ -2,8 +2,9 @@
 
     python -m finetuning.submission RESULTS --model NAME --output FOLDER
 
-For each task the seed that was best on dev answers. The names are those of CLUE 1.1 where the test
-is that of 1.1 (https://github.com/CLUEbenchmark/CLUE), and of FewCLUE.
+For each task the seed that was best on dev answers; only models that `finetuning.clue
+--save_models` kept have answers. The names are those of CLUE 1.1 where the test is that of 1.1
+(https://github.com/CLUEbenchmark/CLUE), and of FewCLUE.
 """
 
 import argparse
@@ -70,7 +71,8 @@ def write_submission(results: list[dict], model: str, folder: Path) -> list[Path
     if not written:
         models = Counter(result["settings"]["model"] for result in results)
         raise ValueError(
-            f"{model!r} has answered no hidden test; there are results of {', '.join(models)}."
+            f"{model!r} has answered no hidden test; run finetuning.clue with --save_models. There "
+            f"are results of {', '.join(models)}."
         )
     return written
 

@@ -16,6 +16,8 @@ from finetuning.choice_data import read_c3, read_chid
 from finetuning.classification_data import Columns, read_columns, read_csl, read_hub, read_wsc
 from finetuning.span_data import read_answers, read_entities
 
+LIMITED = ("train", "dev", "test")  # splits that `PART_examples` cuts down to a fixed subset
+
 
 @dataclass(frozen=True)
 class Task:
@@ -43,8 +45,8 @@ class Task:
         borders: for spans, where tokens have to end, see `finetuning.spans.encode`.
         held_out: the share of train that becomes dev, if the task has no dev of its own.
         hub: the Hub data set that holds the task.
-        train_examples, dev_examples: of these splits at most so many are used, always the same
-            ones; None for all.
+        train_examples, dev_examples, test_examples: of these splits at most so many are used,
+            always the same ones; None for all.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Task:
     hub: str = ""
     train_examples: int | None = None
     dev_examples: int | None = None
+    test_examples: int | None = None
     copies: tuple[tuple[Callable, dict[str, tuple[str, ...]]], ...] = ()
 
 

@@ -21,6 +21,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from finetuning.heads import HEADS
 from finetuning.models import Model, bf16_is_fast, device
+from finetuning.spans import clear_caches
 from finetuning.splits import Split
 from finetuning.tasks import Task
 from pretraining.files import write_json
@@ -88,19 +89,23 @@ def train(
 
     Args:
         splits: those of `finetuning.splits.load`.
-        folder: where to save the fine-tuned model; None saves nothing.
+        folder: where to save the fine-tuned model; None saves nothing and leaves the hidden test
+            unanswered.
         report: called with a short text after each epoch.
 
     Returns:
-        What a result file holds: scores and predictions of each split but train, the loss of
-        training (None if it was not finite), the history of dev, what was cut or could not be
-        represented, seconds, and the environment.
+        What a result file holds: scores and predictions of dev, of test if there is one, and
+        predictions of hidden if the model is saved; the loss of training (None if it was not
+        finite), the history of dev, what was cut or could not be represented, seconds, and the
+        environment.
 
     Raises:
         ValueError: on examples that cannot be inputs, or inputs longer than the model's context.
     """
     began = time.perf_counter()
     task, head = run.task, HEADS[run.task.head]
+    if folder is None:
+        splits = {name: split for name, split in splits.items() if name != "hidden"}
     settings = head.settings(task)
     classes = head.classes(settings)
     model, tokenizer = run.model.build(head, classes, run.seed)
@@ -112,6 +117,7 @@ def train(
         name: head.features(split.examples, tokenizer, settings, training=name == "train")
         for name, split in splits.items()
     }
+    clear_caches()  # every text is encoded now
     collator = head.collator(tokenizer)
 
     def predict(name: str, model) -> list:

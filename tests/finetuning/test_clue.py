@@ -1,7 +1,10 @@
 """The command: what it runs, what it does not run again, and how it reads its plan."""
 
 import json
+import shutil
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -79,6 +82,25 @@ def test_results_of_other_settings_are_not_taken_for_these(run_file):
         clue.run(plan)
 
 
+def test_each_split_that_is_scored_or_trained_on_can_be_a_fixed_subset(run_file):
+    sizes = {"train_examples": 20, "dev_examples": 6, "test_examples": 5}
+    [result] = clue.run(read_plan(run_file, {"models": ["majority"], **sizes}))
+    assert result["settings"]["examples"] == {"train": 20, "dev": 6, "test": 5}
+
+
+def test_a_model_that_changes_between_two_runs_is_refused(run_file, tiny_folder, data, monkeypatch):
+    model = shutil.copytree(tiny_folder, data / "model")
+
+    def train(*arguments) -> dict:
+        (model / "config.json").write_text("{}", encoding="utf-8")
+        return {}
+
+    monkeypatch.setattr(clue, "train", train)
+    monkeypatch.setattr(clue, "line", lambda result: "")
+    with pytest.raises(ValueError, match="model has changed since this command began"):
+        clue.run(read_plan(run_file, {"models": [f"random:{model}"]}))
+
+
 def test_models_can_be_saved_after_their_results_were_made(run_file, data):
     for save_models in (None, True):
         clue.run(read_plan(run_file, {"save_models": save_models, "seeds": 1}))
@@ -153,3 +175,13 @@ def test_a_bad_plan_is_refused(run_file, changes, message):
     run_file.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=message):
         read_plan(run_file, {})
+
+
+def test_all_models_of_the_experiment_see_the_same_examples():
+    def tasks(name: str) -> dict:
+        file = Path(__file__).parents[2] / "experiments" / "clue" / f"{name}.yaml"
+        plan = read_plan(file, {"models": ["majority"], "data": "d", "output": "o"})
+        return {task.name: replace(task, learning_rates=(), borders="") for task in plan.tasks}
+
+    assert tasks("random") == tasks("run")
+    assert tasks("peer").items() <= tasks("run").items()

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 from finetuning.heads import HEADS
 from finetuning.models import Model
 from finetuning.predict import Predictor, example_of, parse
+from finetuning.spans import _encode_piece, frame
 from finetuning.training import Run, fit, outputs, train
 from tests.finetuning.made_up import made_up_splits, made_up_task
 
@@ -81,6 +82,8 @@ def test_another_encoder_of_transformers_takes_its_place(bert_folder, head):
     assert len(result["predictions"]["dev"]) == 4
     assert result["loss"] > 0
     assert not result["inexact"]["dev"]  # a token a character
+    # The caches do not keep the tokenizer.
+    assert frame.cache_info().currsize == _encode_piece.cache_info().currsize == 0
 
 
 def test_a_run_is_a_function_of_its_seed(tiny_folder):
@@ -142,15 +145,25 @@ def test_outputs_do_not_depend_on_the_order_of_rows(tiny_folder):
     assert len({len(row) for row in found}) == 1
 
 
-def test_texts_that_are_cut_are_counted_and_hidden_texts_are_answered(tiny_folder):
-    splits = made_up_splits("classification", train=16, dev=8, hidden=3)
-    for example in splits["hidden"].examples:
-        example["label"] = None
+def test_texts_that_are_cut_are_counted(tiny_folder):
+    splits = made_up_splits("classification", train=16, dev=8)
     splits["dev"].examples[0]["text"] *= 20
     result = train(run_of(tiny_folder, "classification", epochs=1), splits)
     assert result["inexact"]["dev"] == {"text is cut": 1}
-    assert len(result["predictions"]["hidden"]) == 3
-    assert "hidden" not in result["scores"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "answered"), [(None, {"dev": 8}), ("saved", {"dev": 8, "hidden": 3})]
+)
+def test_a_model_that_is_saved_answers_the_hidden_test(tiny_folder, tmp_path, folder, answered):
+    splits = made_up_splits("classification", train=16, dev=8, hidden=3)
+    for example in splits["hidden"].examples:
+        example["label"] = None
+    run = run_of(tiny_folder, "classification", epochs=1)
+    result = train(run, splits, folder and tmp_path / folder)
+    counts = {name: len(found) for name, found in result["predictions"].items()}
+    assert counts == answered
+    assert result["scores"].keys() == {"dev"}
 
 
 def test_inputs_longer_than_the_context_are_refused(tiny_folder):

@@ -18,7 +18,8 @@ def result(task: str, model: str, dev: float, seed=None, rate=None, **others) ->
         "examples": {"train": 1000, "dev": 100},
     }
     scores = {"dev": {"accuracy": dev}}
-    return {"settings": settings, "scores": scores, "inexact": {}, "seconds": 3.0} | others
+    of_all = {"file": f"{model}/{task}/{seed}.json", "inexact": {}, "seconds": 3.0}
+    return {"settings": settings, "scores": scores} | of_all | others
 
 
 def hidden(label: str) -> dict:
@@ -53,9 +54,9 @@ def test_of_rates_that_are_equally_good_the_lowest_counts():
         (
             "model_files",
             "newer",
-            "ocnli, ours: some results were made with other settings .model",
+            r"ours/ocnli/0\.json and ours/ocnli/1\.json were made .* \(model_files\)",
         ),
-        ("examples", {"train": 9, "dev": 9}, "made with other settings .examples"),
+        ("examples", {"train": 9, "dev": 9}, r"made with different settings \(examples\)"),
     ],
 )
 def test_unlike_results_are_not_averaged(key, value, message):
@@ -63,6 +64,22 @@ def test_unlike_results_are_not_averaged(key, value, message):
     other["settings"][key] = value
     with pytest.raises(ValueError, match=message):
         summarize([RESULTS[1], other])
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"dtype": "fp32"}, "dtype"),
+        ({"device": "cuda:0"}, "device"),
+        ({"versions": {"torch": "2.12", "transformers": "5.23"}}, "torch"),
+    ],
+)
+def test_results_of_unlike_environments_are_not_averaged(changes, named):
+    here = {"device": "cpu", "dtype": "bf16", "versions": {"torch": "2.13", "transformers": "5.23"}}
+    with pytest.raises(ValueError, match=rf"different settings \({named}\)"):
+        summarize([RESULTS[1] | here, RESULTS[2] | here | changes])
+    first, second = here | {"device": "cuda:0"}, here | {"device": "cuda:1"}
+    assert summarize([RESULTS[1] | first, RESULTS[2] | second])
 
 
 def test_models_that_saw_other_examples_do_not_stand_side_by_side():
@@ -80,7 +97,24 @@ def test_the_table_has_published_rows_beside_ours():
         "| task | split | score | ours | majority | ERNIE-3.0 Nano (published) | "
         "MiniRBT-h256 (published) |"
     )
-    assert row == "| ocnli | dev | accuracy | 52.0 ± 2.8 (2) | 37.4 | 70.6 | 68.7 |"
+    more = "70.6 (50k of train) | 68.7 (50k of train)"
+    assert row == f"| ocnli | dev | accuracy | 52.0 ± 2.8 (2) | 37.4 | {more} |"
+
+
+@pytest.mark.parametrize("part", ["train", "dev"])
+def test_published_scores_are_left_out_beside_subsets(part):
+    few = result("afqmc", "ours", 0.6, 0, 1e-4)
+    few["settings"][f"{part}_examples"] = few["settings"]["examples"][part]
+    assert "published" not in table([few])
+    both = [few, result("tnews", "ours", 0.5, 0, 1e-4)]
+    cells = [row.split(" | ")[4] for row in table(both).splitlines()[2:]]
+    assert cells == ["–", "54.6"]
+
+
+def test_test_comes_before_dev():
+    scores = {"dev": {"accuracy": 0.5}, "test": {"accuracy": 0.4}}
+    rows = table([result("mine", "ours", 0.5, 0, 1e-4, scores=scores)]).splitlines()[2:]
+    assert rows == ["| mine | test | accuracy | 40.0 |", "| mine | dev | accuracy | 50.0 |"]
 
 
 def test_a_model_that_a_task_is_not_for_has_no_score():
@@ -96,6 +130,14 @@ def test_the_table_names_subsets():
     assert table([few]).splitlines()[-1].startswith(expected)
     few["settings"] |= {"train_examples": 4000, "dev_examples": 4000}  # more than there are
     assert table([few]).splitlines()[-1].startswith("| tnews | dev | accuracy | 50.0 |")
+
+
+def test_a_subset_of_test_is_named_too():
+    scores = {"dev": {"accuracy": 0.5}, "test": {"accuracy": 0.4}}
+    few = result("drcd_dev", "ours", 0.5, 0, 1e-4, scores=scores)
+    few["settings"] |= {"test_examples": 50, "examples": {"train": 1000, "dev": 100, "test": 50}}
+    assert "| drcd_dev | test (50 of test) | accuracy | 40.0 |" in table([few])
+    assert "test 50 (50 of test drawn by seed 0)" in page([few])
 
 
 def test_a_result_in_one_line_says_when_a_run_diverged():
