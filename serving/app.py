@@ -3,8 +3,8 @@
     python -m serving.app
     python -m serving.app --embedding EMBEDDING-MODEL --entities TUNED-MODEL
 
-Opens on this machine alone, at http://127.0.0.1:7860; needs no network. Answers come from the int8
-export of the model; without --export, it is made once and kept in the cache of the Hub (`HF_HOME`).
+Opens on this machine alone, at http://127.0.0.1:7860; needs no network. Answers come from int8
+exports of the models, which are made once and kept in the cache of the Hub (`HF_HOME`).
 A Space runs this file as it is.
 """
 
@@ -212,7 +212,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path, default=ROOT, help="folder of the model (the root)")
     parser.add_argument("--export", type=Path, help="what serving.export wrote of it")
-    parser.add_argument("--embedding", type=Path, help="folder of an embedding model")
+    parser.add_argument(
+        "--embedding",
+        type=Path,
+        default=ROOT / "models/embedding",
+        help="folder of an embedding model, or an export of one (models/embedding)",
+    )
     parser.add_argument("--entities", type=Path, help="folder of a tuned token classification")
     parser.add_argument("--port", type=int, help="port (the first that is free from 7860)")
     return parser.parse_args()
@@ -223,7 +228,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("serving").setLevel(logging.INFO)
     try:
-        models = Models(arguments.model, arguments.export, arguments.embedding, arguments.entities)
+        models = Models(arguments.model, arguments.embedding, arguments.export, arguments.entities)
         models.prepare_in_background()
         build(models).launch(
             server_port=arguments.port,

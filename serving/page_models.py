@@ -4,7 +4,6 @@ A model that comes without an export is exported once, in the background, into t
 (`HF_HOME`); until that is done, and where the packages for it are missing, torch answers.
 """
 
-import functools
 import hashlib
 import importlib.util
 import logging
@@ -21,8 +20,8 @@ from huggingface_hub.constants import HF_HOME
 
 from pretraining.files import sha256_of
 from serving.export import PACKAGES
-from serving.model_folder import Pooling, open_model_folder
-from serving.runtime import FILES, Runtime, torch_forward
+from serving.model_folder import open_model_folder
+from serving.runtime import FILES, Runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = "onnx"
@@ -70,23 +69,6 @@ def open_torch(model: Path, note: str) -> OpenModel:
     return OpenModel(Runtime.open(model, "torch"), "PyTorch, fp32", note)
 
 
-def mean_pooled(model: Path) -> OpenModel:
-    """The vectors of an encoder that was not trained for them: the mean of its tokens' states.
-
-    Raises:
-        OSError, ValueError: if it is no model folder.
-    """
-    folder = replace(
-        open_model_folder(model), head="Model", pooling=Pooling("mean", normalized=True)
-    )
-    note = (
-        "向量取自基础模型各词元的平均，未针对相似度训练，仅供参考。 "
-        "Vectors are the mean of the base model's tokens: it was never trained for similarity, so "
-        "take them as a rough guide."
-    )
-    return OpenModel(Runtime(folder, torch_forward(folder.load())), "PyTorch, fp32", note)
-
-
 def cached_export(model: Path) -> Path:
     """The cache's folder for a model's export; it changes with weights, settings and code."""
     patterns = ("*.json", "*.py", "*.safetensors", "*.bin", "[0-9]_*/*")
@@ -125,13 +107,14 @@ class Models:
 
     Attributes:
         filling: fills masks.
+        vectors: gives vectors of texts.
         entities: transformers' pipeline for entities, or None.
         waiting: names of the attributes above that an export will replace.
 
     Args:
         model: folder of a masked language model.
-        export: what `serving.export` made of it; None for the cache.
-        embedding: folder of an embedding model, or an export of one; None for `model`'s means.
+        embedding: folder of an embedding model, or an export of one.
+        export: what `serving.export` made of `model`; None for the cache.
         entities: folder of a model for token classification; None for none.
 
     Raises:
@@ -141,24 +124,17 @@ class Models:
     def __init__(
         self,
         model: Path,
+        embedding: Path,
         export: Path | None = None,
-        embedding: Path | None = None,
         entities: Path | None = None,
     ):
-        self.model = model
         self.waiting: dict[str, Path] = {}
         self.filling = self._open("filling", model, export)
         expect(self.filling, "logits", f"{export or model}: fills need a masked language model")
-        if embedding:
-            is_export = (embedding / FILES[FORMAT, False]).is_file()
-            self.vectors = self._open("vectors", embedding, embedding if is_export else None)
-            expect(self.vectors, "sentence_embedding", f"{embedding}: no modules.json, no vectors")
+        is_export = (embedding / FILES[FORMAT, False]).is_file()
+        self.vectors = self._open("vectors", embedding, embedding if is_export else None)
+        expect(self.vectors, "sentence_embedding", f"{embedding}: no modules.json, no vectors")
         self.entities = entity_pipeline(entities) if entities else None
-
-    @functools.cached_property
-    def vectors(self) -> OpenModel:
-        """Gives vectors of texts. The means of the base model are opened when they are needed."""
-        return mean_pooled(self.model)
 
     def _open(self, name: str, model: Path, export: Path | None) -> OpenModel:
         open_model_folder(model)
@@ -180,16 +156,12 @@ class Models:
         )
 
     def prepare_in_background(self) -> threading.Thread:
-        """Opens what was left for later, and exports what the cache lacks.
-
-        Each model gives way when its export is there.
-        """
+        """Exports what the cache lacks; each model gives way when its export is there."""
         thread = threading.Thread(target=self._prepare, daemon=True)
         thread.start()
         return thread
 
     def _prepare(self) -> None:
-        _ = self.vectors
         for name, model in list(self.waiting.items()):
             try:
                 setattr(self, name, export_into_cache(model))

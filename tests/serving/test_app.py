@@ -155,7 +155,8 @@ def visitor(page_models_made, make_model, tmp_path) -> Iterator[Visitor]:
     labels = {"id2label": {0: "PER", 1: "LOC"}, "label2id": {"PER": 0, "LOC": 1}}
     tagger = make_model("eager", ChineseModernBertForTokenClassification, **SHAPE, **labels)
     save_with_tokenizer(tagger, tmp_path / "tagger")
-    options = ["--model", page_models_made / "model", "--export", page_models_made / "export"]
+    options = ["--model", page_models_made / "model", "--export", page_models_made / "model-export"]
+    options += ["--embedding", page_models_made / "embedding-export"]
     options += ["--entities", tmp_path / "tagger"]
     with started_page(*options, folder=tmp_path) as address:
         browser = open_browser()
@@ -219,7 +220,7 @@ def shows_words_tokens_and_characters(visitor: Visitor) -> None:
 def compares_texts(visitor: Visitor) -> None:
     visitor.tab("Similarity")
     visitor.run("compare", "今天下雨。\n今天下雨。\n面条好吃。")
-    visitor.reads("compare-result", "1.00", "most alike", "never trained for similarity")
+    visitor.reads("compare-result", "1.00", "most alike", "int8")
     assert len(visitor.element("compare-result").find_elements(By.CSS_SELECTOR, "td")) == 9
     visitor.run("compare", "一行")
     visitor.reads("compare-result", "at least two texts")
