@@ -13,7 +13,6 @@ sets in TASKS is left out. Rows have `query` and `passage`, for a task of kind `
 """
 
 import argparse
-import functools
 import heapq
 import re
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 import rjieba
 
 from embedding.held_out import HeldOut
+from embedding.scripts import to_traditional
 from pretraining.data.corpus import read_documents
 from pretraining.data.draws import draw
 from pretraining.data.sentences import sentence_spans
@@ -97,15 +97,8 @@ def in_traditional(pair: Pair, seed: int, share: float) -> Pair:
     if draw(seed, "traditional", text) >= share:
         return pair
     if draw(seed, "query, too", text) < QUERIES_TOO:
-        query = _converter().convert(query)
-    return query, _converter().convert(passage)
-
-
-@functools.cache
-def _converter():
-    import opencc
-
-    return opencc.OpenCC("s2twp")
+        query = to_traditional(query)
+    return query, to_traditional(passage)
 
 
 def pairs_of(

@@ -22,11 +22,11 @@ from datasets import Dataset, load_dataset
 
 from embedding.held_out import HeldOut
 from embedding.run_file import TaskSpec
+from embedding.scripts import to_traditional
 from embedding.tasks import rows_of_jsonl, rows_of_squad
 from pretraining.data.sentences import sentence_spans
 from pretraining.files import read_text
 
-LONGEST_PASSAGE = 256  # characters of a paragraph that a question learns from
 Row = tuple[str, list]  # where it stands, and its fields
 
 
@@ -45,6 +45,11 @@ def load_task(spec: TaskSpec, seed: int, held_out: HeldOut | None = None) -> Loa
         OSError, ValueError: if a file or row cannot be used; the message names file, line, remedy.
     """
     examples = list(KINDS[spec.kind](spec, _rows(spec)))
+    if spec.traditional:
+        examples = [
+            {key: to_traditional(v) if isinstance(v, str) else v for key, v in example.items()}
+            for example in examples
+        ]
     if not examples:
         raise ValueError(f"{_source(spec)} has no rows to train on.")
     kept = examples
@@ -204,11 +209,11 @@ def _score(spec: TaskSpec, value, where: str) -> float | None:
 def _questions(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
     for file in spec.files:
         for context, question, place in rows_of_squad(file):
-            yield {"anchor": question, "positive": _sentences_around(context, place)}
+            yield {"anchor": question, "positive": _sentences_around(context, place, spec.length)}
 
 
-def _sentences_around(text: str, place: int) -> str:
-    """Whole sentences around a place, as many as fit into `LONGEST_PASSAGE` characters.
+def _sentences_around(text: str, place: int, length: int) -> str:
+    """Whole sentences around a place, as many as fit into so many characters.
 
     A paragraph of SQuAD is several times as long, and takes as many times as long to learn from.
     """
@@ -216,9 +221,7 @@ def _sentences_around(text: str, place: int) -> str:
     first = last = next((n for n, (_, end) in enumerate(spans) if place < end), len(spans) - 1)
 
     def fits(start: int, end: int) -> bool:
-        return (
-            start >= 0 and end < len(spans) and spans[end][1] - spans[start][0] <= LONGEST_PASSAGE
-        )
+        return start >= 0 and end < len(spans) and spans[end][1] - spans[start][0] <= length
 
     while fits(first, last + 1) or fits(first - 1, last):
         if fits(first, last + 1):

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
+from embedding.scripts import to_simplified
 from embedding.tasks import TASKS, Pairs, Ranking, Task, read_task
 from pretraining.data.sentences import sentence_spans
 
@@ -12,11 +13,12 @@ SHORTEST_SENTENCE = 8
 
 
 def normalized(text: str) -> str:
-    """Letters, digits and Han characters alone, after NFKC, in lower case.
+    """Letters, digits and simplified characters alone, after NFKC, in lower case.
 
-    Two texts that differ in punctuation, width or spaces are one text.
+    Two texts that differ in punctuation, width, spaces or script are one text.
     """
-    return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
+    text = to_simplified(unicodedata.normalize("NFKC", text).lower())
+    return "".join(c for c in text if c.isalnum())
 
 
 def long_sentences(text: str) -> list[str]:

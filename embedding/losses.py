@@ -24,6 +24,9 @@ from torch.nn import functional
 
 from embedding.run_file import TaskSpec
 
+# Of the Matryoshka sizes below the full one, each beside 1 for that.
+SHORTER_WEIGHT = 0.3
+
 
 class TeacherLoss(nn.Module):
     """1 − cos(student, teacher), and weight · mean (difference of cosines)² / their variance.
@@ -145,16 +148,20 @@ def loss_for(
         with_vectors = spec.loss == "vectors"
         return TeacherLoss(model, vectors, spec.similarity_weight, dimensions, with_vectors)
     loss = _plain_loss(spec, model, scale)
-    return MatryoshkaLoss(model, loss, [size, *dimensions]) if dimensions else loss
+    weights = [1.0, *[SHORTER_WEIGHT] * len(dimensions)]
+    return MatryoshkaLoss(model, loss, [size, *dimensions], weights) if dimensions else loss
 
 
 def _plain_loss(spec: TaskSpec, model: SentenceTransformer, scale: dict) -> torch.nn.Module:
     match spec.loss:
         case "ranking":
+            # Each text has to find its partner among those of the other side, in both directions.
+            directions = ("query_to_doc", "doc_to_query")
+            options = {"directions": directions, "partition_mode": "per_direction", **scale}
             if spec.mini_batch is None:
-                return MultipleNegativesRankingLoss(model, **scale)
+                return MultipleNegativesRankingLoss(model, **options)
             return CachedMultipleNegativesRankingLoss(
-                model, mini_batch_size=spec.mini_batch, **scale
+                model, mini_batch_size=spec.mini_batch, **options
             )
         case "triplet":
             return TripletLoss(model, TripletDistanceMetric.COSINE, triplet_margin=spec.margin)

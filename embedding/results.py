@@ -31,6 +31,7 @@ COLUMNS = {
     "CSL recall@10": ("csl", "recall@10"),
     "STS-B dev ρ": ("stsb_dev", "spearman"),
     "DRCD dev nDCG@10": ("drcd_dev", "ndcg@10"),
+    "CMRC trial nDCG@10": ("cmrc_trial", "ndcg@10"),
 }
 # Heading -> figure of `embedding.speed` and its format.
 SPEED_COLUMNS = {

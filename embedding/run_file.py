@@ -4,6 +4,7 @@
     architecture: bi_encoder            or cross_encoder or late_interaction
     layers: 6                           optional: only the first layers are kept
     vector_size: 768                    optional: values of a vector, where not the encoder's
+    start: words                        optional: vectors begin as bags of words
     compile: true                       optional: torch.compile; needs a C++ compiler on a CPU
     output: runs/embedding/simclue      folder to make
     dtype: fp32                         or bf16: how the weights are stored there
@@ -56,6 +57,8 @@ class TaskSpec:
         labels: score of each label of `scored` rows, or null for labels to leave out.
         prompts: names of the run's prompts, one a column of text; None uses none.
         limit: how many rows are used, drawn by the seed; None uses all.
+        length: characters of the paragraph around the answer, for `questions`.
+        traditional: whether all texts are turned into traditional characters.
         mini_batch: texts at a time in `ranking` (gradient caching), which takes less memory and a
             third more time, with the same result; None takes the whole batch at once (rerankers:
             32 texts).
@@ -78,6 +81,8 @@ class TaskSpec:
     labels: dict[str, float | None] | None = None
     prompts: tuple[str, ...] | None = None
     limit: int | None = None
+    length: int = 256
+    traditional: bool = False
     mini_batch: int | None = None
     scale: float | None = None
     margin: float = 0.2
@@ -95,6 +100,7 @@ class RunFile:
     architecture: str = "bi_encoder"
     layers: int | None = None
     vector_size: int | None = None
+    start: str | None = None
     compile: bool = False
     dtype: str = "fp32"
     training: dict = field(default_factory=dict)
@@ -169,12 +175,14 @@ _COUNT = ("a whole number above 0", lambda value: _is_whole(value) and value > 0
 _NUMBER = ("a number", _is_number)
 _KEYS = ("keys and values", lambda value: isinstance(value, dict))
 _VALUES = {
-    **dict.fromkeys(("model", "output", "architecture", "dtype", "exclude", "turns"), _TEXT),
+    **dict.fromkeys(("model", "output", "architecture", "dtype", "exclude", "start", "turns"), _TEXT),
     **dict.fromkeys(("kind", "hub", "config", "split", "loss", "teacher"), _TEXT),
-    **dict.fromkeys(("layers", "vector_size", "limit", "mini_batch"), _COUNT),
+    **dict.fromkeys(("layers", "vector_size", "limit", "length", "mini_batch"), _COUNT),
     **dict.fromkeys(("scale", "margin", "similarity_weight"), _NUMBER),
     **dict.fromkeys(("training", "labels", "tasks"), _KEYS),
-    "compile": ("true or false", lambda value: isinstance(value, bool)),
+    **dict.fromkeys(
+        ("compile", "traditional"), ("true or false", lambda value: isinstance(value, bool))
+    ),
     "seed": ("a whole number", _is_whole),
     "dimensions": ("a list of whole numbers", _all(_is_whole)),
     "files": _TEXTS,
@@ -272,6 +280,10 @@ def _check_run(run: RunFile, where: str) -> None:
         raise ValueError(f"{where}: dimensions: only a bi_encoder has one vector a text.")
     if run.vector_size is not None and run.architecture != "bi_encoder":
         raise ValueError(f"{where}: vector_size: only a bi_encoder has one vector a text.")
+    if run.start is not None and (run.start != "words" or run.vector_size is None):
+        raise ValueError(
+            f"{where}: start: {run.start!r}, but `words` together with vector_size expected."
+        )
     for task in run.tasks:
         for prompt in task.prompts or ():
             if prompt not in run.prompts:

@@ -1,6 +1,6 @@
 """Search in your own texts, by meaning and by words.
 
-    python -m embedding.search build notes/*.txt faq.csv --index runs/index --model FOLDER
+    python -m embedding.search build notes/*.txt faq.csv --index runs/index
     python -m embedding.search add more.jsonl --index runs/index
     python -m embedding.search query 图书馆几点关门 --index runs/index
 
@@ -38,6 +38,8 @@ from embedding.search_index import (
 )
 from embedding.teacher import TeacherNote, digest_of, open_vectors
 
+# The model that a clone brings.
+SHIPPED = Path(__file__).resolve().parent.parent / "models/embedding"
 UNFINISHED, LOCK = "unfinished", ".lock"
 # How many passages a reranker reads.
 RERANKED = 50
@@ -244,7 +246,9 @@ def parse() -> argparse.Namespace:
         command.add_argument("--dtype", choices=DTYPES, help="default: that of config.json")
     for command in (build, add, query):
         command.add_argument("--index", type=Path, required=True, help="folder")
-    build.add_argument("--model", required=True, help="folder, or name on the Hub")
+    build.add_argument(
+        "--model", default=str(SHIPPED), help="folder, or name on the Hub (models/embedding)"
+    )
     for command in (add, query):
         command.add_argument("--model", help="default: where it was when the index was built")
     query.add_argument("text", nargs="?", help="default: lines of standard input")

@@ -1,10 +1,22 @@
-"""Changes of a model's shape before it is trained: fewer layers, longer vectors."""
+"""Changes of a model before it is trained: fewer layers, longer vectors, a bag of words to begin with."""
 
+import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
+
+from embedding.scripts import to_simplified
+
+# How a bag of words begins, chosen by its retrieval without training (docs/journal.md, 2026-11-27):
+# how far below 0 the values of a token as rare as the average of a text lie, in standard
+# deviations, how much each unit of inverse document frequency lifts them, and how sharp the bend of
+# GELU is.
+BIAS, RARITY, SHARPNESS = 1.5, 0.2, 4.0
+# Texts whose tokens are counted, and those that the encoder reads.
+COUNTED, READ = 50_000, 1_500
 
 
 def keep_layers(model: BaseModel, count: int) -> None:
@@ -48,3 +60,93 @@ def widen_vectors(model: SentenceTransformer, size: int) -> None:
     )
     model[1] = Pooling(size, model[1].pooling_mode, model[1].include_prompt)
     model.insert(1, dense)
+
+
+def start_as_bag_of_words(model: SentenceTransformer, texts: list[str]) -> None:
+    """Sets the weights so that a vector begins as the mean of its tokens' codes, in place.
+
+    Contrast has to find out from nothing that rare words tell texts apart. This is where it begins
+    instead: the layers add nothing, each token has a sparse code of its own by random weights of the dense layer, with more values above 0 the rarer the token is, and a traditional
+    character has the embedding of its simplified one.
+
+    Args:
+        texts: of the training data; their tokens are counted.
+
+    Raises:
+        ValueError: if the encoder's layers have no `Wo`, or no dense layer follows it.
+    """
+    encoder, dense = model[0].auto_model.base_model, model[1]
+    outputs = [p for name, p in encoder.named_parameters() if name.endswith("Wo.weight")]
+    if not outputs or not isinstance(dense, Dense):
+        raise ValueError("start: words needs the layers of a ModernBERT, and vector_size.")
+    tokenizer = model.tokenizer
+    embeddings = encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        embeddings.copy_(embeddings[_simplified_tokens(tokenizer.get_vocab(), len(embeddings))])
+        for output in outputs:
+            output.zero_()
+        share, rarity = _counts(tokenizer, texts, len(embeddings))
+        states = _states_of_tokens(model, texts[:: max(len(texts) // READ, 1)], len(embeddings))
+        weight, bias = _codes(states, share, rarity, len(dense.linear.bias))
+        dense.linear.weight.copy_(torch.from_numpy(weight))
+        dense.linear.bias.copy_(torch.from_numpy(bias))
+
+
+def _simplified_tokens(vocabulary: dict[str, int], size: int) -> torch.Tensor:
+    """(size,): of each token, the one that spells it in simplified characters, or itself."""
+    simplified = torch.arange(size)
+    for token, number in vocabulary.items():
+        simplified[number] = vocabulary.get(to_simplified(token), number)
+    return simplified
+
+
+def _states_of_tokens(model: SentenceTransformer, texts: list[str], size: int) -> np.ndarray:
+    """(size, hidden size): the mean state of each token in some texts; 0 for tokens that are not
+    there."""
+    encoder = model[0].auto_model.base_model
+    sums, counts = np.zeros((size, encoder.config.hidden_size)), np.zeros(size)
+    for at in range(0, len(texts), 32):
+        batch = model.tokenizer(
+            texts[at : at + 32], padding=True, truncation=True, max_length=512, return_tensors="pt"
+        )
+        real = batch["attention_mask"].bool()
+        states = encoder(**batch).last_hidden_state[real]
+        np.add.at(sums, batch["input_ids"][real].numpy(), states.double().numpy())
+        counts += np.bincount(batch["input_ids"][real].numpy(), minlength=size)
+    return sums / np.maximum(counts, 1)[:, None]
+
+
+def _counts(tokenizer, texts: list[str], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(size,) twice: of each token its share of all tokens, and the logarithm of texts / texts that
+    have it."""
+    chosen = np.random.default_rng(0).permutation(len(texts))[:COUNTED]
+    occurrences, documents = np.zeros(size), np.zeros(size)
+    for ids in tokenizer([texts[n] for n in chosen])["input_ids"]:
+        tokens, counts = np.unique(ids, return_counts=True)
+        occurrences[tokens] += counts
+        documents[tokens] += 1
+    rarity = np.log((len(chosen) + 1) / (documents + 1))
+    return occurrences / occurrences.sum(), rarity
+
+
+def _codes(
+    states: np.ndarray, share: np.ndarray, rarity: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (size, hidden size) and bias (size,) of a dense layer that gives tokens their codes.
+
+    Args:
+        states: (tokens, hidden size).
+        share, rarity: (tokens,), as `_counts` gives them.
+    """
+    seen = np.abs(states).sum(axis=1) > 0
+    states, share, rarity = states[seen], share[seen] / share[seen].sum(), rarity[seen]
+    mean = share @ states
+    spread = (states - mean).std(axis=0)
+    directions = np.random.default_rng(0).standard_normal((size, states.shape[1]))
+    weight = directions / (np.sqrt(states.shape[1]) * spread)
+    # How rare a token is can be read from its state, by a linear fit.
+    scaled = np.sqrt(share)[:, None]
+    known = np.append(states, np.ones((len(states), 1)), axis=1) * scaled
+    fit = np.linalg.lstsq(known, rarity * scaled[:, 0], rcond=None)[0]
+    bias = -weight @ mean - BIAS + RARITY * (fit[-1] - share @ rarity)
+    return SHARPNESS * (weight + RARITY * fit[:-1]), SHARPNESS * bias

@@ -186,6 +186,11 @@ def cmrc(folder: Path) -> Retrieval:
     return questions(folder / "cmrc2018/cmrc2018_dev.json")
 
 
+def cmrc_trial(folder: Path) -> Retrieval:
+    """CMRC 2018, trial: question → its paragraph among 256."""
+    return questions(folder / "cmrc2018/cmrc2018_trial.json")
+
+
 def drcd(folder: Path) -> Retrieval:
     """DRCD, test: question → its paragraph among 1,000 (encyclopedia, traditional characters)."""
     return questions(folder / "drcd/DRCD_test.json")
@@ -218,9 +223,10 @@ TASKS: dict[str, Callable[[Path], Task]] = {
     "csl": csl,
     "stsb_dev": stsb_dev,
     "drcd_dev": drcd_dev,
+    "cmrc_trial": cmrc_trial,
 }
 # To choose a recipe by; no part of a comparison.
-DEV = ("stsb_dev", "drcd_dev")
+DEV = ("stsb_dev", "drcd_dev", "cmrc_trial")
 
 
 def read_task(name: str, folder: Path) -> Task:

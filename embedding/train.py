@@ -30,7 +30,7 @@ from embedding.held_out import HeldOut
 from embedding.losses import loss_for
 from embedding.results import fingerprint
 from embedding.run_file import RunFile, load_run_file
-from embedding.student import keep_layers, widen_vectors
+from embedding.student import keep_layers, start_as_bag_of_words, widen_vectors
 from embedding.teacher import read_note, read_teacher
 from embedding.unpadded import lay_end_to_end
 from pretraining.files import check_output, new_folder, read_json, sha256_of, write_json
@@ -101,6 +101,12 @@ def load_data(run: RunFile) -> tuple[dict[str, Dataset], dict[str, object]]:
     return rows, vectors
 
 
+def texts_of(rows: Dataset) -> list[str]:
+    """All texts of a task's rows."""
+    columns = [column for column in rows.column_names if column not in LABELS]
+    return [text for column in columns for text in rows[column]]
+
+
 def sampler_for(dataset: Dataset, **options) -> BatchSampler:
     """Rows without labels are contrasted within the batch, so no text may be in it twice."""
     if any(column in dataset.column_names for column in LABELS):
@@ -159,6 +165,8 @@ def train(run: RunFile) -> BaseModel:
         keep_layers(model, run.layers)
     if run.vector_size is not None:
         widen_vectors(model, run.vector_size)
+    if run.start == "words":
+        start_as_bag_of_words(model, [text for task in rows.values() for text in texts_of(task)])
     if run.architecture == "bi_encoder" and not any(isinstance(each, Normalize) for each in model):
         model.append(Normalize())  # the product of two vectors is their cosine
     if run.compile:

@@ -1,0 +1,1 @@
+../../attention_chinese_modernbert.py

@@ -1,0 +1,1 @@
+../../backends_chinese_modernbert.py

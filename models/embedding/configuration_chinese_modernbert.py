@@ -1,0 +1,1 @@
+../../configuration_chinese_modernbert.py

@@ -1,0 +1,1 @@
+../../losses_chinese_modernbert.py

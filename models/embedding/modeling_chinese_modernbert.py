@@ -1,0 +1,1 @@
+../../modeling_chinese_modernbert.py

@@ -1,0 +1,1 @@
+../../products_chinese_modernbert.py

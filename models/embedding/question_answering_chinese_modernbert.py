@@ -1,0 +1,1 @@
+../../question_answering_chinese_modernbert.py

@@ -1,0 +1,1 @@
+../../spans_chinese_modernbert.py

@@ -1,0 +1,1 @@
+../../stream_chinese_modernbert.py

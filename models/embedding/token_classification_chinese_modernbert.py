@@ -1,0 +1,1 @@
+../../token_classification_chinese_modernbert.py

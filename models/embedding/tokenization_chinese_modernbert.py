@@ -1,0 +1,1 @@
+../../tokenization_chinese_modernbert.py
