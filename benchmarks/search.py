@@ -12,6 +12,7 @@ vectors, and how often each way finds the paragraph to which a question belongs.
 import argparse
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,8 @@ def main() -> None:
         print(f"built in {built:,.0f} s")
     searcher = Searcher(args.index, args.model)
     index = searcher.index
+    if index.passage(0).file != "cmrc":
+        sys.exit(f"{args.index} holds other passages: remove it, or name another index.")
     size = sum(file.stat().st_size for file in args.index.rglob("*") if file.is_file())
     print(f"{machine(CPU)}\n{index.note.passages:,} passages, {size / 2**20:,.0f} MB on disk")
 

@@ -133,6 +133,10 @@ def main() -> None:
     )
     parser.add_argument("--exclude", type=Path, help="folder of tasks whose texts are left out")
     args = parser.parse_args()
+    if args.count < 1:
+        parser.error("--count: at least one pair")
+    if not 0 <= args.traditional <= 1:
+        parser.error("--traditional: a share from 0 to 1")
     try:
         check_file(args.output)
         held_out = HeldOut(args.exclude) if args.exclude else None

@@ -57,6 +57,8 @@ def _files(path: str) -> list[str]:
     Raises:
         CorpusError: if there is none.
     """
+    if Path(path).is_file():
+        return [path] if Path(path).suffix in SEPARATORS else find_files([path])
     is_folder = Path(path).is_dir()
     found = sorted(glob.glob(f"{glob.escape(path)}/**/*" if is_folder else path, recursive=True))
     tables = [file for file in found if Path(file).suffix in SEPARATORS]

@@ -62,13 +62,16 @@ def open_results(file: Path) -> dict:
         if not isinstance(results, dict) or "models" not in results:
             raise ValueError(f"{file} does not hold figures of an evaluation. Name another file.")
         return results
+    return {"date": date.today().isoformat(), **surroundings(), "models": {}}
+
+
+def surroundings() -> dict[str, str]:
+    """The machine and the versions."""
     return {
-        "date": date.today().isoformat(),
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "sentence_transformers": sentence_transformers.__version__,
-        "models": {},
     }
 
 

@@ -175,7 +175,8 @@ _COUNT = ("a whole number above 0", lambda value: _is_whole(value) and value > 0
 _NUMBER = ("a number", _is_number)
 _KEYS = ("keys and values", lambda value: isinstance(value, dict))
 _VALUES = {
-    **dict.fromkeys(("model", "output", "architecture", "dtype", "exclude", "start", "turns"), _TEXT),
+    **dict.fromkeys(("model", "start", "output", "architecture", "dtype"), _TEXT),
+    **dict.fromkeys(("exclude", "turns"), _TEXT),
     **dict.fromkeys(("kind", "hub", "config", "split", "loss", "teacher"), _TEXT),
     **dict.fromkeys(("layers", "vector_size", "limit", "length", "mini_batch"), _COUNT),
     **dict.fromkeys(("scale", "margin", "similarity_weight"), _NUMBER),
@@ -253,6 +254,8 @@ def _check_task(spec: TaskSpec, where: str) -> None:
         if spec.teacher is None:
             raise ValueError(f"{where}.teacher: name a folder that embedding.distill wrote.")
         return
+    if spec.kind == "questions" and not spec.files:
+        raise ValueError(f"{where}.files: name files in SQuAD's format.")
     if bool(spec.files) == bool(spec.hub):
         raise ValueError(f"{where}: give either files or hub.")
     exactly = {"pairs": 2, "nli": 3, "scored": 3, "questions": 0}.get(spec.kind)

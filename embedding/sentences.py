@@ -92,8 +92,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--exclude", type=Path, help="folder of tasks whose texts are left out")
     args = parser.parse_args()
-    if args.documents and args.count is None:
-        parser.error("--documents needs --count: how many pieces are drawn")
+    if args.documents and (args.count is None or args.count < 1):
+        parser.error("--documents needs --count: how many pieces are drawn, at least one")
     return args
 
 

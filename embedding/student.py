@@ -1,4 +1,4 @@
-"""Changes of a model before it is trained: fewer layers, longer vectors, a bag of words to begin with."""
+"""What a model is before it is trained: fewer layers, longer vectors, a bag of words."""
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ from embedding.scripts import to_simplified
 # deviations, how much each unit of inverse document frequency lifts them, and how sharp the bend of
 # GELU is.
 BIAS, RARITY, SHARPNESS = 1.5, 0.2, 4.0
-# Texts whose tokens are counted, and those that the encoder reads.
-COUNTED, READ = 50_000, 1_500
+COUNTED = 50_000  # texts, whose tokens are counted
 
 
 def keep_layers(model: BaseModel, count: int) -> None:
@@ -65,9 +64,10 @@ def widen_vectors(model: SentenceTransformer, size: int) -> None:
 def start_as_bag_of_words(model: SentenceTransformer, texts: list[str]) -> None:
     """Sets the weights so that a vector begins as the mean of its tokens' codes, in place.
 
-    Contrast has to find out from nothing that rare words tell texts apart. This is where it begins
-    instead: the layers add nothing, each token has a sparse code of its own by random weights of the dense layer, with more values above 0 the rarer the token is, and a traditional
-    character has the embedding of its simplified one.
+    By contrast alone it takes long to find out that rare words tell texts apart. This is where it
+    begins instead: the layers add nothing yet, each token has a sparse code of its own by random
+    weights of the dense layer, with more values above 0 the rarer the token is, and traditional
+    characters have the embeddings of simplified ones.
 
     Args:
         texts: of the training data; their tokens are counted.
@@ -86,8 +86,7 @@ def start_as_bag_of_words(model: SentenceTransformer, texts: list[str]) -> None:
         for output in outputs:
             output.zero_()
         share, rarity = _counts(tokenizer, texts, len(embeddings))
-        states = _states_of_tokens(model, texts[:: max(len(texts) // READ, 1)], len(embeddings))
-        weight, bias = _codes(states, share, rarity, len(dense.linear.bias))
+        weight, bias = _codes(_states_of_tokens(encoder), share, rarity, len(dense.linear.bias))
         dense.linear.weight.copy_(torch.from_numpy(weight))
         dense.linear.bias.copy_(torch.from_numpy(bias))
 
@@ -100,20 +99,11 @@ def _simplified_tokens(vocabulary: dict[str, int], size: int) -> torch.Tensor:
     return simplified
 
 
-def _states_of_tokens(model: SentenceTransformer, texts: list[str], size: int) -> np.ndarray:
-    """(size, hidden size): the mean state of each token in some texts; 0 for tokens that are not
-    there."""
-    encoder = model[0].auto_model.base_model
-    sums, counts = np.zeros((size, encoder.config.hidden_size)), np.zeros(size)
-    for at in range(0, len(texts), 32):
-        batch = model.tokenizer(
-            texts[at : at + 32], padding=True, truncation=True, max_length=512, return_tensors="pt"
-        )
-        real = batch["attention_mask"].bool()
-        states = encoder(**batch).last_hidden_state[real]
-        np.add.at(sums, batch["input_ids"][real].numpy(), states.double().numpy())
-        counts += np.bincount(batch["input_ids"][real].numpy(), minlength=size)
-    return sums / np.maximum(counts, 1)[:, None]
+def _states_of_tokens(encoder: nn.Module) -> np.ndarray:
+    """(tokens, hidden size): the last state of each token, which its neighbors do not change yet."""
+    tokens = torch.arange(encoder.config.vocab_size).split(1_000)
+    states = [encoder(input_ids=each[:, None]).last_hidden_state[:, 0] for each in tokens]
+    return torch.cat(states).double().numpy()
 
 
 def _counts(tokenizer, texts: list[str], size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -138,15 +128,13 @@ def _codes(
         states: (tokens, hidden size).
         share, rarity: (tokens,), as `_counts` gives them.
     """
-    seen = np.abs(states).sum(axis=1) > 0
-    states, share, rarity = states[seen], share[seen] / share[seen].sum(), rarity[seen]
     mean = share @ states
     spread = (states - mean).std(axis=0)
     directions = np.random.default_rng(0).standard_normal((size, states.shape[1]))
     weight = directions / (np.sqrt(states.shape[1]) * spread)
     # How rare a token is can be read from its state, by a linear fit.
-    scaled = np.sqrt(share)[:, None]
-    known = np.append(states, np.ones((len(states), 1)), axis=1) * scaled
-    fit = np.linalg.lstsq(known, rarity * scaled[:, 0], rcond=None)[0]
+    scale = np.sqrt(share)
+    known = np.append(states, np.ones((len(states), 1)), axis=1) * scale[:, None]
+    fit = np.linalg.lstsq(known, rarity * scale, rcond=None)[0]
     bias = -weight @ mean - BIAS + RARITY * (fit[-1] - share @ rarity)
     return SHARPNESS * (weight + RARITY * fit[:-1]), SHARPNESS * bias

@@ -240,5 +240,5 @@ def read_task(name: str, folder: Path) -> Task:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error.filename} is missing: unpack the task's archive into {folder}, "
-            "or leave the task out with --only."
+            "or, to evaluate without this task, use --only."
         ) from error

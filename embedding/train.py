@@ -158,7 +158,6 @@ def train(run: RunFile) -> BaseModel:
     """
     check_output(run.output)
     rows, vectors = load_data(run)
-    checkpoint = prepare_work(run)
     set_seed(run.seed)
     model = Opening.of(run.model, dtype="fp32").open(run.architecture)
     if run.layers is not None:
@@ -176,8 +175,10 @@ def train(run: RunFile) -> BaseModel:
         task.name: loss_for(task, model, run.dimensions, vectors.get(task.name))
         for task in run.tasks
     }
+    arguments = arguments_for(run, rows)
+    checkpoint = prepare_work(run)
     trainer = ARCHITECTURES[run.architecture].trainer(
-        model=model, args=arguments_for(run, rows), train_dataset=rows, loss=losses
+        model=model, args=arguments, train_dataset=rows, loss=losses
     )
     if run.architecture == "bi_encoder" and trainer.args.n_gpu < 2:  # DataParallel divides rows
         lay_end_to_end(model)

@@ -95,7 +95,7 @@ def find_files(paths: Sequence[str]) -> list[str]:
     for path in paths:
         system, root = url_to_fs(path)
         try:
-            if has_magic(root):
+            if has_magic(root) and not system.exists(root):
                 found = [each for each in sorted(system.glob(root)) if system.isfile(each)]
             elif system.isdir(root):
                 found = [each for each in sorted(system.find(root)) if kind_of(each)]

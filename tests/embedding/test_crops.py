@@ -87,6 +87,10 @@ def test_the_command_draws_pairs_and_leaves_out_those_of_the_tests(tmp_path, mon
         crops.main()
         return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
 
+    for options in (("--count", 0), ("--traditional", 20)):
+        with pytest.raises(SystemExit):
+            drawn(*options)
+    assert not output.exists()
     everything = drawn()
     assert len(everything) == 10 and drawn() == everything
     assert "10 pairs" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from embedding.data import LONGEST_PASSAGE, load_task
+from embedding.data import load_task
 from embedding.held_out import HeldOut, normalized
 from embedding.mine import Meanings, collect
 from embedding.run_file import TaskSpec, load_run_file
@@ -164,8 +164,16 @@ def test_questions_come_with_the_sentences_around_their_answer(tmp_path):
     rows = load_task(TaskSpec("task", "questions", (file,)), seed=0).rows.to_list()
     assert [row["anchor"] for row in rows] == [QUERY, TITLE]
     middle, beginning = (row["positive"] for row in rows)
-    assert middle == "".join(sentences[16:25]) and len(middle) <= LONGEST_PASSAGE
+    assert middle == "".join(sentences[16:25]) and len(middle) <= 256
     assert beginning == "".join(sentences[:10])
+    (longer, _) = load_task(TaskSpec("task", "questions", (file,), length=500), seed=0).rows
+    assert middle in longer["positive"] and 450 < len(longer["positive"]) <= 500
+
+
+def test_a_task_may_be_in_traditional_characters(jsonl):
+    file = jsonl({"q": "图书馆几点关门", "t": "闭馆时间", "s": 1})
+    (row,) = rows_of("scored", file, "q", "t", "s", traditional=True)
+    assert row == {"sentence1": "圖書館幾點關門", "sentence2": "閉館時間", "score": 1.0}
 
 
 def test_a_limit_beyond_the_rows_is_refused(jsonl):
@@ -186,6 +194,7 @@ tasks:
     [
         ("model: .\n", "", "key 'model' is missing"),
         ("output: out", "output: out\nturn: x", "unknown key 'turn'"),
+        ("pairs, files: [rows.jsonl], columns: [q, t]", "questions, hub: x", "name files in SQuAD"),
         ("output: out", "output: out\nturns: x", "turns: 'x'; one of proportional, round_robin"),
         ("output: out", "output: out\ntraining: {lr: 1}", "training.lr is not a key of Sentence"),
         ("output: out", "output: out\ntraining: {seed: 1}", "training.seed is not set here"),
@@ -272,6 +281,10 @@ def test_a_text_of_a_test_set_is_found_whatever_its_punctuation(held_out, text):
 @pytest.mark.parametrize("text", ["今天没有下雨", "好", "磨坊", "。"])
 def test_other_texts_and_single_words_of_a_paragraph_are_not(held_out, text):
     assert not held_out.holds(text)
+
+
+def test_a_text_of_a_test_set_is_found_in_either_script(held_out):
+    assert held_out.holds("圖書館幾點開門")
 
 
 def test_width_and_case_do_not_matter():

@@ -227,6 +227,21 @@ def test_figures_of_another_dtype_stand_beside(evaluated, tiny_encoder, tmp_path
     assert len(json.loads((tmp_path / "results.json").read_text())["models"]) == 2
 
 
+def test_speed_is_measured_again_on_another_machine(
+    evaluated, tiny_encoder, tmp_path, monkeypatch
+):
+    rates = iter((100, 200))
+    monkeypatch.setattr(
+        evaluate, "speed_of", lambda *_: {"sentences_per_second": next(rates), "parameters": 7}
+    )
+    options = ("--models", str(tiny_encoder), "--only", "stsb", "--speed")
+    assert evaluated(*options)[-1].endswith(" 100 | 7 |")
+    assert evaluated(*options)[-1].endswith(" 100 | 7 |")
+    file = tmp_path / "results.json"
+    file.write_text(file.read_text().replace('"machine": "', '"machine": "another '))
+    assert evaluated(*options)[-1].endswith(" 200 | 7 |")
+
+
 def test_another_state_of_a_model_is_measured_anew(evaluated, monkeypatch):
     evaluated("--models", "bigrams", "--only", "stsb")
     monkeypatch.setattr(evaluate, "fingerprint", lambda opening: "other weights")

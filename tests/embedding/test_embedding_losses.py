@@ -92,6 +92,18 @@ def test_a_size_that_the_model_does_not_have_is_refused():
         loss_for(spec, Fixed(torch.eye(3)), (3,))
 
 
+def test_both_sides_of_a_pair_look_for_their_partner():
+    class Given(Fixed):
+        def forward(self, features) -> dict:
+            return {"sentence_embedding": features["vectors"]}
+
+    left, right = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    spec = TaskSpec("t", "pairs", (Path("x"),), loss="ranking")
+    loss = loss_for(spec, Given(left), ())
+    one_way = loss([{"vectors": left}, {"vectors": right}], None)
+    torch.testing.assert_close(one_way, loss([{"vectors": right}, {"vectors": left}], None))
+
+
 def test_a_ranking_in_pieces_is_that_of_the_whole_batch(tiny_encoder):
     texts = ["今天下雨。", "外面在下雨。", "图书馆几点关门？", "阅览室开到九点。", "买菜", "去菜场"]
     found = {}

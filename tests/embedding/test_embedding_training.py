@@ -18,7 +18,7 @@ from embedding.data import load_task
 from embedding.encoder import Opening
 from embedding.leakage import leaks
 from embedding.run_file import TaskSpec, load_run_file
-from embedding.student import widen_vectors
+from embedding.student import keep_layers, start_as_bag_of_words, widen_vectors
 from embedding.teacher import TeacherNote, digest_of, open_vectors, read_teacher
 from embedding.train import load_data, prepare_work, train, work_folder
 from embedding.unpadded import lay_end_to_end
@@ -272,6 +272,20 @@ def test_a_student_may_have_fewer_layers_longer_vectors_and_half_the_bytes(run_f
         train(replace(again, vector_size=50))
 
 
+def test_vectors_begin_as_bags_of_words_in_which_rare_words_count_most(tiny_encoder):
+    model = SentenceTransformer(str(tiny_encoder), trust_remote_code=True, device="cpu")
+    keep_layers(model, 2)
+    widen_vectors(model, 300)
+    often = [f"今天的{what}，我们都觉得很好。" for what in SENTENCES]
+    start_as_bag_of_words(model, [*often, "昆曲很好听。", "图书馆在河边。"])
+    words = ["昆曲，今天的", "今天的，昆曲", "昆曲我们", "今天的我们", "圖書館", "图书馆"]
+    vectors = model.encode(words)
+    same = model.similarity(vectors, vectors)
+    assert same[0, 1] > 0.99  # their order says nothing
+    assert same[0, 2] > same[0, 3] + 0.1
+    assert same[4, 5] > 0.99
+
+
 def test_texts_laid_end_to_end_have_the_same_vectors(tiny_encoder):
     model = SentenceTransformer(str(tiny_encoder), trust_remote_code=True, device="cpu")
     widen_vectors(model, 40)
@@ -298,6 +312,7 @@ def test_a_run_may_be_compiled_for_batches_of_any_size(run_file, monkeypatch):
     [
         ("layers=4", "layers: 4, but the model has 3"),
         ("layers=0", "layers: a whole number above 0"),
+        ("start=words", "start: 'words', but `words` together with vector_size"),
         ("vector_size=-1", "vector_size: a whole number above 0"),
         ("dtype=int8", "dtype: 'int8'; one of fp32, bf16 expected"),
     ],

@@ -86,6 +86,15 @@ def test_folders_and_patterns_name_tables_too_and_tabs_alone_part_a_tsv(tmp_path
     assert len(list(read_passages([f"{tmp_path}/*"]))) == 4
 
 
+@pytest.mark.parametrize("name", ["notes[2026].txt", "faq[1].csv", "folder[1]/notes.txt"])
+def test_a_name_that_reads_like_a_pattern_is_taken_as_it_is(name, tmp_path):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("text\n几点开门？\n", encoding="utf-8")
+    asked = tmp_path / name.split("/")[0]
+    assert "几点开门？" in [passage.text for passage in read_passages([str(asked)])]
+
+
 # --- what is found ------------------------------------------------------------------------------
 
 
