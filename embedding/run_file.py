@@ -5,6 +5,7 @@
     layers: 6                           optional: only the first layers are kept
     vector_size: 768                    optional: values of a vector, where not the encoder's
     start: words                        optional: vectors begin as bags of words
+    train_layers: false                 optional, with start: the layers are left out meanwhile
     compile: true                       optional: torch.compile; needs a C++ compiler on a CPU
     output: runs/embedding/simclue      folder to make
     dtype: fp32                         or bf16: how the weights are stored there
@@ -101,6 +102,7 @@ class RunFile:
     layers: int | None = None
     vector_size: int | None = None
     start: str | None = None
+    train_layers: bool = True
     compile: bool = False
     dtype: str = "fp32"
     training: dict = field(default_factory=dict)
@@ -182,7 +184,7 @@ _VALUES = {
     **dict.fromkeys(("scale", "margin", "similarity_weight"), _NUMBER),
     **dict.fromkeys(("training", "labels", "tasks"), _KEYS),
     **dict.fromkeys(
-        ("compile", "traditional"), ("true or false", lambda value: isinstance(value, bool))
+        ("compile", "traditional", "train_layers"), ("true or false", lambda value: isinstance(value, bool))
     ),
     "seed": ("a whole number", _is_whole),
     "dimensions": ("a list of whole numbers", _all(_is_whole)),
@@ -287,6 +289,8 @@ def _check_run(run: RunFile, where: str) -> None:
         raise ValueError(
             f"{where}: start: {run.start!r}, but `words` together with vector_size expected."
         )
+    if not run.train_layers and run.start is None:
+        raise ValueError(f"{where}: train_layers: false needs `start: words`.")
     for task in run.tasks:
         for prompt in task.prompts or ():
             if prompt not in run.prompts:

@@ -91,6 +91,21 @@ def start_as_bag_of_words(model: SentenceTransformer, texts: list[str]) -> None:
         dense.linear.bias.copy_(torch.from_numpy(bias))
 
 
+def leave_layers_out(model: SentenceTransformer) -> None:
+    """Lets the states of a bag of words pass by the layers, in place: a step takes a tenth of the
+    time.
+
+    The weights of the layers stay as they are, and add nothing to the states as long as they are
+    those of `start_as_bag_of_words`.
+    """
+    for layer in model[0].auto_model.base_model.layers:
+        layer.forward = _pass_by
+
+
+def _pass_by(x: torch.Tensor, plan, places: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:
+    return (x if places is None else x[places]), None
+
+
 def _simplified_tokens(vocabulary: dict[str, int], size: int) -> torch.Tensor:
     """(size,): of each token, the one that spells it in simplified characters, or itself."""
     simplified = torch.arange(size)
