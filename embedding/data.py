@@ -8,6 +8,7 @@ Each kind of task becomes the columns that its losses want:
     nli       anchor, positive, negative_1              ["premise", "hypothesis", "label"]
     scored    sentence1, sentence2, score in [0, 1]     ["sentence1", "sentence2", "label"]
     questions anchor, positive                          none: SQuAD's format
+    neighbors sentence1, sentence2, score in [0, 1]     none: a teacher's folder
 
 A field of `triplets` and `ranked` may be a list of texts. NLI: of each premise, an entailed and a
 contradicted hypothesis. Questions: the sentences of the paragraph around the first answer.
@@ -21,9 +22,11 @@ from pathlib import Path
 from datasets import Dataset, load_dataset
 
 from embedding.held_out import HeldOut
+from embedding.neighbors import scored_pairs
 from embedding.run_file import TaskSpec
 from embedding.scripts import to_traditional
 from embedding.tasks import rows_of_jsonl, rows_of_squad
+from embedding.teacher import read_teacher
 from pretraining.data.sentences import sentence_spans
 from pretraining.files import read_text
 
@@ -68,7 +71,9 @@ def load_task(spec: TaskSpec, seed: int, held_out: HeldOut | None = None) -> Loa
             f"{_source(spec)}: rows with {min(widths)} and with {max(widths)} texts. "
             "All rows of a task need the same number of negatives."
         )
-    return Loaded(limited(Dataset.from_list(kept), spec, seed), dropped)
+    rows = Dataset.from_list(kept)
+    # Of neighbors no more are drawn than the limit says.
+    return Loaded(rows if spec.kind == "neighbors" else limited(rows, spec, seed), dropped)
 
 
 def limited(rows: Dataset, spec: TaskSpec, seed: int) -> Dataset:
@@ -212,6 +217,11 @@ def _questions(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
             yield {"anchor": question, "positive": _sentences_around(context, place, spec.length)}
 
 
+def _neighbors(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
+    for left, right, score in scored_pairs(*read_teacher(spec.teacher), spec.limit, seed=0):
+        yield {"sentence1": left, "sentence2": right, "score": score}
+
+
 def _sentences_around(text: str, place: int, length: int) -> str:
     """Whole sentences around a place, as many as fit into so many characters.
 
@@ -238,4 +248,5 @@ KINDS = {
     "nli": _nli,
     "scored": _scored,
     "questions": _questions,
+    "neighbors": _neighbors,
 }

@@ -16,7 +16,8 @@
     training: {num_train_epochs: 3, …}  keys of SentenceTransformerTrainingArguments
     tasks:
       pairs:                            a name of your own
-        kind: pairs                     pairs, triplets, ranked, nli, scored, questions or teacher
+        kind: pairs                     pairs, triplets, ranked, nli, scored, questions, teacher
+                                        or neighbors
         files: [train_pair_postive_1w.json]
         columns: [query, title]
 
@@ -67,7 +68,7 @@ class TaskSpec:
             vectors.
         margin: by which the better candidate must lead in `triplet`.
         similarity_weight: of the similarities within a batch, for kind `teacher`.
-        teacher: folder that `embedding.distill` wrote, for kind `teacher`.
+        teacher: folder that `embedding.distill` wrote, for kinds `teacher` and `neighbors`.
     """
 
     name: str
@@ -252,7 +253,7 @@ def _task(name: str, values, losses: dict[str, tuple[str, ...]], where: str) -> 
 
 
 def _check_task(spec: TaskSpec, where: str) -> None:
-    if spec.kind == "teacher":
+    if spec.kind in ("teacher", "neighbors"):
         if spec.teacher is None:
             raise ValueError(f"{where}.teacher: name a folder that embedding.distill wrote.")
         return

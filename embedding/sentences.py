@@ -2,17 +2,18 @@
 
     python -m embedding.sentences --documents everyday/*.jsonl.xz --output sentences.txt \\
         --count 200000 --exclude TASKS
-    python -m embedding.sentences --run RUN.yaml --output task-texts.txt
+    python -m embedding.sentences --run RUN.yaml --count 60000 --longest 60 \\
+        --output task-texts.txt
 
 One half of the documents is cut into sentences, the other into passages of 32 to 256 characters; of
 all distinct pieces within the lengths, `--count` are drawn by the seed. A text of the test sets in
-TASKS, or one that differs from it in punctuation only, is left out. With --run, every text of the
-run's tasks that it would train on is written.
+TASKS, or one that differs from it in punctuation only, is left out. With --run, they are drawn from
+the texts of the run's tasks that it would train on; without a count, these are written as they are.
 """
 
 import argparse
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from embedding.data import load_task
@@ -39,16 +40,23 @@ def pieces_of(paths: list[str], seed: int) -> Iterator[str]:
 
 
 def draw_pieces(
-    pieces: Iterator[str], count: int, seed: int, held_out: HeldOut | None
+    pieces: Iterable[str],
+    count: int,
+    seed: int,
+    held_out: HeldOut | None = None,
+    longest: int = LONGEST,
 ) -> list[str]:
     """`count` distinct pieces, or all if there are fewer; which ones, seed and texts alone decide.
 
     The pieces with the smallest draws are kept, so memory holds no more than `count` of them.
+
+    Args:
+        longest: characters of a piece; longer ones are left out.
     """
     kept: list[tuple[float, str]] = []  # a heap, the largest draw first
     members: set[str] = set()
     for piece in pieces:
-        if not SHORTEST <= len(piece) <= LONGEST or piece in members:
+        if not SHORTEST <= len(piece) <= longest or piece in members:
             continue
         entry = (-draw(seed, "sentence", piece), piece)
         if len(kept) == count and entry <= kept[0]:
@@ -72,7 +80,7 @@ def texts_of_run(run: RunFile) -> list[str]:
     held_out = HeldOut(run.exclude) if run.exclude else None
     texts: dict[str, None] = {}
     for task in run.tasks:
-        if task.kind != "teacher":
+        if task.teacher is None:
             for row in load_task(task, run.seed, held_out).rows:
                 texts |= dict.fromkeys(
                     " ".join(value.split()) for value in row.values() if isinstance(value, str)
@@ -88,12 +96,15 @@ def parse() -> argparse.Namespace:
     source.add_argument("--documents", nargs="+", help="files as for prepare_corpus")
     source.add_argument("--run", type=Path, metavar="RUN.yaml")
     parser.add_argument("--output", type=Path, required=True, help="text file, one piece a line")
-    parser.add_argument("--count", type=int, help="pieces to draw from --documents")
+    parser.add_argument("--count", type=int, help="pieces to draw (all texts of a run)")
+    parser.add_argument("--longest", type=int, default=LONGEST, help="characters of a drawn piece")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--exclude", type=Path, help="folder of tasks whose texts are left out")
     args = parser.parse_args()
-    if args.documents and (args.count is None or args.count < 1):
-        parser.error("--documents needs --count: how many pieces are drawn, at least one")
+    if args.documents and args.count is None:
+        parser.error("--documents needs --count: how many pieces are drawn")
+    if args.count is not None and args.count < 1:
+        parser.error("--count: at least one piece")
     return args
 
 
@@ -103,10 +114,12 @@ def main() -> None:
         check_file(args.output)
         if args.run:
             pieces = texts_of_run(load_run_file(args.run))
+            if args.count is not None:
+                pieces = draw_pieces(pieces, args.count, args.seed, longest=args.longest)
         else:
             held_out = HeldOut(args.exclude) if args.exclude else None
             found = pieces_of(args.documents, args.seed)
-            pieces = draw_pieces(found, args.count, args.seed, held_out)
+            pieces = draw_pieces(found, args.count, args.seed, held_out, args.longest)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     write_text(args.output, "".join(f"{piece}\n" for piece in pieces))

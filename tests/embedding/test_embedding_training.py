@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import DefaultFlowCallback
 
-from embedding import distill, mine, sentences
+from embedding import distill, mine, neighbors, sentences
 from embedding.data import load_task
 from embedding.encoder import Opening
 from embedding.leakage import leaks
@@ -329,6 +329,18 @@ def test_the_texts_of_a_runs_tasks_are_what_it_would_train_on(run_file, tmp_path
     sentences.main()
     mirrored = [text[::-1] for text in SENTENCES]
     assert sorted(output.read_text(encoding="utf-8").splitlines()) == sorted(SENTENCES + mirrored)
+    monkeypatch.setattr("sys.argv", [*map(str, arguments), "--count", "5", "--longest", "12"])
+    sentences.main()
+    drawn = output.read_text(encoding="utf-8").splitlines()
+    assert len(drawn) == 5 and max(map(len, drawn)) <= 12
+
+
+def test_a_teachers_neighbors_are_a_task_of_scored_pairs(run_file, monkeypatch):
+    monkeypatch.setattr(neighbors, "RANKS", (1, 4))
+    run = load_run_file(run_file("run"), ["tasks.vectors.kind=neighbors", "tasks.vectors.limit=9"])
+    rows = load_data(run)[0]["vectors"]
+    assert len(rows) == 9 and set(rows.column_names) == {"sentence1", "sentence2", "score"}
+    assert set(rows["sentence1"]) | set(rows["sentence2"]) <= set(SENTENCES)
 
 
 def test_a_teachers_sentences_may_be_limited(run_file):

@@ -14,27 +14,27 @@ VECTORS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1).astype(np.float16)
 
 
 def test_each_text_stands_with_near_and_far_ones_and_the_nearer_the_higher():
-    rows = scored_pairs([*TEXTS, "短"], np.append(VECTORS, VECTORS[:1], axis=0), 100, seed=0)
-    assert len(rows) == 100
+    vectors = np.append(VECTORS, VECTORS[:1], axis=0)
     partners = defaultdict(list)
-    for row in rows:
-        partners[row["sentence1"]].append(row)
+    for text, other, score in scored_pairs([*TEXTS, "短"], vectors, 100, seed=0):
+        partners[text].append((other, score))
     assert len(partners) == 20 and {len(each) for each in partners.values()} == {len(RANKS) + 1}
     for text, each in partners.items():
         at = TEXTS.index(text)
-        distances = [abs(TEXTS.index(row["sentence2"]) - at) for row in each]
+        distances = [abs(TEXTS.index(other) - at) for other, _ in each]
         assert distances[0] == 1 and 0 not in distances
         assert distances[0] < distances[1] < distances[2] < distances[3] <= RANKS[-1]
-        scores = [row["score"] for row in each]
+        scores = [score for _, score in each]
         assert 1 >= scores[0] >= scores[1] >= scores[2] >= scores[3] >= 0
         assert scores[0] > 0.95
 
 
 def test_the_seed_draws_the_texts():
-    first, again, other = (scored_pairs(TEXTS, VECTORS, 50, seed) for seed in (0, 0, 1))
+    first, again, other = (list(scored_pairs(TEXTS, VECTORS, 50, seed)) for seed in (0, 0, 1))
     assert first == again != other
+    assert len(list(scored_pairs(TEXTS, VECTORS, None, 0))) == 500
 
 
 def test_too_few_texts_are_refused():
     with pytest.raises(ValueError, match="20 texts of 5 to 60 characters, but more than 41"):
-        scored_pairs(TEXTS[:20], VECTORS[:20], 50, seed=0)
+        next(scored_pairs(TEXTS[:20], VECTORS[:20], 50, seed=0))
