@@ -47,7 +47,10 @@ def load_task(spec: TaskSpec, seed: int, held_out: HeldOut | None = None) -> Loa
     Raises:
         OSError, ValueError: if a file or row cannot be used; the message names file, line, remedy.
     """
-    examples = list(KINDS[spec.kind](spec, _rows(spec)))
+    if spec.kind == "neighbors":
+        examples = _neighbors(spec, seed)
+    else:
+        examples = list(KINDS[spec.kind](spec, _rows(spec)))
     if spec.traditional:
         examples = [
             {key: to_traditional(v) if isinstance(v, str) else v for key, v in example.items()}
@@ -217,9 +220,12 @@ def _questions(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
             yield {"anchor": question, "positive": _sentences_around(context, place, spec.length)}
 
 
-def _neighbors(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
-    for left, right, score in scored_pairs(*read_teacher(spec.teacher), spec.limit, seed=0):
-        yield {"sentence1": left, "sentence2": right, "score": score}
+def _neighbors(spec: TaskSpec, seed: int) -> list[dict]:
+    pairs = scored_pairs(*read_teacher(spec.teacher), spec.limit, seed)
+    return [
+        {"sentence1": left, "sentence2": right, "score": score}
+        for left, right, score in itertools.islice(pairs, spec.limit)
+    ]
 
 
 def _sentences_around(text: str, place: int, length: int) -> str:
@@ -248,5 +254,4 @@ KINDS = {
     "nli": _nli,
     "scored": _scored,
     "questions": _questions,
-    "neighbors": _neighbors,
 }

@@ -3,8 +3,8 @@
     python -m embedding.leakage RUN.yaml [RUN.yaml …] --tasks TASKS
 
 Reads the data of each run file as training would, with what its key `exclude` drops, and looks for
-every text of the test sets in TASKS, whatever its punctuation, width and spaces. A pair of a test
-set cannot be in the data if neither of its texts is. Ends with an error if one is found.
+every text of the test sets in TASKS, whatever its punctuation, width, spaces and script. A pair of
+a test set cannot be in the data if neither of its texts is. Ends with an error if one is found.
 """
 
 import argparse

@@ -23,7 +23,7 @@ def scored_pairs(
 
     Args:
         vectors: (texts, size), of length 1.
-        count: how many pairs at most; None draws all texts.
+        count: how many pairs; None draws all texts.
 
     Raises:
         ValueError: if there are too few texts of the right length.
@@ -36,7 +36,10 @@ def scored_pairs(
         )
     vectors = np.asarray(vectors[chosen], dtype=np.float32)
     generator = np.random.default_rng(seed)
-    drawn = None if count is None else max(count // (len(RANKS) + 1), 1)
+    each = len(RANKS) + 1
+    if count is not None and count > each * len(chosen):
+        raise ValueError(f"{count} pairs, but {len(chosen)} texts give {each} each.")
+    drawn = None if count is None else -(-count // each)
     anchors = generator.permutation(len(chosen))[:drawn]
     strangers = generator.integers(len(chosen) - 1, size=len(anchors))
     strangers += strangers >= anchors  # anyone but oneself

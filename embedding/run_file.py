@@ -185,7 +185,8 @@ _VALUES = {
     **dict.fromkeys(("scale", "margin", "similarity_weight"), _NUMBER),
     **dict.fromkeys(("training", "labels", "tasks"), _KEYS),
     **dict.fromkeys(
-        ("compile", "traditional", "train_layers"), ("true or false", lambda value: isinstance(value, bool))
+        ("compile", "traditional", "train_layers"),
+        ("true or false", lambda value: isinstance(value, bool)),
     ),
     "seed": ("a whole number", _is_whole),
     "dimensions": ("a list of whole numbers", _all(_is_whole)),
@@ -256,6 +257,8 @@ def _check_task(spec: TaskSpec, where: str) -> None:
     if spec.kind in ("teacher", "neighbors"):
         if spec.teacher is None:
             raise ValueError(f"{where}.teacher: name a folder that embedding.distill wrote.")
+        if spec.traditional:
+            raise ValueError(f"{where}.traditional: a teacher's vectors belong to its texts.")
         return
     if spec.kind == "questions" and not spec.files:
         raise ValueError(f"{where}.files: name files in SQuAD's format.")

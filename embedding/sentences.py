@@ -7,8 +7,8 @@
 
 One half of the documents is cut into sentences, the other into passages of 32 to 256 characters; of
 all distinct pieces within the lengths, `--count` are drawn by the seed. A text of the test sets in
-TASKS, or one that differs from it in punctuation only, is left out. With --run, they are drawn from
-the texts of the run's tasks that it would train on; without a count, these are written as they are.
+TASKS, in whatever punctuation or script, is left out. With --run, they are drawn from the texts of
+the run's tasks that it would train on; without a count, these are written as they are.
 """
 
 import argparse

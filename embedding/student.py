@@ -97,12 +97,19 @@ def leave_layers_out(model: SentenceTransformer) -> None:
 
     The weights of the layers stay as they are, and add nothing to the states as long as they are
     those of `start_as_bag_of_words`.
+
+    Raises:
+        ValueError: if it is not our encoder.
     """
+    if model[0].auto_model.config.model_type != "chinese_modernbert":
+        raise ValueError("train_layers: only a Chinese ModernBERT can do without its layers.")
     for layer in model[0].auto_model.base_model.layers:
         layer.forward = _pass_by
 
 
-def _pass_by(x: torch.Tensor, plan, places: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:
+def _pass_by(
+    x: torch.Tensor, plan, places: torch.Tensor | None = None
+) -> tuple[torch.Tensor, None]:
     return (x if places is None else x[places]), None
 
 
@@ -115,10 +122,10 @@ def _simplified_tokens(vocabulary: dict[str, int], size: int) -> torch.Tensor:
 
 
 def _states_of_tokens(encoder: nn.Module) -> np.ndarray:
-    """(tokens, hidden size): the last state of each token, which its neighbors do not change yet."""
-    tokens = torch.arange(encoder.config.vocab_size).split(1_000)
+    """(tokens, hidden size): the last state of each token, which no neighbor changes yet."""
+    tokens = torch.arange(encoder.config.vocab_size, device=encoder.device).split(1_000)
     states = [encoder(input_ids=each[:, None]).last_hidden_state[:, 0] for each in tokens]
-    return torch.cat(states).double().numpy()
+    return torch.cat(states).double().cpu().numpy()
 
 
 def _counts(tokenizer, texts: list[str], size: int) -> tuple[np.ndarray, np.ndarray]:

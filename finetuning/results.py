@@ -152,7 +152,7 @@ def summarize(results: list[dict]) -> list[Summary]:
         if examples.setdefault(task, given) != given:
             raise ValueError(
                 f"{task}: {model} was not given the examples that the others had; run it again "
-                "with the same train_examples and dev_examples."
+                "with the same train_examples, dev_examples and test_examples."
             )
         tried = [one for one in group if not one["settings"]["seed"]]
         if not tried:

@@ -12,7 +12,7 @@ PAGES = [
     "README.md",
     *sorted(
         page.relative_to(ROOT).as_posix()
-        for pages in ("docs/*.md", "experiments/*/README.md")
+        for pages in ("docs/*.md", "experiments/*/README.md", "models/*/README.md")
         for page in ROOT.glob(pages)
     ),
 ]

@@ -25,8 +25,8 @@ MIB = 1 << 20
 CARRIED = 64 * MIB  # what may travel, the checkout's files among it
 SPARE = MIB // 2  # for a commit or two after packing
 
-# The root's weights: a fresh model does not need them, and they would take most of the room.
-STAYS = "model.safetensors"
+# Weights: a fresh model does not need them, and they would take most of the room.
+STAYS = ("model.safetensors", "models")
 
 
 def files_of_checkout(root: Path) -> list[Path]:
@@ -45,7 +45,9 @@ def files_of_checkout(root: Path) -> list[Path]:
 
 def room_beside_checkout(root: Path) -> int:
     """Bytes that are left for rows beside the checkout, its weights aside."""
-    files = (file for file in files_of_checkout(root) if file != root / STAYS)
+    files = (
+        file for file in files_of_checkout(root) if file.relative_to(root).parts[0] not in STAYS
+    )
     return CARRIED - SPARE - sum(file.stat().st_size for file in files)
 
 
@@ -94,8 +96,8 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"pack: {error}")
     print(told)
-    if (ROOT / STAYS).exists() and not arguments.limit:
-        print(f"{STAYS} is not counted: move it out of the checkout before it travels.")
+    if not arguments.limit:
+        print(f"{' and '.join(STAYS)} are not counted: move them away before the checkout travels.")
 
 
 if __name__ == "__main__":

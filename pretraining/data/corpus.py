@@ -121,7 +121,7 @@ def passed_over(paths: Sequence[str]) -> Counter:
     endings: Counter = Counter()
     for path in paths:
         system, root = url_to_fs(path)
-        if not has_magic(root) and system.isdir(root):
+        if system.isdir(root):
             names = (file.rpartition("/")[2] for file in system.find(root) if not kind_of(file))
             endings.update("".join(Path(name).suffixes) or name for name in names)
     return endings

@@ -227,9 +227,7 @@ def test_figures_of_another_dtype_stand_beside(evaluated, tiny_encoder, tmp_path
     assert len(json.loads((tmp_path / "results.json").read_text())["models"]) == 2
 
 
-def test_speed_is_measured_again_on_another_machine(
-    evaluated, tiny_encoder, tmp_path, monkeypatch
-):
+def test_speed_is_measured_again_on_another_machine(evaluated, tiny_encoder, tmp_path, monkeypatch):
     rates = iter((100, 200))
     monkeypatch.setattr(
         evaluate, "speed_of", lambda *_: {"sentences_per_second": next(rates), "parameters": 7}

@@ -18,7 +18,12 @@ from embedding.data import load_task
 from embedding.encoder import Opening
 from embedding.leakage import leaks
 from embedding.run_file import TaskSpec, load_run_file
-from embedding.student import keep_layers, start_as_bag_of_words, widen_vectors
+from embedding.student import (
+    keep_layers,
+    leave_layers_out,
+    start_as_bag_of_words,
+    widen_vectors,
+)
 from embedding.teacher import TeacherNote, digest_of, open_vectors, read_teacher
 from embedding.train import load_data, prepare_work, train, work_folder
 from embedding.unpadded import lay_end_to_end
@@ -284,6 +289,8 @@ def test_vectors_begin_as_bags_of_words_in_which_rare_words_count_most(tiny_enco
     assert same[0, 1] > 0.99  # their order says nothing
     assert same[0, 2] > same[0, 3] + 0.1
     assert same[4, 5] > 0.99
+    leave_layers_out(model)
+    np.testing.assert_allclose(model.encode(words), vectors, atol=1e-5)
 
 
 def test_texts_laid_end_to_end_have_the_same_vectors(tiny_encoder):
@@ -312,6 +319,7 @@ def test_a_run_may_be_compiled_for_batches_of_any_size(run_file, monkeypatch):
     [
         ("layers=4", "layers: 4, but the model has 3"),
         ("layers=0", "layers: a whole number above 0"),
+        ("train_layers=false", "train_layers: false needs"),
         ("start=words", "start: 'words', but `words` together with vector_size"),
         ("vector_size=-1", "vector_size: a whole number above 0"),
         ("dtype=int8", "dtype: 'int8'; one of fp32, bf16 expected"),

@@ -38,3 +38,5 @@ def test_the_seed_draws_the_texts():
 def test_too_few_texts_are_refused():
     with pytest.raises(ValueError, match="20 texts of 5 to 60 characters, but more than 41"):
         next(scored_pairs(TEXTS[:20], VECTORS[:20], 50, seed=0))
+    with pytest.raises(ValueError, match="501 pairs, but 100 texts give 5 each"):
+        next(scored_pairs(TEXTS, VECTORS, 501, seed=0))
