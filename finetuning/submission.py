@@ -3,8 +3,8 @@
     python -m finetuning.submission RESULTS --model NAME --output FOLDER
 
 For each task the seed that was best on dev answers; of fine-tuned models only those that
-`finetuning.clue --save_models` kept have answers. The names are those of CLUE 1.1 where the test is that of 1.1
-(https://github.com/CLUEbenchmark/CLUE), and of FewCLUE.
+`finetuning.clue --save_models` kept have answers. The names are those of CLUE 1.1 where the test is
+that of 1.1 (https://github.com/CLUEbenchmark/CLUE), and of FewCLUE.
 """
 
 import argparse
