@@ -5,6 +5,7 @@
     layers: 6                           optional: only the first layers are kept
     vector_size: 768                    optional: values of a vector, where not the encoder's
     start: words                        optional: vectors begin as bags of words
+    whiten: true                        optional: a layer that makes the vectors' values alike
     train_layers: false                 optional, with start: the layers are left out meanwhile
     compile: true                       optional: torch.compile; needs a C++ compiler on a CPU
     output: runs/embedding/simclue      folder to make
@@ -104,6 +105,7 @@ class RunFile:
     vector_size: int | None = None
     start: str | None = None
     train_layers: bool = True
+    whiten: bool = False
     compile: bool = False
     dtype: str = "fp32"
     training: dict = field(default_factory=dict)
@@ -185,7 +187,7 @@ _VALUES = {
     **dict.fromkeys(("scale", "margin", "similarity_weight"), _NUMBER),
     **dict.fromkeys(("training", "labels", "tasks"), _KEYS),
     **dict.fromkeys(
-        ("compile", "traditional", "train_layers"),
+        ("compile", "traditional", "train_layers", "whiten"),
         ("true or false", lambda value: isinstance(value, bool)),
     ),
     "seed": ("a whole number", _is_whole),
@@ -295,6 +297,8 @@ def _check_run(run: RunFile, where: str) -> None:
         )
     if not run.train_layers and run.start is None:
         raise ValueError(f"{where}: train_layers: false needs `start: words`.")
+    if run.whiten and run.architecture != "bi_encoder":
+        raise ValueError(f"{where}: whiten: only a bi_encoder has one vector a text.")
     for task in run.tasks:
         for prompt in task.prompts or ():
             if prompt not in run.prompts:

@@ -1,10 +1,10 @@
-"""What a model is before it is trained: fewer layers, longer vectors, a bag of words."""
+"""What a model is before it is trained: fewer layers, longer or whitened vectors, a bag of words."""
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.model import BaseModel
-from sentence_transformers.base.modules import Dense
+from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
@@ -16,6 +16,8 @@ from embedding.scripts import to_simplified
 # GELU is.
 BIAS, RARITY, SHARPNESS = 1.5, 0.2, 4.0
 COUNTED = 50_000  # texts, whose tokens are counted
+# Of whitening: texts that are encoded, and the share of the mean variance that is added.
+WHITENED, SHRINKAGE = 8_000, 1.0
 
 
 def keep_layers(model: BaseModel, count: int) -> None:
@@ -89,6 +91,37 @@ def start_as_bag_of_words(model: SentenceTransformer, texts: list[str]) -> None:
         weight, bias = _codes(_states_of_tokens(encoder), share, rarity, len(dense.linear.bias))
         dense.linear.weight.copy_(torch.from_numpy(weight))
         dense.linear.bias.copy_(torch.from_numpy(bias))
+
+
+def whiten(model: SentenceTransformer, texts: list[str]) -> None:
+    """Puts a linear layer behind the pooling that makes the vectors' values alike, in place.
+
+    Less their mean over some texts, the vectors are turned to their principal axes, the widest
+    first, and each axis is divided by its spread: what all texts share no longer counts for more
+    than what tells them apart (whitening, arXiv:2103.15316). A share of the mean variance is added
+    to that of each axis, so that narrow ones, which are noise, do not count in full.
+
+    Args:
+        texts: some of the training data.
+
+    Raises:
+        ValueError: if something other than a pooling, and perhaps a normalization, ends the model.
+    """
+    normalize = model.pop(-1) if isinstance(model[-1], Normalize) else None
+    if not isinstance(model[-1], Pooling):
+        raise ValueError(f"whiten: a {type(model[-1]).__name__} follows the pooling already.")
+    chosen = np.random.default_rng(0).permutation(len(texts))[:WHITENED]
+    vectors = model.encode([texts[n] for n in chosen], show_progress_bar=False).astype(np.float64)
+    variances, axes = np.linalg.eigh(np.cov(vectors.T))
+    axes = axes[:, ::-1] / np.sqrt(variances[::-1] + SHRINKAGE * variances.mean())
+    size = len(variances)
+    linear = Dense(size, size, activation_function=nn.Identity())
+    with torch.no_grad():
+        linear.linear.weight.copy_(torch.from_numpy(axes.T.copy()))
+        linear.linear.bias.copy_(torch.from_numpy(-vectors.mean(axis=0) @ axes))
+    model.append(linear)
+    if normalize is not None:
+        model.append(normalize)
 
 
 def leave_layers_out(model: SentenceTransformer) -> None:

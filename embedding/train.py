@@ -30,7 +30,13 @@ from embedding.held_out import HeldOut
 from embedding.losses import loss_for
 from embedding.results import fingerprint
 from embedding.run_file import RunFile, load_run_file
-from embedding.student import keep_layers, leave_layers_out, start_as_bag_of_words, widen_vectors
+from embedding.student import (
+    keep_layers,
+    leave_layers_out,
+    start_as_bag_of_words,
+    whiten,
+    widen_vectors,
+)
 from embedding.teacher import read_note, read_teacher
 from embedding.unpadded import lay_end_to_end
 from pretraining.files import check_output, new_folder, read_json, sha256_of, write_json
@@ -164,10 +170,13 @@ def train(run: RunFile) -> BaseModel:
         keep_layers(model, run.layers)
     if run.vector_size is not None:
         widen_vectors(model, run.vector_size)
+    texts = [text for task in rows.values() for text in texts_of(task)]
     if run.start == "words":
-        start_as_bag_of_words(model, [text for task in rows.values() for text in texts_of(task)])
+        start_as_bag_of_words(model, texts)
     if not run.train_layers:
         leave_layers_out(model)
+    if run.whiten:
+        whiten(model, texts)
     if run.architecture == "bi_encoder" and not any(isinstance(each, Normalize) for each in model):
         model.append(Normalize())  # the product of two vectors is their cosine
     if run.compile:

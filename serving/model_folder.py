@@ -28,8 +28,9 @@ _PREFIX = "ChineseModernBert"
 EMBEDDING_OUTPUTS = ("token_embeddings", "sentence_embedding")
 # The modules of sentence-transformers that a folder may name.
 _ARRANGEMENTS = [
-    ["Transformer", *dense, "Pooling", *normalize]
+    ["Transformer", *dense, "Pooling", *linear, *normalize]
     for dense in ([], ["Dense"])
+    for linear in ([], ["Dense"])
     for normalize in ([], ["Normalize"])
 ]
 
@@ -42,11 +43,13 @@ class Pooling:
         mode: "mean" or "cls".
         normalized: whether the vector gets length 1.
         dense: folder of a dense layer with GELU for the tokens' states before; None without one.
+        linear: folder of a linear layer for the pooled vector; None without one.
     """
 
     mode: str
     normalized: bool
     dense: Path | None = None
+    linear: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,17 @@ class ModelFolder:
 
 
 class EmbeddingModel(nn.Module):
-    """An encoder, perhaps a dense layer, and the pooling of its states."""
+    """An encoder, perhaps a dense layer, the pooling of its states, and perhaps a linear layer."""
 
     def __init__(self, encoder: nn.Module, pooling: Pooling):
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
-        self.dense = _read_dense(pooling.dense).to(encoder.dtype) if pooling.dense else None
+        self.dense = self.linear = None
+        if pooling.dense:
+            self.dense = nn.Sequential(_read_linear(pooling.dense), nn.GELU()).to(encoder.dtype)
+        if pooling.linear:
+            self.linear = _read_linear(pooling.linear).to(encoder.dtype)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """(batch, sequence) twice -> `token_embeddings` and `sentence_embedding` (batch, size)."""
@@ -124,6 +131,8 @@ class EmbeddingModel(nn.Module):
         if self.pooling.mode == "cls":
             weight = weight * (weight.cumsum(1) == 1)  # the first token alone
         vector = (states * weight).sum(1) / weight.sum(1)
+        if self.linear is not None:
+            vector = self.linear(vector)
         if self.pooling.normalized:
             vector = nn.functional.normalize(vector, dim=-1)
         return dict(zip(EMBEDDING_OUTPUTS, (states, vector), strict=True))
@@ -167,11 +176,11 @@ def _read_pooling(path: Path) -> Pooling | None:
     kinds = [kind for kind, _ in modules]
     if kinds not in _ARRANGEMENTS:
         raise ValueError(
-            f"{path / 'modules.json'}: the modules are {', '.join(kinds)}; Transformer, Pooling "
-            "and, if there are any, Dense before it and Normalize behind it are supported."
+            f"{path / 'modules.json'}: the modules are {', '.join(kinds)}; Transformer, Pooling, "
+            "and perhaps Dense before it, and Dense and Normalize behind it are supported."
         )
-    folders = {kind: path / folder for kind, folder in modules}
-    file = folders["Pooling"] / "config.json"
+    at = kinds.index("Pooling")
+    file = path / modules[at][1] / "config.json"
     config = read_json(file)
     modes = {  # older versions write a key for each mode
         key.removeprefix("pooling_mode_"): value
@@ -182,32 +191,38 @@ def _read_pooling(path: Path) -> Pooling | None:
     mode = {"mean_tokens": "mean", "cls_token": "cls"}.get(mode, mode)
     if mode not in ("mean", "cls"):
         raise ValueError(f"{file}: the pooling is {mode!r}; 'mean' and 'cls' are supported.")
-    if "Dense" in folders:
-        _check_dense(folders["Dense"] / "config.json")
-    return Pooling(mode, "Normalize" in kinds, folders.get("Dense"))
+    dense, linear = (
+        next((path / folder for kind, folder in part if kind == "Dense"), None)
+        for part in (modules[:at], modules[at:])
+    )
+    if dense:
+        _check_dense(dense / "config.json", "activation.GELU", EMBEDDING_OUTPUTS[0])
+    if linear:
+        _check_dense(linear / "config.json", "linear.Identity", EMBEDDING_OUTPUTS[1])
+    return Pooling(mode, "Normalize" in kinds, dense, linear)
 
 
-def _check_dense(file: Path) -> None:
-    """Refuses a dense layer that is not one of the tokens with GELU.
+def _check_dense(file: Path, activation: str, output: str) -> None:
+    """Refuses a dense layer that has another activation, or another input or output.
 
     Raises:
         ValueError: if it is another.
     """
     config = read_json(file)
     wanted = {
-        "activation_function": "torch.nn.modules.activation.GELU",
-        "module_input_name": "token_embeddings",
-        "module_output_name": "token_embeddings",
+        "activation_function": f"torch.nn.modules.{activation}",
+        "module_input_name": output,
+        "module_output_name": output,
     }
     for key, value in wanted.items():
         if config.get(key) != value:
             raise ValueError(f"{file}: {key} is {config.get(key)!r}; {value!r} is supported.")
 
 
-def _read_dense(folder: Path) -> nn.Module:
-    """The dense layer that sentence-transformers wrote, (tokens, hidden) -> (tokens, size)."""
+def _read_linear(folder: Path) -> nn.Linear:
+    """The weights of a dense layer that sentence-transformers wrote."""
     weights = load_file(folder / "model.safetensors")
     size, hidden = weights["linear.weight"].shape
     linear = nn.Linear(hidden, size, bias="linear.bias" in weights)
     linear.load_state_dict({name.removeprefix("linear."): each for name, each in weights.items()})
-    return nn.Sequential(linear, nn.GELU())
+    return linear

@@ -22,6 +22,7 @@ from embedding.student import (
     keep_layers,
     leave_layers_out,
     start_as_bag_of_words,
+    whiten,
     widen_vectors,
 )
 from embedding.teacher import TeacherNote, digest_of, open_vectors, read_teacher
@@ -263,7 +264,7 @@ def test_changed_sentences_are_noticed(teacher, tmp_path):
 
 def test_a_student_may_have_fewer_layers_longer_vectors_and_half_the_bytes(run_file):
     file = run_file("student")
-    model = train(load_run_file(file, ["layers=2", "vector_size=40", "dtype=bf16"]))
+    model = train(load_run_file(file, ["layers=2", "vector_size=40", "whiten=true", "dtype=bf16"]))
     assert not [name for name in model.state_dict() if ".layers.2." in name]
     opened = SentenceTransformer(str(load_run_file(file).output), trust_remote_code=True)
     assert len(opened[0].auto_model.layers) == 2
@@ -291,6 +292,20 @@ def test_vectors_begin_as_bags_of_words_in_which_rare_words_count_most(tiny_enco
     assert same[4, 5] > 0.99
     leave_layers_out(model)
     np.testing.assert_allclose(model.encode(words), vectors, atol=1e-5)
+
+
+def test_whitened_vectors_have_no_direction_in_common(tiny_encoder):
+    model = SentenceTransformer(str(tiny_encoder), trust_remote_code=True, device="cpu")
+    texts = [f"{text}{number}" for text in SENTENCES for number in range(60)]
+    before = model.encode(texts)
+    whiten(model, texts)
+    after = model.encode(texts)
+    variances = after.var(axis=0)
+    assert np.abs(after.mean(axis=0)).max() < 0.01 < np.abs(before.mean(axis=0)).max()
+    assert np.all(np.diff(variances) < 1e-4) and variances.max() < 1  # the widest first
+    assert np.abs(np.corrcoef(after[:, :10].T) - np.eye(10)).max() < 0.01
+    with pytest.raises(ValueError, match="whiten: a Dense follows the pooling already"):
+        whiten(model, texts)
 
 
 def test_texts_laid_end_to_end_have_the_same_vectors(tiny_encoder):

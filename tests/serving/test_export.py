@@ -13,7 +13,7 @@ from sentence_transformers.base.modules import Normalize
 
 import modeling_chinese_modernbert as modeling
 import runtimes
-from embedding.student import widen_vectors
+from embedding.student import whiten, widen_vectors
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
 from serving import export, export_check, javascript_cases
 from serving.export_check import Agreement, batches_for, compare
@@ -83,6 +83,7 @@ def embedder(make_model, tmp_path_factory):
     encoder = save(make_model("eager", ChineseModernBertModel, **SHAPE), folder / "encoder")
     model = SentenceTransformer(str(encoder), trust_remote_code=True)
     widen_vectors(model, 48)
+    whiten(model, TEXTS)
     model.append(Normalize())
     model.save_pretrained(str(folder / "model"), create_model_card=False)
     run("--model", folder / "model", "--output", folder / "exported", "--formats", "onnx")
@@ -180,7 +181,8 @@ def test_what_the_hubs_tools_look_for_lies_beside(masked_lm, embedder):
     assert not (embedder[1] / "openvino").exists()
     # sentence-transformers would look for its weights, and apply it a second time.
     modules = json.loads((embedder[1] / "modules.json").read_text())
-    assert [each["path"] for each in modules] == ["", "2_Pooling", "3_Normalize"]
+    assert [each["path"] for each in modules] == ["", "2_Pooling", "3_Dense", "4_Normalize"]
+    assert (embedder[1] / "3_Dense/model.safetensors").is_file()
     assert not (embedder[1] / "1_Dense").exists()
 
 
@@ -316,8 +318,8 @@ def test_an_unknown_head_is_refused(folder, refused, architectures):
 
 
 def test_modules_that_do_something_else_are_refused(folder, refused):
-    write_modules(folder, "Transformer", "Pooling", "Dense")
-    assert "the modules are Transformer, Pooling, Dense" in refused(folder)
+    write_modules(folder, "Transformer", "Normalize", "Pooling")
+    assert "the modules are Transformer, Normalize, Pooling" in refused(folder)
 
 
 def test_another_dense_layer_is_refused(folder, refused):
