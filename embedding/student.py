@@ -1,4 +1,4 @@
-"""What a model is before it is trained: fewer layers, longer or whitened vectors, a bag of words."""
+"""What a model is before it is trained: fewer layers, longer or white vectors, a bag of words."""
 
 import numpy as np
 import torch

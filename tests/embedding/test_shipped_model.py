@@ -41,7 +41,7 @@ def test_it_opens_as_it_is(vectors):
 
 def test_what_means_the_same_is_near(vectors):
     similar, other = vectors[0] @ vectors[1], vectors[0] @ vectors[2]
-    assert similar > 0.5 > other + 0.1
+    assert similar > other + 0.3
 
 
 def test_the_page_and_the_export_can_open_it():
