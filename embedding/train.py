@@ -175,8 +175,6 @@ def train(run: RunFile) -> BaseModel:
         start_as_bag_of_words(model, texts)
     if not run.train_layers:
         leave_layers_out(model)
-    if run.whiten:
-        whiten(model, texts)
     if run.architecture == "bi_encoder" and not any(isinstance(each, Normalize) for each in model):
         model.append(Normalize())  # the product of two vectors is their cosine
     if run.compile:
@@ -196,6 +194,8 @@ def train(run: RunFile) -> BaseModel:
     if checkpoint:
         print(f"goes on from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
+    if run.whiten:
+        whiten(model, texts)
     save(run, model, trainer.state.log_history)
     return model
 
