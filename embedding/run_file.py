@@ -5,9 +5,8 @@
     layers: 6                           optional: only the first layers are kept
     vector_size: 768                    optional: values of a vector, where not the encoder's
     start: words                        optional: vectors begin as bags of words
-    whiten: true                        optional: a layer that makes the vectors' values alike, fitted
-                                        when all is trained
     train_layers: false                 optional, with start: the layers are left out meanwhile
+    whiten: true                        optional: at the end, a layer that whitens the vectors
     compile: true                       optional: torch.compile; needs a C++ compiler on a CPU
     output: runs/embedding/simclue      folder to make
     dtype: fp32                         or bf16: how the weights are stored there
