@@ -47,10 +47,7 @@ def load_task(spec: TaskSpec, seed: int, held_out: HeldOut | None = None) -> Loa
     Raises:
         OSError, ValueError: if a file or row cannot be used; the message names file, line, remedy.
     """
-    if spec.kind == "neighbors":
-        examples = _neighbors(spec, seed)
-    else:
-        examples = list(KINDS[spec.kind](spec, _rows(spec)))
+    examples = list(KINDS[spec.kind](spec, _rows(spec, seed)))
     if spec.traditional:
         examples = [
             {key: to_traditional(v) if isinstance(v, str) else v for key, v in example.items()}
@@ -96,7 +93,11 @@ def _source(spec: TaskSpec) -> str:
     return spec.hub or ", ".join(map(str, spec.files)) or str(spec.teacher)
 
 
-def _rows(spec: TaskSpec) -> Iterator[Row]:
+def _rows(spec: TaskSpec, seed: int) -> Iterator[Row]:
+    if spec.teacher:
+        pairs = scored_pairs(*read_teacher(spec.teacher), spec.limit, seed)
+        for number, pair in enumerate(itertools.islice(pairs, spec.limit), 1):
+            yield f"{spec.teacher}, pair {number}", list(pair)
     if spec.hub:
         yield from _hub_rows(spec)
     for file in spec.files:
@@ -220,14 +221,6 @@ def _questions(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
             yield {"anchor": question, "positive": _sentences_around(context, place, spec.length)}
 
 
-def _neighbors(spec: TaskSpec, seed: int) -> list[dict]:
-    pairs = scored_pairs(*read_teacher(spec.teacher), spec.limit, seed)
-    return [
-        {"sentence1": left, "sentence2": right, "score": score}
-        for left, right, score in itertools.islice(pairs, spec.limit)
-    ]
-
-
 def _sentences_around(text: str, place: int, length: int) -> str:
     """Whole sentences around a place, as many as fit into so many characters.
 
@@ -254,4 +247,5 @@ KINDS = {
     "nli": _nli,
     "scored": _scored,
     "questions": _questions,
+    "neighbors": _scored,
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from embedding.held_out import HeldOut
 from embedding.run_file import RunFile, load_run_file
-from embedding.train import LABELS, load_data
+from embedding.train import load_data, texts_of
 
 
 def leaks(run: RunFile, held_out: HeldOut) -> dict[str, list[str]]:
@@ -25,10 +25,7 @@ def leaks(run: RunFile, held_out: HeldOut) -> dict[str, list[str]]:
     found = {}
     rows, _ = load_data(run)
     for name, data in rows.items():
-        texts = {
-            text for column in data.column_names if column not in LABELS for text in data[column]
-        }
-        found[name] = sorted(text for text in texts if held_out.holds(text))
+        found[name] = sorted(text for text in set(texts_of(data)) if held_out.holds(text))
     return found
 
 

@@ -3,6 +3,8 @@
 import functools
 from collections.abc import Callable
 
+from embedding.lexical import need_packages
+
 
 def to_traditional(text: str) -> str:
     """Traditional characters and the words of Taiwan.
@@ -24,8 +26,7 @@ def to_simplified(text: str) -> str:
 
 @functools.cache
 def _converter(name: str) -> Callable[[str], str]:
-    try:
-        import opencc
-    except ImportError as error:
-        raise ImportError("opencc is not installed: pip install '.[train,embed]'") from error
+    need_packages("opencc")
+    import opencc
+
     return opencc.OpenCC(name).convert

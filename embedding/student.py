@@ -93,6 +93,17 @@ def start_as_bag_of_words(model: SentenceTransformer, texts: list[str]) -> None:
         dense.linear.bias.copy_(torch.from_numpy(bias))
 
 
+def check_ends_with_pooling(model: SentenceTransformer) -> None:
+    """What `whiten` needs.
+
+    Raises:
+        ValueError: if something other than a pooling, and perhaps a normalization, ends the model.
+    """
+    *_, last = (module for module in model if not isinstance(module, Normalize))
+    if not isinstance(last, Pooling):
+        raise ValueError(f"whiten: a {type(last).__name__} follows the pooling already.")
+
+
 def whiten(model: SentenceTransformer, texts: list[str]) -> None:
     """Puts a linear layer behind the pooling that makes the vectors' values alike, in place.
 
@@ -105,11 +116,10 @@ def whiten(model: SentenceTransformer, texts: list[str]) -> None:
         texts: some of the training data.
 
     Raises:
-        ValueError: if something other than a pooling, and perhaps a normalization, ends the model.
+        ValueError: see `check_ends_with_pooling`.
     """
+    check_ends_with_pooling(model)
     normalize = model.pop(-1) if isinstance(model[-1], Normalize) else None
-    if not isinstance(model[-1], Pooling):
-        raise ValueError(f"whiten: a {type(model[-1]).__name__} follows the pooling already.")
     chosen = np.random.default_rng(0).permutation(len(texts))[:WHITENED]
     vectors = model.encode([texts[n] for n in chosen], show_progress_bar=False).astype(np.float64)
     variances, axes = np.linalg.eigh(np.cov(vectors.T))
@@ -119,7 +129,7 @@ def whiten(model: SentenceTransformer, texts: list[str]) -> None:
     with torch.no_grad():
         linear.linear.weight.copy_(torch.from_numpy(axes.T.copy()))
         linear.linear.bias.copy_(torch.from_numpy(-vectors.mean(axis=0) @ axes))
-    model.append(linear)
+    model.append(linear.to(model.device))
     if normalize is not None:
         model.append(normalize)
 

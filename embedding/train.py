@@ -11,6 +11,7 @@ killed, it goes on from the last checkpoint when started again. At the end OUTPU
 import argparse
 import dataclasses
 import hashlib
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -31,6 +32,7 @@ from embedding.losses import loss_for
 from embedding.results import fingerprint
 from embedding.run_file import RunFile, load_run_file
 from embedding.student import (
+    check_ends_with_pooling,
     keep_layers,
     leave_layers_out,
     start_as_bag_of_words,
@@ -108,7 +110,7 @@ def load_data(run: RunFile) -> tuple[dict[str, Dataset], dict[str, object]]:
 
 
 def texts_of(rows: Dataset) -> list[str]:
-    """All texts of a task's rows."""
+    """All texts of a task's rows, column by column."""
     columns = [column for column in rows.column_names if column not in LABELS]
     return [text for column in columns for text in rows[column]]
 
@@ -170,13 +172,14 @@ def train(run: RunFile) -> BaseModel:
         keep_layers(model, run.layers)
     if run.vector_size is not None:
         widen_vectors(model, run.vector_size)
-    texts = [text for task in rows.values() for text in texts_of(task)]
     if run.start == "words":
-        start_as_bag_of_words(model, texts)
+        start_as_bag_of_words(model, list(itertools.chain(*map(texts_of, rows.values()))))
     if not run.train_layers:
         leave_layers_out(model)
     if run.architecture == "bi_encoder" and not any(isinstance(each, Normalize) for each in model):
         model.append(Normalize())  # the product of two vectors is their cosine
+    if run.whiten:
+        check_ends_with_pooling(model)
     if run.compile:
         model[0].auto_model.compile(dynamic=True)  # every batch has another number of tokens
     model.prompts.update(run.prompts)
@@ -195,7 +198,7 @@ def train(run: RunFile) -> BaseModel:
         print(f"goes on from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     if run.whiten:
-        whiten(model, texts)
+        whiten(model, list(itertools.chain(*map(texts_of, rows.values()))))
     save(run, model, trainer.state.log_history)
     return model
 

@@ -274,6 +274,9 @@ def test_a_student_may_have_fewer_layers_longer_vectors_and_half_the_bytes(run_f
         assert {weight.dtype for weight in stored.values()} == {torch.bfloat16}
     assert opened.encode(SENTENCES).shape == (len(SENTENCES), 40)
     again = load_run_file(run_file("again"), [f"model={load_run_file(file).output}"])
+    with pytest.raises(ValueError, match="whiten: a Dense follows the pooling already"):
+        train(replace(again, whiten=True))
+    assert not work_folder(again).exists()  # refused before any training
     with pytest.raises(ValueError, match="vector_size: a Dense follows the encoder"):
         train(replace(again, vector_size=50))
 
