@@ -5,6 +5,7 @@
     layers: 6                           optional: only the first layers are kept
     vector_size: 768                    optional: values of a vector, where not the encoder's
     start: words                        optional: vectors begin as bags of words
+    word_vectors: FOLDER                optional, with start: a teacher's, by embedding.distill
     train_layers: false                 optional, with start: the layers are left out meanwhile
     whiten: true                        optional: at the end, a layer that whitens the vectors
     compile: true                       optional: torch.compile; needs a C++ compiler on a CPU
@@ -104,6 +105,7 @@ class RunFile:
     layers: int | None = None
     vector_size: int | None = None
     start: str | None = None
+    word_vectors: Path | None = None
     train_layers: bool = True
     whiten: bool = False
     compile: bool = False
@@ -141,7 +143,7 @@ def load_run_file(file: Path, overrides: Sequence[str] = ()) -> RunFile:
     specs = tuple(
         _task(name, task, losses, f"{file}: tasks.{name}") for name, task in tasks.items()
     )
-    for key in ("output", "exclude"):
+    for key in ("output", "exclude", "word_vectors"):
         if values.get(key) is not None:
             values[key] = Path(values[key])
     values["dimensions"] = tuple(values.get("dimensions") or ())
@@ -181,7 +183,7 @@ _NUMBER = ("a number", _is_number)
 _KEYS = ("keys and values", lambda value: isinstance(value, dict))
 _VALUES = {
     **dict.fromkeys(("model", "start", "output", "architecture", "dtype"), _TEXT),
-    **dict.fromkeys(("exclude", "turns"), _TEXT),
+    **dict.fromkeys(("exclude", "turns", "word_vectors"), _TEXT),
     **dict.fromkeys(("kind", "hub", "config", "split", "loss", "teacher"), _TEXT),
     **dict.fromkeys(("layers", "vector_size", "limit", "length", "mini_batch"), _COUNT),
     **dict.fromkeys(("scale", "margin", "similarity_weight"), _NUMBER),
@@ -297,6 +299,8 @@ def _check_run(run: RunFile, where: str) -> None:
         )
     if not run.train_layers and run.start is None:
         raise ValueError(f"{where}: train_layers: false needs `start: words`.")
+    if run.word_vectors is not None and run.start is None:
+        raise ValueError(f"{where}: word_vectors needs `start: words`.")
     if run.whiten and run.architecture != "bi_encoder":
         raise ValueError(f"{where}: whiten: only a bi_encoder has one vector a text.")
     for task in run.tasks:

@@ -4,11 +4,13 @@
         --count 200000 --exclude TASKS
     python -m embedding.sentences --run RUN.yaml --count 60000 --longest 60 \\
         --output task-texts.txt
+    python -m embedding.sentences --vocabulary . --output words.txt
 
 One half of the documents is cut into sentences, the other into passages of 32 to 256 characters; of
 all distinct pieces within the lengths, `--count` are drawn by the seed. A text of the test sets in
 TASKS, in whatever punctuation or script, is left out. With --run, they are drawn from the texts of
-the run's tasks that it would train on; without a count, these are written as they are.
+the run's tasks that it would train on; without a count, these are written as they are. With
+--vocabulary, they are the texts of a model's tokens, for `word_vectors`.
 """
 
 import argparse
@@ -16,6 +18,9 @@ import heapq
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from transformers import AutoTokenizer
+
+from embedding.bag_of_words import words_of
 from embedding.data import load_task
 from embedding.held_out import HeldOut
 from embedding.run_file import RunFile, load_run_file
@@ -95,6 +100,7 @@ def parse() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--documents", nargs="+", help="files as for prepare_corpus")
     source.add_argument("--run", type=Path, metavar="RUN.yaml")
+    source.add_argument("--vocabulary", metavar="MODEL", help="folder, or name on the Hub")
     parser.add_argument("--output", type=Path, required=True, help="text file, one piece a line")
     parser.add_argument("--count", type=int, help="pieces to draw (all texts of a run)")
     parser.add_argument("--longest", type=int, default=LONGEST, help="characters of a drawn piece")
@@ -112,7 +118,10 @@ def main() -> None:
     args = parse()
     try:
         check_file(args.output)
-        if args.run:
+        if args.vocabulary:
+            tokenizer = AutoTokenizer.from_pretrained(args.vocabulary, trust_remote_code=True)
+            pieces = list(dict.fromkeys(filter(None, words_of(tokenizer))))
+        elif args.run:
             pieces = texts_of_run(load_run_file(args.run))
             if args.count is not None:
                 pieces = draw_pieces(pieces, args.count, args.seed, longest=args.longest)

@@ -1,4 +1,4 @@
-"""What a model is before it is trained: fewer layers, longer or white vectors, a bag of words."""
+"""What changes a model before and after training: fewer layers, longer vectors, white ones."""
 
 import numpy as np
 import torch
@@ -8,14 +8,6 @@ from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
-from embedding.scripts import to_simplified
-
-# How a bag of words begins, chosen by its retrieval without training (docs/journal.md, 2026-11-27):
-# how far below 0 the values of a token as rare as the average of a text lie, in standard
-# deviations, how much each unit of inverse document frequency lifts them, and how sharp the bend of
-# GELU is.
-BIAS, RARITY, SHARPNESS = 1.5, 0.2, 4.0
-COUNTED = 50_000  # texts, whose tokens are counted
 # Of whitening: texts that are encoded, and the share of the mean variance that is added.
 WHITENED, SHRINKAGE = 8_000, 1.0
 
@@ -63,36 +55,6 @@ def widen_vectors(model: SentenceTransformer, size: int) -> None:
     model.insert(1, dense)
 
 
-def start_as_bag_of_words(model: SentenceTransformer, texts: list[str]) -> None:
-    """Sets the weights so that a vector begins as the mean of its tokens' codes, in place.
-
-    By contrast alone it takes long to find out that rare words tell texts apart. This is where it
-    begins instead: the layers add nothing yet, each token has a sparse code of its own by random
-    weights of the dense layer, with more values above 0 the rarer the token is, and traditional
-    characters have the embeddings of simplified ones.
-
-    Args:
-        texts: of the training data; their tokens are counted.
-
-    Raises:
-        ValueError: if the encoder's layers have no `Wo`, or no dense layer follows it.
-    """
-    encoder, dense = model[0].auto_model.base_model, model[1]
-    outputs = [p for name, p in encoder.named_parameters() if name.endswith("Wo.weight")]
-    if not outputs or not isinstance(dense, Dense):
-        raise ValueError("start: words needs the layers of a ModernBERT, and vector_size.")
-    tokenizer = model.tokenizer
-    embeddings = encoder.get_input_embeddings().weight
-    with torch.no_grad():
-        embeddings.copy_(embeddings[_simplified_tokens(tokenizer.get_vocab(), len(embeddings))])
-        for output in outputs:
-            output.zero_()
-        share, rarity = _counts(tokenizer, texts, len(embeddings))
-        weight, bias = _codes(_states_of_tokens(encoder), share, rarity, len(dense.linear.bias))
-        dense.linear.weight.copy_(torch.from_numpy(weight))
-        dense.linear.bias.copy_(torch.from_numpy(bias))
-
-
 def check_ends_with_pooling(model: SentenceTransformer) -> None:
     """What `whiten` needs.
 
@@ -132,74 +94,3 @@ def whiten(model: SentenceTransformer, texts: list[str]) -> None:
     model.append(linear.to(model.device))
     if normalize is not None:
         model.append(normalize)
-
-
-def leave_layers_out(model: SentenceTransformer) -> None:
-    """Lets the states of a bag of words pass by the layers, in place: a step takes a tenth of the
-    time.
-
-    The weights of the layers stay as they are, and add nothing to the states as long as they are
-    those of `start_as_bag_of_words`.
-
-    Raises:
-        ValueError: if it is not our encoder.
-    """
-    if model[0].auto_model.config.model_type != "chinese_modernbert":
-        raise ValueError("train_layers: only a Chinese ModernBERT can do without its layers.")
-    for layer in model[0].auto_model.base_model.layers:
-        layer.forward = _pass_by
-
-
-def _pass_by(
-    x: torch.Tensor, plan, places: torch.Tensor | None = None
-) -> tuple[torch.Tensor, None]:
-    return (x if places is None else x[places]), None
-
-
-def _simplified_tokens(vocabulary: dict[str, int], size: int) -> torch.Tensor:
-    """(size,): of each token, the one that spells it in simplified characters, or itself."""
-    simplified = torch.arange(size)
-    for token, number in vocabulary.items():
-        simplified[number] = vocabulary.get(to_simplified(token), number)
-    return simplified
-
-
-def _states_of_tokens(encoder: nn.Module) -> np.ndarray:
-    """(tokens, hidden size): the last state of each token, which no neighbor changes yet."""
-    tokens = torch.arange(encoder.config.vocab_size, device=encoder.device).split(1_000)
-    states = [encoder(input_ids=each[:, None]).last_hidden_state[:, 0] for each in tokens]
-    return torch.cat(states).double().cpu().numpy()
-
-
-def _counts(tokenizer, texts: list[str], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(size,) twice: of each token its share of all tokens, and the logarithm of texts / texts that
-    have it."""
-    chosen = np.random.default_rng(0).permutation(len(texts))[:COUNTED]
-    occurrences, documents = np.zeros(size), np.zeros(size)
-    for ids in tokenizer([texts[n] for n in chosen])["input_ids"]:
-        tokens, counts = np.unique(ids, return_counts=True)
-        occurrences[tokens] += counts
-        documents[tokens] += 1
-    rarity = np.log((len(chosen) + 1) / (documents + 1))
-    return occurrences / occurrences.sum(), rarity
-
-
-def _codes(
-    states: np.ndarray, share: np.ndarray, rarity: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (size, hidden size) and bias (size,) of a dense layer that gives tokens their codes.
-
-    Args:
-        states: (tokens, hidden size).
-        share, rarity: (tokens,), as `_counts` gives them.
-    """
-    mean = share @ states
-    spread = (states - mean).std(axis=0)
-    directions = np.random.default_rng(0).standard_normal((size, states.shape[1]))
-    weight = directions / (np.sqrt(states.shape[1]) * spread)
-    # How rare a token is can be read from its state, by a linear fit.
-    scale = np.sqrt(share)
-    known = np.append(states, np.ones((len(states), 1)), axis=1) * scale[:, None]
-    fit = np.linalg.lstsq(known, rarity * scale, rcond=None)[0]
-    bias = -weight @ mean - BIAS + RARITY * (fit[-1] - share @ rarity)
-    return SHARPNESS * (weight + RARITY * fit[:-1]), SHARPNESS * bias

@@ -25,20 +25,14 @@ from torch.utils.data import BatchSampler, RandomSampler
 from transformers import TrainingArguments, set_seed
 
 from embedding.architectures import ARCHITECTURES
+from embedding.bag_of_words import leave_layers_out, start_as_bag_of_words
 from embedding.data import limited, load_task
 from embedding.encoder import DTYPES, Opening
 from embedding.held_out import HeldOut
 from embedding.losses import loss_for
 from embedding.results import fingerprint
 from embedding.run_file import RunFile, load_run_file
-from embedding.student import (
-    check_ends_with_pooling,
-    keep_layers,
-    leave_layers_out,
-    start_as_bag_of_words,
-    whiten,
-    widen_vectors,
-)
+from embedding.student import check_ends_with_pooling, keep_layers, whiten, widen_vectors
 from embedding.teacher import read_note, read_teacher
 from embedding.unpadded import lay_end_to_end
 from pretraining.files import check_output, new_folder, read_json, sha256_of, write_json
@@ -56,6 +50,8 @@ def work_folder(run: RunFile) -> Path:
 def digest_of(run: RunFile) -> str:
     """What must be the same for a run to go on: the run file, the model's weights, the data."""
     parts = [repr(dataclasses.replace(run, output=Path())), fingerprint(Opening.of(run.model))]
+    if run.word_vectors:
+        parts.append(repr(read_note(run.word_vectors)))
     for task in run.tasks:
         if task.teacher:
             parts.append(repr(read_note(task.teacher)))
@@ -173,7 +169,9 @@ def train(run: RunFile) -> BaseModel:
     if run.vector_size is not None:
         widen_vectors(model, run.vector_size)
     if run.start == "words":
-        start_as_bag_of_words(model, list(itertools.chain(*map(texts_of, rows.values()))))
+        texts = list(itertools.chain(*map(texts_of, rows.values())))
+        words = read_teacher(run.word_vectors) if run.word_vectors else None
+        start_as_bag_of_words(model, texts, words)
     if not run.train_layers:
         leave_layers_out(model)
     if run.architecture == "bi_encoder" and not any(isinstance(each, Normalize) for each in model):

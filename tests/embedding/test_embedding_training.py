@@ -14,17 +14,12 @@ from sentence_transformers import SentenceTransformer
 from transformers import DefaultFlowCallback
 
 from embedding import distill, mine, neighbors, sentences
+from embedding.bag_of_words import leave_layers_out, start_as_bag_of_words
 from embedding.data import load_task
 from embedding.encoder import Opening
 from embedding.leakage import leaks
 from embedding.run_file import TaskSpec, load_run_file
-from embedding.student import (
-    keep_layers,
-    leave_layers_out,
-    start_as_bag_of_words,
-    whiten,
-    widen_vectors,
-)
+from embedding.student import keep_layers, whiten, widen_vectors
 from embedding.teacher import TeacherNote, digest_of, open_vectors, read_teacher
 from embedding.train import load_data, prepare_work, train, work_folder
 from embedding.unpadded import lay_end_to_end
@@ -297,6 +292,20 @@ def test_vectors_begin_as_bags_of_words_in_which_rare_words_count_most(tiny_enco
     np.testing.assert_allclose(model.encode(words), vectors, atol=1e-5)
 
 
+def test_words_begin_as_alike_as_a_teacher_finds_them(tiny_encoder):
+    model = SentenceTransformer(str(tiny_encoder), trust_remote_code=True, device="cpu")
+    widen_vectors(model, 300)
+    words = list(filter(None, words_of(model.tokenizer)))
+    vectors = np.random.default_rng(0).normal(size=(len(words), 40))
+    rain, snow, book = (words.index(word) for word in "雨雪书")
+    vectors[snow] = vectors[rain] + 0.1 * vectors[snow]
+    start_as_bag_of_words(model, SENTENCES, (words, vectors))
+    same = model.similarity(*2 * [model.encode(["雨", "雪", "书"])])
+    assert same[0, 1] > same[0, 2] + 0.2
+    with pytest.raises(ValueError, match="the teacher's words hold 2 of the model's 32,000 tokens"):
+        start_as_bag_of_words(model, SENTENCES, (["雨", "雪"], vectors[:2]))
+
+
 def test_whitened_vectors_have_no_direction_in_common(tiny_encoder):
     model = SentenceTransformer(str(tiny_encoder), trust_remote_code=True, device="cpu")
     texts = [f"{text}{number}" for text in SENTENCES for number in range(60)]
@@ -338,6 +347,7 @@ def test_a_run_may_be_compiled_for_batches_of_any_size(run_file, monkeypatch):
         ("layers=4", "layers: 4, but the model has 3"),
         ("layers=0", "layers: a whole number above 0"),
         ("train_layers=false", "train_layers: false needs"),
+        ("word_vectors=words", "word_vectors needs `start: words`"),
         ("start=words", "start: 'words', but `words` together with vector_size"),
         ("vector_size=-1", "vector_size: a whole number above 0"),
         ("dtype=int8", "dtype: 'int8'; one of fp32, bf16 expected"),
@@ -359,6 +369,16 @@ def test_the_texts_of_a_runs_tasks_are_what_it_would_train_on(run_file, tmp_path
     sentences.main()
     drawn = output.read_text(encoding="utf-8").splitlines()
     assert len(drawn) == 5 and max(map(len, drawn)) <= 12
+
+
+def test_the_texts_of_a_vocabulary_are_words_without_spaces(tiny_encoder, tmp_path, monkeypatch):
+    output = tmp_path / "words.txt"
+    arguments = ["sentences", "--vocabulary", tiny_encoder, "--output", output]
+    monkeypatch.setattr("sys.argv", [str(argument) for argument in arguments])
+    sentences.main()
+    words = output.read_text(encoding="utf-8").splitlines()
+    assert len(set(words)) == len(words) > 30_000
+    assert {"雨", "图书馆"} <= set(words) and not {"", "[CLS]", "\ufffd"} & set(words)
 
 
 def test_a_teachers_neighbors_are_a_task_of_scored_pairs(run_file, monkeypatch):
