@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import DefaultFlowCallback
 
 from embedding import distill, mine, neighbors, sentences
-from embedding.bag_of_words import leave_layers_out, start_as_bag_of_words
+from embedding.bag_of_words import leave_layers_out, start_as_bag_of_words, words_of
 from embedding.data import load_task
 from embedding.encoder import Opening
 from embedding.leakage import leaks
@@ -297,9 +297,12 @@ def test_words_begin_as_alike_as_a_teacher_finds_them(tiny_encoder):
     widen_vectors(model, 300)
     words = list(filter(None, words_of(model.tokenizer)))
     vectors = np.random.default_rng(0).normal(size=(len(words), 40))
-    rain, snow, book = (words.index(word) for word in "雨雪书")
+    rain, snow = (words.index(word) for word in "雨雪")
     vectors[snow] = vectors[rain] + 0.1 * vectors[snow]
-    start_as_bag_of_words(model, SENTENCES, (words, vectors))
+    texts = [
+        "，".join(words[::step]) for step in range(1, 60)
+    ]  # some words often, most hardly ever
+    start_as_bag_of_words(model, texts, (words, vectors))
     same = model.similarity(*2 * [model.encode(["雨", "雪", "书"])])
     assert same[0, 1] > same[0, 2] + 0.2
     with pytest.raises(ValueError, match="the teacher's words hold 2 of the model's 32,000 tokens"):
