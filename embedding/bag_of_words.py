@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
 from torch import nn
 
+from embedding.principal_axes import whitening
 from embedding.scripts import to_simplified
 
 # Chosen by retrieval without training: how far below 0 the values of a token as rare as the
@@ -22,7 +23,7 @@ from embedding.scripts import to_simplified
 # lifts them, and how sharp the bend of GELU is.
 BIAS, RARITY, SHARPNESS = 1.5, 0.2, 4.0
 COUNTED = 50_000  # texts, whose tokens are counted
-SHRINKAGE = 0.1  # of a teacher's vectors: the share of the mean variance that is added to each axis
+SHRINKAGE = 0.1  # of a teacher's vectors, see `whitening`
 
 
 def words_of(tokenizer) -> list[str]:
@@ -55,12 +56,14 @@ def start_as_bag_of_words(
         raise ValueError("start: words needs the layers of a ModernBERT, and vector_size.")
     tokenizer = model.tokenizer
     embeddings = encoder.get_input_embeddings().weight
+    if teacher is not None:
+        words = words_of(tokenizer) + [""] * (len(embeddings) - len(tokenizer))
+        vectors, known = _known(words, *teacher)
     share, rarity = _counts(tokenizer, texts, len(embeddings))
     with torch.no_grad():
         if teacher is not None:
             own = embeddings.double().cpu().numpy()
-            words = words_of(tokenizer) + [""] * (len(embeddings) - len(tokenizer))
-            table = _embeddings_of(*_known(words, *teacher), own, share, rarity)
+            table = _embeddings_of(vectors, known, own, share, rarity)
             embeddings.copy_(torch.from_numpy(table))
         embeddings.copy_(embeddings[_simplified_tokens(tokenizer.get_vocab(), len(embeddings))])
         for output in outputs:
@@ -125,10 +128,8 @@ def _embeddings_of(
         share, rarity: (tokens,), as `_counts` gives them.
     """
     size = min(own.shape[1] - 1, vectors.shape[1])
-    centered = vectors - vectors[known].mean(axis=0)
-    variances, axes = np.linalg.eigh(np.cov(centered[known].T))
-    axes, variances = axes[:, ::-1][:, :size], variances[::-1]
-    white = centered @ axes / np.sqrt(variances[:size] + SHRINKAGE * variances.mean())
+    mean, matrix = whitening(vectors[known], SHRINKAGE)
+    white = (vectors - mean) @ matrix[:, :size]
     white[~known] = np.random.default_rng(0).standard_normal((np.sum(~known), size))
     table = np.zeros_like(own)
     table[:, :size] = white / np.linalg.norm(white, axis=1, keepdims=True)

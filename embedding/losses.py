@@ -22,6 +22,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch import nn
 from torch.nn import functional
 
+from embedding.principal_axes import principal_axes
 from embedding.run_file import TaskSpec
 
 # Of the Matryoshka sizes below the full one, each beside 1 for that.
@@ -63,7 +64,7 @@ class TeacherLoss(nn.Module):
         self.similarity_weight = similarity_weight
         self.with_vectors = with_vectors
         self.sizes = (model.get_embedding_dimension(), *dimensions)
-        self.mean, self.axes = principal_axes(vectors)
+        self.mean, self.axes, _ = principal_axes(vectors)
 
     def forward(self, sentence_features, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """The terms by name.
@@ -90,26 +91,6 @@ class TeacherLoss(nn.Module):
             similarities.append(differences.sum() / max(len(cosines), 1) / scale)
         terms = {"similarities": self.similarity_weight * torch.stack(similarities).mean()}
         return terms | ({"vectors": torch.stack(vectors).mean()} if self.with_vectors else {})
-
-
-def principal_axes(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean (size,) of all rows and their principal axes (size, axes), the widest first.
-
-    The rows are read in blocks. The signs are fixed, so that a resumed run has the same axes.
-    """
-    blocks = range(0, len(vectors), 65_536)
-    size = vectors.shape[1]
-    total, products = np.zeros(size), np.zeros((size, size))
-    for at in blocks:
-        block = np.asarray(vectors[at : at + 65_536], dtype=np.float64)
-        total += block.sum(axis=0)
-        products += block.T @ block
-    mean = total / len(vectors)
-    _, axes = np.linalg.eigh(products / len(vectors) - np.outer(mean, mean))
-    axes = axes[:, ::-1]
-    largest = np.abs(axes).argmax(axis=0)
-    axes = axes * np.sign(axes[largest, np.arange(size)])
-    return mean.astype(np.float32), np.ascontiguousarray(axes, dtype=np.float32)
 
 
 def _cosines(vectors: torch.Tensor) -> torch.Tensor:

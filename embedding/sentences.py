@@ -109,6 +109,8 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.documents and args.count is None:
         parser.error("--documents needs --count: how many pieces are drawn")
+    if args.vocabulary and args.count is not None:
+        parser.error("--vocabulary writes all of its words: leave --count out")
     if args.count is not None and args.count < 1:
         parser.error("--count: at least one piece")
     return args

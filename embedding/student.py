@@ -8,7 +8,9 @@ from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
-# Of whitening: texts that are encoded, and the share of the mean variance that is added.
+from embedding.principal_axes import whitening
+
+# Of whitening: texts that are encoded, and how far the axes' variances are shrunk to their mean.
 WHITENED, SHRINKAGE = 8_000, 1.0
 
 
@@ -70,9 +72,7 @@ def whiten(model: SentenceTransformer, texts: list[str]) -> None:
     """Puts a linear layer behind the pooling that makes the vectors' values alike, in place.
 
     Less their mean over some texts, the vectors are turned to their principal axes, the widest
-    first, and each axis is divided by its spread: what all texts share no longer counts for more
-    than what tells them apart (whitening, arXiv:2103.15316). A share of the mean variance is added
-    to that of each axis, so that narrow ones, which are noise, do not count in full.
+    first; see `embedding.principal_axes.whitening`.
 
     Args:
         texts: some of the training data.
@@ -83,14 +83,13 @@ def whiten(model: SentenceTransformer, texts: list[str]) -> None:
     check_ends_with_pooling(model)
     normalize = model.pop(-1) if isinstance(model[-1], Normalize) else None
     chosen = np.random.default_rng(0).permutation(len(texts))[:WHITENED]
-    vectors = model.encode([texts[n] for n in chosen], show_progress_bar=False).astype(np.float64)
-    variances, axes = np.linalg.eigh(np.cov(vectors.T))
-    axes = axes[:, ::-1] / np.sqrt(variances[::-1] + SHRINKAGE * variances.mean())
-    size = len(variances)
+    vectors = model.encode([texts[n] for n in chosen], show_progress_bar=False)
+    mean, matrix = whitening(vectors, SHRINKAGE)
+    size = len(mean)
     linear = Dense(size, size, activation_function=nn.Identity())
     with torch.no_grad():
-        linear.linear.weight.copy_(torch.from_numpy(axes.T.copy()))
-        linear.linear.bias.copy_(torch.from_numpy(-vectors.mean(axis=0) @ axes))
+        linear.linear.weight.copy_(torch.from_numpy(matrix.T))
+        linear.linear.bias.copy_(torch.from_numpy(-mean @ matrix))
     model.append(linear.to(model.device))
     if normalize is not None:
         model.append(normalize)

@@ -161,6 +161,7 @@ def train(run: RunFile) -> BaseModel:
         OSError, ValueError: before training, if something cannot be used.
     """
     check_output(run.output)
+    words = read_teacher(run.word_vectors) if run.word_vectors else None
     rows, vectors = load_data(run)
     set_seed(run.seed)
     model = Opening.of(run.model, dtype="fp32").open(run.architecture)
@@ -170,7 +171,6 @@ def train(run: RunFile) -> BaseModel:
         widen_vectors(model, run.vector_size)
     if run.start == "words":
         texts = list(itertools.chain(*map(texts_of, rows.values())))
-        words = read_teacher(run.word_vectors) if run.word_vectors else None
         start_as_bag_of_words(model, texts, words)
     if not run.train_layers:
         leave_layers_out(model)

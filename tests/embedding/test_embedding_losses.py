@@ -7,7 +7,8 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from embedding.losses import TeacherLoss, loss_for, principal_axes
+from embedding.losses import TeacherLoss, loss_for
+from embedding.principal_axes import principal_axes
 from embedding.run_file import TaskSpec
 
 

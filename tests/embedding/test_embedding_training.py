@@ -299,9 +299,8 @@ def test_words_begin_as_alike_as_a_teacher_finds_them(tiny_encoder):
     vectors = np.random.default_rng(0).normal(size=(len(words), 40))
     rain, snow = (words.index(word) for word in "雨雪")
     vectors[snow] = vectors[rain] + 0.1 * vectors[snow]
-    texts = [
-        "，".join(words[::step]) for step in range(1, 60)
-    ]  # some words often, most hardly ever
+    # Some words often, most hardly ever.
+    texts = ["，".join(words[::step]) for step in range(1, 60)]
     start_as_bag_of_words(model, texts, (words, vectors))
     same = model.similarity(*2 * [model.encode(["雨", "雪", "书"])])
     assert same[0, 1] > same[0, 2] + 0.2
@@ -382,6 +381,9 @@ def test_the_texts_of_a_vocabulary_are_words_without_spaces(tiny_encoder, tmp_pa
     words = output.read_text(encoding="utf-8").splitlines()
     assert len(set(words)) == len(words) > 30_000
     assert {"雨", "图书馆"} <= set(words) and not {"", "[CLS]", "\ufffd"} & set(words)
+    monkeypatch.setattr("sys.argv", [*map(str, arguments), "--count", "5"])
+    with pytest.raises(SystemExit):
+        sentences.main()
 
 
 def test_a_teachers_neighbors_are_a_task_of_scored_pairs(run_file, monkeypatch):
