@@ -21,7 +21,11 @@ def main() -> None:
         index = join(arguments.parts, arguments.output)
     except (OSError, ValueError) as error:
         sys.exit(f"join: {error}")
-    print(f"{arguments.output}: {index['steps']:,} steps, {index['positions']:,} positions")
+    for stage in index["stages"]:
+        print(
+            f"{arguments.output}: stage {stage['stage']}, {stage['steps']:,} steps, "
+            f"{stage['positions']:,} positions, {stage['ended_by']}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Packs rows for a machine with a GPU that nothing but the checkout and one folder reaches.
 
-    python -m experiments.gpu_train.pack --train ROWS/train-512 \\
+    python -m experiments.gpu_train.pack --train ROWS/train-512 --long ROWS/train-8192 \\
         --held_out ROWS/valid-512 ROWS/valid-everyday-512
 
-Held-out sets travel whole; of the training set, as many rows as fit beside the checkout. Run it
-last of all: what is committed afterwards takes room, too.
+Held-out sets travel whole; of the training sets, as many rows as fit beside the checkout. Run it
+last of all: what is committed afterwards takes room, too. What does not fit in one journey can take
+two, where the machine is kept in between: `--part 1/2` and `--part 2/2` have no row in common.
 """
 
 import argparse
@@ -19,11 +20,14 @@ from pretraining.data.rows import open_rows, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKED = Path("runs/gpu_train/packed")
-TRAIN, HELD_OUT = "train", "held_out"
+TRAIN, LONG, HELD_OUT = "train", "train-long", "held_out"
 
 MIB = 1 << 20
 CARRIED = 64 * MIB  # what may travel, the checkout's files among it
 SPARE = MIB // 2  # for a commit or two after packing
+
+# Of the room for rows to train on, where there are long ones too.
+LONG_SHARE = 0.2
 
 # Weights: a fresh model does not need them, and they would take most of the room.
 STAYS = ("model.safetensors", "models")
@@ -51,8 +55,20 @@ def room_beside_checkout(root: Path) -> int:
     return CARRIED - SPARE - sum(file.stat().st_size for file in files)
 
 
-def pack(train: Path, held_out: Sequence[Path], output: Path, limit: int, seed: int) -> str:
+def pack(
+    train: Path,
+    held_out: Sequence[Path],
+    output: Path,
+    limit: int,
+    seed: int,
+    long: Path | None = None,
+    part: tuple[int, int] = (1, 1),
+) -> str:
     """Packs row sets into a folder; returns a summary.
+
+    Args:
+        long: row set of stage 2.
+        part: (i, n) takes the i-th of n parts of the training set, and of `long`.
 
     Raises:
         OSError, ValueError: if a row set cannot be used, or the limit is too small.
@@ -61,21 +77,32 @@ def pack(train: Path, held_out: Sequence[Path], output: Path, limit: int, seed: 
     if len({*names}) < len(names):
         raise ValueError("--held_out: two sets of one name; rename one of their folders.")
     sets = [open_rows(folder) for folder in held_out]
-    rows = open_rows(train)
-    if len({each.manifest["tokenizer_sha256"] for each in (rows, *sets)}) > 1:
-        raise ValueError(f"{train} and --held_out were made with different tokenizers.")
+    to_train = {TRAIN: open_rows(train)} | ({LONG: open_rows(long)} if long else {})
+    if len({each.manifest["tokenizer_sha256"] for each in (*to_train.values(), *sets)}) > 1:
+        raise ValueError("the row sets were made with different tokenizers; prepare them again.")
     shutil.rmtree(output, ignore_errors=True)
     taken = sum(
         pack_all(each, output / HELD_OUT / name) for name, each in zip(names, sets, strict=True)
     )
     if taken >= limit:
         raise ValueError(f"the held-out sets take {taken:,} bytes of {limit:,}; give fewer.")
-    count = pack_some(rows, output / TRAIN, limit - taken, seed)
-    tokens = read_manifest(output / TRAIN)["tokens"]
-    return (
-        f"{output}: {size_of(output) / MIB:.1f} of {limit / MIB:.1f} MiB; {count:,} of "
-        f"{len(rows):,} rows to train on, about {tokens / 1e6:.1f} M tokens"
-    )
+    lines = []
+    shares = {TRAIN: 1 - LONG_SHARE, LONG: LONG_SHARE} if long else {TRAIN: 1}
+    for name, rows in to_train.items():
+        room = int(shares[name] * (limit - taken))
+        count = pack_some(rows, output / name, room, seed, part)
+        tokens = read_manifest(output / name)["tokens"]
+        lines.append(f"{name}: {count:,} of {len(rows):,} rows, about {tokens / 1e6:.1f} M tokens")
+    size = f"{size_of(output) / MIB:.1f} of {limit / MIB:.1f} MiB"
+    return "\n".join([f"{output}: {size}", *lines])
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """ "1/2" -> (1, 2)."""
+    number, count = map(int, text.split("/"))
+    if not 1 <= number <= count:
+        raise ValueError
+    return number, count
 
 
 def main() -> None:
@@ -84,7 +111,9 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--train", type=Path, required=True, help="row set to train on")
-    add("--held_out", type=Path, nargs="+", required=True, help="row sets to evaluate on")
+    add("--long", type=Path, help="row set to train stage 2 on")
+    add("--held_out", type=Path, nargs="*", default=[], help="row sets to evaluate on")
+    add("--part", type=part_of, default=(1, 1), metavar="I/N", help="takes the I-th of N parts")
     add("--output", type=Path, default=ROOT / PACKED, help="a folder that git ignores")
     add("--limit", type=float, metavar="MIB", help="default: what the checkout leaves of 64 MiB")
     add("--seed", type=int, default=0, help="decides which rows travel")
@@ -92,7 +121,10 @@ def main() -> None:
     try:
         limit = arguments.limit and int(arguments.limit * MIB)
         limit = limit or room_beside_checkout(ROOT)
-        told = pack(arguments.train, arguments.held_out, arguments.output, limit, arguments.seed)
+        told = pack(
+            *(arguments.train, arguments.held_out, arguments.output, limit, arguments.seed),
+            *(arguments.long, arguments.part),
+        )
     except (OSError, ValueError) as error:
         sys.exit(f"pack: {error}")
     print(told)

@@ -8,7 +8,7 @@ smaller than the texts themselves packed by LZMA or PPMd, and needs no segmenter
 
 import itertools
 import lzma
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,16 +46,19 @@ def pack_all(rows: Rows, folder: Path) -> int:
     return size_of(folder)
 
 
-def pack_some(rows: Rows, folder: Path, limit: int, seed: int) -> int:
+def pack_some(
+    rows: Rows, folder: Path, limit: int, seed: int, part: tuple[int, int] = (1, 1)
+) -> int:
     """Packs as many rows as fit, in blocks drawn at random; returns their number.
 
     Args:
         limit: bytes.
+        part: (i, n) draws from the i-th of n parts of the blocks.
 
     Raises:
         ValueError: if none fits.
     """
-    blocks = np.random.default_rng(seed).permutation(-(-len(rows) // BLOCK))
+    blocks = np.random.default_rng(seed).permutation(-(-len(rows) // BLOCK))[part[0] - 1 :: part[1]]
     chosen = (
         index
         for block in blocks
@@ -102,23 +105,32 @@ def _pack(rows: Rows, chosen: Iterable[int], file: Path, limit: int | None) -> i
     return count
 
 
-def unpack(packed: Path, folder: Path) -> dict:
-    """Makes a packed set a row set again; returns its manifest.
+def unpack(packed: Sequence[Path], folder: Path) -> dict:
+    """Makes packed sets, parts of one, a row set again; returns its manifest.
 
     Raises:
-        OSError, ValueError: if it is missing or damaged; the message names it.
+        OSError, ValueError: if one is missing or damaged, the message names it; or if they are not
+            parts of one row set.
     """
-    manifest = read_manifest(packed)
-    rows = _unpacked(packed / PACKED, manifest)
+    manifests = [read_manifest(each) for each in packed]
+    first = manifests[0]
+    counts = ("documents", "characters", "tokens", "share_of_a_row_set")
+    known = {"format_version", "seq_len", "rows", "shards", *counts}
+    facts = {key: value for key, value in first.items() if key not in known}
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
-    for number, shard in enumerate(manifest["shards"]):
-        some = itertools.islice(rows, shard["rows"])
-        written = write_shards(folder, f"rows-{number:05}", some, manifest["seq_len"])
-        shards += [shard | each for each in written]
-    known = {"format_version", "seq_len", "rows", "shards"}
-    facts = {key: value for key, value in manifest.items() if key not in known}
-    return write_manifest(folder, manifest["seq_len"], shards, facts)
+    for part, (source, manifest) in enumerate(zip(packed, manifests, strict=True)):
+        if facts != {key: value for key, value in manifest.items() if key not in known}:
+            raise ValueError(f"{packed[0]} and {source} are not parts of one row set.")
+        rows = _unpacked(source / PACKED, manifest)
+        for number, shard in enumerate(manifest["shards"]):
+            some = itertools.islice(rows, shard["rows"])
+            name = f"rows-{part}-{number:05}"
+            shards += [
+                shard | each for each in write_shards(folder, name, some, manifest["seq_len"])
+            ]
+    facts |= {key: sum(each[key] for each in manifests) for key in counts if key in first}
+    return write_manifest(folder, first["seq_len"], shards, facts)
 
 
 def _unpacked(file: Path, manifest: dict) -> Iterator[np.ndarray]:

@@ -4,7 +4,8 @@
 
 Needs torch, transformers, accelerate, pyarrow and what they depend on, and no network. The packed
 rows are unpacked, the speed is measured, and the recipe of run.yaml is trained for as many steps as
-the time allows, its schedules stretched to them. OUTPUT then holds at most seven files of at most
+the time allows, its schedules stretched to them; with long rows, the last part of the time belongs
+to stage 2. OUTPUT then holds at most seven files of at most
 15 MiB: the weights in bf16, what else belongs to the model folder, the log included, and
 `report.md` with the figures on held-out rows. A run that breaks off or is killed leaves the weights
 of an earlier step. `--tiny` tries all of it with tiny shapes, on the CPU.
@@ -26,12 +27,14 @@ import torch
 import transformers
 from transformers import TrainerCallback
 
-from experiments.gpu_train.pack import HELD_OUT, PACKED, ROOT, TRAIN
+from experiments.gpu_train.pack import HELD_OUT, LONG, PACKED, ROOT, TRAIN
 from experiments.gpu_train.packed_rows import unpack
 from experiments.gpu_train.parts import check_fits, round_to_bf16, split
 from experiments.gpu_train.ways import (
     RUN_FILE,
     WAYS,
+    Speed,
+    Way,
     first_that_works,
     in_short,
     settings_of,
@@ -60,7 +63,14 @@ TINY = (
     "training.logging_steps=1",
     "stage1.rows_per_step=4",
     "stage1.training.per_device_train_batch_size=4",
+    "stage2.rows_per_step=1",
+    "stage2.training.per_device_train_batch_size=1",
 )
+
+# Of the time, for stage 2; and how much longer a token takes there, at most.
+LONG_SHARE, LONGER = 0.15, 2.0
+
+ENDED_WELL = ("all steps done", "the time is up")
 
 # Kept back for saving and evaluating; training ends early rather than take from the second half.
 ENDING_SECONDS = 60
@@ -113,7 +123,12 @@ def main() -> None:
     )
     add = parser.add_argument
     add("overrides", nargs="*", metavar="KEY=VALUE", help="of run.yaml")
-    add("--packed", type=Path, default=ROOT / PACKED, help="folder that pack.py wrote")
+    add(
+        *("--packed", "-p"),
+        type=Path,
+        action="append",
+        help="folder that pack.py wrote; again for each further part",
+    )
     add("--output", type=Path, required=True, help="folder for what is to come back")
     add("--minutes", type=float, default=8.0, help="from start to end")
     add("--tiny", action="store_true", help="tiny shapes, on the CPU")
@@ -121,7 +136,8 @@ def main() -> None:
     if not arguments.tiny and not torch.cuda.is_available():
         sys.exit("train.py: torch sees no CUDA device; try it on the CPU with --tiny.")
     overrides = [*(TINY if arguments.tiny else ()), *arguments.overrides]
-    output, packed = arguments.output.resolve(), arguments.packed.resolve()
+    output = arguments.output.resolve()
+    packed = [folder.resolve() for folder in arguments.packed or [ROOT / PACKED]]
     end = begun + 60 * arguments.minutes - ENDING_SECONDS
     os.chdir(ROOT)  # run.yaml names files of the repository
     try:
@@ -131,8 +147,12 @@ def main() -> None:
     print(f"{output}: done in {time.perf_counter() - begun:.0f} s")
 
 
-def train_and_report(packed: Path, output: Path, overrides: list[str], end: float) -> None:
+def train_and_report(packed: list[Path], output: Path, overrides: list[str], end: float) -> None:
     """Trains until `end`, by `time.perf_counter()`, and leaves model and report in `output`.
+
+    Args:
+        packed: folders of packed rows, parts of the same row sets. Held-out sets may be in any, and
+            so may long rows, on which stage 2 is trained for the last part of the time.
 
     Raises:
         OSError, ValueError: if settings or packed rows cannot be used, or the model would not fit.
@@ -141,51 +161,111 @@ def train_and_report(packed: Path, output: Path, overrides: list[str], end: floa
     work = Path(load_run(str(RUN_FILE), overrides).output_dir)
     shutil.rmtree(work, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
-    read_manifest(packed / TRAIN)
-    overrides = [*overrides, f"stage1.train_rows={work / 'rows' / TRAIN}"]
+    sets = {1: [each / TRAIN for each in packed]}
+    for folder in sets[1]:
+        read_manifest(folder)
+    if long := [each / LONG for each in packed if (each / LONG).exists()]:
+        sets[2] = long
+    overrides = [*overrides]
+    for stage in sets:
+        overrides.append(f"stage{stage}.train_rows={work / 'rows' / str(stage)}")
     check_fits(weight_bytes(settings_of(overrides, WAYS[0], steps=1)))
-    held_out = [work / "rows" / each.name for each in sorted((packed / HELD_OUT).glob("*"))]
-    unpack(packed / TRAIN, work / "rows" / TRAIN)
-    for folder in held_out:
-        unpack(packed / HELD_OUT / folder.name, folder)
+    travelled = sorted(folder for each in packed for folder in (each / HELD_OUT).glob("*"))
+    held_out = [work / "rows" / folder.name for folder in travelled]
+    for stage, folders in sets.items():
+        unpack(folders, work / "rows" / str(stage))
+    for source, folder in zip(travelled, held_out, strict=True):
+        unpack([source], folder)
     way, speed, failures = first_that_works(overrides)
-    left = end - time.perf_counter() - speed.next_start_seconds
-    left -= len(SAVED_AFTER) * SAVING_SECONDS
-    steps = max(1, int(left / speed.step_seconds))
-    print(f"{way.name}: {speed}; {left:.0f} s are left, so {steps:,} steps", flush=True)
-    extra = [ReturnedLog(output / LOG_FILE), Deadline(end + ENDING_SECONDS / 2)]
-    trainer, settings, data = trainer_of(overrides, way, steps, extra)
+    began = time.perf_counter()
     facts = {
-        "planned_steps": steps,
         "way": way.name,
         "failed_ways": failures,
         **dataclasses.asdict(speed),
         "overrides": overrides,
-        "made_with": made_with(settings.arguments.device),
+        "made_with": made_with(settings_of(overrides, way, steps=1).arguments.device),
+        "stages": [],
     }
+    for stage in sets:
+        last = stage == max(sets)
+        stage_end = end if last else end - LONG_SHARE * (end - began)
+        final = train_stage(stage, way, speed, overrides, output, stage_end, facts)
+        if facts["stages"][-1]["ended_by"] not in ENDED_WELL:
+            break
+    # The weights are safe now, should the evaluation fail.
+    write_report(final, held_out, output / REPORT)
+
+
+def train_stage(
+    stage: int,
+    way: Way,
+    speed: Speed,
+    overrides: list[str],
+    output: Path,
+    end: float,
+    facts: dict,
+) -> Path:
+    """Trains a stage until `end`, leaves its model in `output`; returns the model's folder.
+
+    Args:
+        speed: of stage 1.
+        facts: for `parts.json`; what became of the stage is added to its `stages`.
+    """
+    left = end - time.perf_counter() - speed.next_start_seconds
+    step_seconds = speed.step_seconds
+    if stage == 1:
+        left -= len(SAVED_AFTER) * SAVING_SECONDS
+    else:
+        step_seconds *= step_ratio(overrides, way)
+    steps = max(1, int(left / step_seconds))
+    print(f"{way.name}: {speed}; {left:.0f} s are left, so {steps:,} steps", flush=True)
+    extra = [ReturnedLog(output / LOG_FILE), Deadline(end + ENDING_SECONDS / 2)]
+    trainer, settings, data = trainer_of(overrides, way, steps, extra, stage)
 
     def save(ended_by: str) -> None:
-        save_model_folder(trainer, settings.final, NAME, 1, data.rows)
-        round_to_bf16(settings.final)
+        save_model_folder(trainer, settings.final, NAME, stage, data.rows)
         done = trainer.state.global_step
-        positions = data.order.drawn_before(done) * data.rows.seq_len
-        now = {"steps": done, "positions": positions, "ended_by": ended_by}
-        split(settings.final, output, now | facts)
+        told = {
+            "stage": stage,
+            "steps": done,
+            "planned_steps": steps,
+            "positions": data.order.drawn_before(done) * data.rows.seq_len,
+            "ended_by": ended_by,
+        }
+        # Trained on in fp32, brought back in bf16.
+        rounded = settings.folder / "rounded"
+        shutil.rmtree(rounded, ignore_errors=True)
+        shutil.copytree(settings.final, rounded)
+        round_to_bf16(rounded)
+        split(rounded, output, facts | {"stages": [*facts["stages"], told]})
+        saved.append(told)
 
-    trainer.add_callback(SavedOnTheWay(save))
+    saved: list[dict] = []
+    if stage == 1:  # later, the model of stage 1 is there
+        trainer.add_callback(SavedOnTheWay(save))
     try:
         trainer.train()
-        ended_by = "all steps done" if trainer.state.global_step == steps else "the time is up"
+        ended_by = ENDED_WELL[trainer.state.global_step < steps]
     except Exception as error:  # such as the guard's: what was learned until then is kept
         if not trainer.state.global_step:
             raise
         traceback.print_exc()
         ended_by = in_short(error)
     save(ended_by)
-    print(f"training ended after {trainer.state.global_step:,} steps: {ended_by}", flush=True)
+    facts["stages"].append(saved[-1])
+    print(f"stage {stage} ended after {trainer.state.global_step:,} steps: {ended_by}", flush=True)
     (output / LOG_FILE).unlink()  # the archive has all of it, as training_log.json
-    # The weights are safe now, should the evaluation fail.
-    write_report(settings.final, held_out, output / REPORT)
+    return settings.folder / "rounded"
+
+
+def step_ratio(overrides: list[str], way: Way) -> float:
+    """How much longer a step of stage 2 takes than one of stage 1, at most."""
+    tokens = []
+    for stage in (1, 2):
+        settings = settings_of(overrides, way, 1, stage)
+        rows = read_manifest(settings.stage.train_rows)
+        tokens.append(settings.stage.rows_per_step * rows["seq_len"])
+    return LONGER * tokens[1] / tokens[0]
 
 
 def weight_bytes(settings: StageSettings) -> int:

@@ -90,21 +90,25 @@ class Clock(TrainerCallback):
         self.times.append(synchronized(args.device))
 
 
-def settings_of(overrides: list[str], way: Way, steps: int) -> StageSettings:
-    """The stage's settings for a number of steps.
+def settings_of(overrides: list[str], way: Way, steps: int, stage: int = 1) -> StageSettings:
+    """A stage's settings for a number of steps.
 
     Raises:
         OSError, ValueError: naming the file or key that cannot work.
     """
-    overrides = with_steps([*overrides, *way.overrides], {1: steps}, RUN_FILE)
-    return check_stage(load_run(str(RUN_FILE), overrides), 1, alone=True)
+    overrides = with_steps([*overrides, *way.overrides], {stage: steps}, RUN_FILE)
+    return check_stage(load_run(str(RUN_FILE), overrides), stage, alone=True)
 
 
 def trainer_of(
-    overrides: list[str], way: Way, steps: int, callbacks: list[TrainerCallback]
+    overrides: list[str],
+    way: Way,
+    steps: int,
+    callbacks: list[TrainerCallback],
+    stage: int = 1,
 ) -> tuple[Trainer, StageSettings, StageData]:
-    """A Trainer that is ready, with a fresh model."""
-    settings = settings_of(overrides, way, steps)
+    """A Trainer that is ready, with a fresh model, or that of stage 1 for stage 2."""
+    settings = settings_of(overrides, way, steps, stage)
     set_seed(settings.run.seed)
     data, model = open_data(settings), make_model(settings)
     if way.attention is not None:

@@ -18,11 +18,12 @@ from test_layout import GRAPH, ROOT
 
 @pytest.fixture(scope="module")
 def rows_of(made_once):
-    """Folder with `train` and `held-out`, rows of 64 tokens. Not to be changed."""
+    """Folder with `train`, `held-out` and `long`, rows of 64 or 256 tokens. Not to be changed."""
 
     def make(folder):
         corpus = write_corpus(folder / "corpus.jsonl", many_texts(600), domain="essay")
         prepare(corpus, folder / "train")
+        prepare(corpus, folder / "long", seq_len=256)
         some = write_corpus(folder / "held-out.jsonl", many_texts(20), domain="essay")
         prepare(some, folder / "held-out", separate_domains=True)
 
@@ -35,7 +36,10 @@ def packed(made_once, rows_of):
 
     def make(folder):
         held_out = [rows_of / "held-out"]
-        pack.pack(rows_of / "train", held_out, folder / "packed", limit=2**20, seed=0)
+        pack.pack(
+            *(rows_of / "train", held_out, folder / "packed"),
+            **dict(limit=2**21, seed=0, long=rows_of / "long"),
+        )
 
     return made_once("gpu-train-packed", make) / "packed"
 
@@ -58,7 +62,7 @@ def stacked(rows):
 def test_a_set_that_travels_whole_comes_back_with_all_that_is_known_of_it(
     rows_of, packed, tmp_path
 ):
-    packed_rows.unpack(packed / pack.HELD_OUT / "held-out", tmp_path / "rows")
+    packed_rows.unpack([packed / pack.HELD_OUT / "held-out"], tmp_path / "rows")
     before, after = open_rows(rows_of / "held-out"), open_rows(tmp_path / "rows")
     assert np.array_equal(stacked(after), stacked(before))
     told = ("domain", "documents", "rows", "sha256")
@@ -74,12 +78,27 @@ def test_as_many_rows_travel_as_fit(rows_of, tmp_path):
     count = packed_rows.pack_some(whole, tmp_path / "some", limit + room, seed=0)
     assert packed_rows.size_of(tmp_path / "some") <= limit + room
     assert 0 < count <= len(whole)
-    packed_rows.unpack(tmp_path / "some", tmp_path / "rows")
+    packed_rows.unpack([tmp_path / "some"], tmp_path / "rows")
     some = open_rows(tmp_path / "rows")
     assert len(some) == count
     assert {row.tobytes() for row in stacked(some)} <= {row.tobytes() for row in stacked(whole)}
     ratio = whole.manifest["characters"] / whole.manifest["tokens"]
     assert some.manifest["characters"] / some.manifest["tokens"] == pytest.approx(ratio, rel=1e-2)
+
+
+def test_two_journeys_carry_different_rows_that_are_one_set_again(rows_of, packed, tmp_path):
+    whole = open_rows(rows_of / "train")
+    for part in (1, 2):
+        folder = tmp_path / str(part)
+        pack.pack(rows_of / "train", [], folder, limit=2**21, seed=0, part=(part, 2))
+    both = [tmp_path / part / pack.TRAIN for part in ("1", "2")]
+    manifest = packed_rows.unpack(both, tmp_path / "rows")
+    again = stacked(open_rows(tmp_path / "rows"))
+    assert sorted(row.tobytes() for row in again) == sorted(row.tobytes() for row in stacked(whole))
+    assert manifest["tokens"] == pytest.approx(whole.manifest["tokens"], abs=1)
+    other = packed / pack.HELD_OUT / "held-out"
+    with pytest.raises(ValueError, match=r"held-out are not parts of one row set"):
+        packed_rows.unpack([both[0], other], tmp_path / "mixed")
 
 
 def test_no_room_and_damage_are_named(rows_of, packed, tmp_path):
@@ -92,13 +111,13 @@ def test_no_room_and_damage_are_named(rows_of, packed, tmp_path):
     short = (held_out / packed_rows.PACKED).read_bytes()[:-200]
     (tmp_path / "cut" / packed_rows.PACKED).write_bytes(short)
     with pytest.raises(ValueError, match=r"rows\.xz: damaged .* pack the rows again"):
-        packed_rows.unpack(tmp_path / "cut", tmp_path / "rows")
+        packed_rows.unpack([tmp_path / "cut"], tmp_path / "rows")
 
 
 @pytest.fixture
 def train_here(packed, tmp_path, run_command, monkeypatch, workspace):
     """Gives `train_here()`: trains a few steps with tiny shapes; returns what is to come back."""
-    speed = ways.Speed(step_seconds=4.0, start_seconds=0.0, compiled=False)  # of twenty seconds
+    speed = ways.Speed(step_seconds=2.0, start_seconds=0.0, compiled=False)  # of twenty seconds
     monkeypatch.setattr(ways, "measured", lambda *_: speed)
     work, output = tmp_path / "work", tmp_path / "output"
 
@@ -118,7 +137,7 @@ def test_it_trains_and_what_comes_back_is_the_model_that_was_trained(
     saved = []
 
     def split(model, output, facts):
-        saved.append(facts["steps"])
+        saved.append([(told["stage"], told["steps"]) for told in facts["stages"]])
         parts.split(model, output, facts)
 
     monkeypatch.setattr(train, "split", split)
@@ -130,16 +149,19 @@ def test_it_trains_and_what_comes_back_is_the_model_that_was_trained(
     assert files.keys() == {"weights-0", "weights-1", "weights-2", *others}
     assert "| held-out | masked tokens |" in (output / train.REPORT).read_text(encoding="utf-8")
     told = json.loads((output / parts.INDEX).read_text())
-    assert (told["failed_ways"], told["ended_by"]) == ({}, "all steps done")
-    steps = told["planned_steps"]
-    assert saved == sorted({int(0.5 * steps), int(0.8 * steps), steps}) and len(saved) > 1
+    assert told["failed_ways"] == {}
+    assert [stage["ended_by"] for stage in told["stages"]] == ["all steps done"] * 2
+    first, second = (stage["steps"] for stage in told["stages"])
+    assert first > 1 and second > 1
+    on_the_way = sorted({int(0.5 * first), int(0.8 * first), first})
+    assert saved == [*([(1, steps)] for steps in on_the_way), [(1, first), (2, second)]]
 
     run_command(join, output, "--output", tmp_path / "model")
     log = json.loads((tmp_path / "model" / "training_log.json").read_text())
-    assert [entry["step"] for entry in log if "loss" in entry][-1] == told["steps"] > 1
+    assert [entry["step"] for entry in log if "loss" in entry][-1] == second
     texts = "早市六点开门，卖菜的人来得早。"
     logits = []
-    for folder in (tmp_path / "work" / "stage1" / "final", tmp_path / "model"):
+    for folder in (tmp_path / "work" / "stage2" / "rounded", tmp_path / "model"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
         model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()
         assert model.dtype == torch.bfloat16
@@ -155,7 +177,7 @@ def test_what_was_learned_comes_back_when_training_breaks_off(train_here, tmp_pa
     monkeypatch.setattr(train.Deadline, "on_step_end", break_off)
     monkeypatch.setattr(train, "write_report", lambda *_: None)
     output = train_here()
-    told = parts.join(output, tmp_path / "model")
+    (told,) = parts.join(output, tmp_path / "model")["stages"]  # it does not go on to stage 2
     assert (told["steps"], told["ended_by"]) == (1, "RuntimeError: the loss is nan")
     assert (tmp_path / "model" / "config.json").exists()
 
