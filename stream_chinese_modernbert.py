@@ -194,7 +194,12 @@ def make_stream(
 
 def is_exporting() -> bool:
     """Whether a graph is made that has to hold for every batch without looking at its values."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    # torch 2.11 answers `torch.compiler.is_exporting()` with True in what torch.compile makes, too.
+    # Whether a graph is exported is in a flag, which compiled code reads as it is.
+    exporting = getattr(torch.compiler, "_is_exporting_flag", None)
+    if exporting is None:
+        exporting = torch.compiler.is_exporting()
+    return exporting or torch.jit.is_tracing()
 
 
 def stream_labels(

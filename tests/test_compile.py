@@ -179,3 +179,14 @@ def test_a_copy_of_a_compiled_model_has_its_own_weights(make_model):
             weight.zero_()
         assert (copied(**BATCHES[0]).last_hidden_state == 0).all()
         assert torch.equal(model(**BATCHES[0]).last_hidden_state, before)
+
+
+def test_what_is_compiled_is_not_taken_for_an_export_where_torch_says_so(make_model, monkeypatch):
+    # torch 2.11 answers so in every graph that torch.compile makes.
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    model = make_model("eager", ChineseModernBertForMaskedLM, num_hidden_layers=1).train()
+    batch = BATCHES[1]
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    losses = [run(**batch, labels=batch["input_ids"]).loss for run in (compiled, model)]
+    assert torch.allclose(*losses)

@@ -32,7 +32,6 @@ from experiments.gpu_train.packed_rows import unpack
 from experiments.gpu_train.parts import check_fits, round_to_bf16, split
 from experiments.gpu_train.ways import (
     RUN_FILE,
-    WAYS,
     Speed,
     Way,
     first_that_works,
@@ -57,7 +56,6 @@ TINY = (
     "model=configs/tiny.json",
     "training.use_cpu=true",
     "training.bf16=false",
-    "training.torch_compile=false",
     "training.dataloader_num_workers=0",
     "training.dataloader_prefetch_factor=",
     "training.logging_steps=1",
@@ -68,12 +66,12 @@ TINY = (
 )
 
 # Of the time, for stage 2; and how much longer a token takes there, at most.
-LONG_SHARE, LONGER = 0.15, 2.0
+LONG_SHARE, LONGER = 0.08, 1.1
 
 ENDED_WELL = ("all steps done", "the time is up")
 
 # Kept back for saving and evaluating; training ends early rather than take from the second half.
-ENDING_SECONDS = 60
+ENDING_SECONDS = 40
 
 # Shares of the steps after which the model is saved, should the run be killed, and a save's time.
 SAVED_AFTER, SAVING_SECONDS = (0.5, 0.8), 5
@@ -169,7 +167,7 @@ def train_and_report(packed: list[Path], output: Path, overrides: list[str], end
     overrides = [*overrides]
     for stage in sets:
         overrides.append(f"stage{stage}.train_rows={work / 'rows' / str(stage)}")
-    check_fits(weight_bytes(settings_of(overrides, WAYS[0], steps=1)))
+    check_fits(weight_bytes(settings_of(overrides, steps=1)))
     travelled = sorted(folder for each in packed for folder in (each / HELD_OUT).glob("*"))
     held_out = [work / "rows" / folder.name for folder in travelled]
     for stage, folders in sets.items():
@@ -183,7 +181,7 @@ def train_and_report(packed: list[Path], output: Path, overrides: list[str], end
         "failed_ways": failures,
         **dataclasses.asdict(speed),
         "overrides": overrides,
-        "made_with": made_with(settings_of(overrides, way, steps=1).arguments.device),
+        "made_with": made_with(settings_of(overrides, steps=1).arguments.device),
         "stages": [],
     }
     for stage in sets:
@@ -216,7 +214,7 @@ def train_stage(
     if stage == 1:
         left -= len(SAVED_AFTER) * SAVING_SECONDS
     else:
-        step_seconds *= step_ratio(overrides, way)
+        step_seconds *= step_ratio(overrides)
     steps = max(1, int(left / step_seconds))
     print(f"{way.name}: {speed}; {left:.0f} s are left, so {steps:,} steps", flush=True)
     extra = [ReturnedLog(output / LOG_FILE), Deadline(end + ENDING_SECONDS / 2)]
@@ -258,11 +256,11 @@ def train_stage(
     return settings.folder / "rounded"
 
 
-def step_ratio(overrides: list[str], way: Way) -> float:
+def step_ratio(overrides: list[str]) -> float:
     """How much longer a step of stage 2 takes than one of stage 1, at most."""
     tokens = []
     for stage in (1, 2):
-        settings = settings_of(overrides, way, 1, stage)
+        settings = settings_of(overrides, 1, stage)
         rows = read_manifest(settings.stage.train_rows)
         tokens.append(settings.stage.rows_per_step * rows["seq_len"])
     return LONGER * tokens[1] / tokens[0]

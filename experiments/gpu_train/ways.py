@@ -44,19 +44,20 @@ class Way:
     """A way to train, of which the first that works is taken.
 
     Attributes:
-        overrides: of the run file.
+        compiled: whether the parts of the layers are, by `model.compile()`. One graph of the whole
+            model (`torch_compile: true`) takes longer to compile than it wins in some minutes.
         attention: the attention backend, or None for the model's choice.
     """
 
     name: str
-    overrides: tuple[str, ...] = ()
+    compiled: bool = False
     attention: str | None = None
 
 
 WAYS = (
-    Way("as the run file says"),
-    Way("not compiled", ("training.torch_compile=false",)),
-    Way("not compiled, sdpa", ("training.torch_compile=false",), "sdpa"),
+    Way("layers compiled", compiled=True),
+    Way("not compiled"),
+    Way("not compiled, sdpa", attention="sdpa"),
 )
 
 
@@ -67,7 +68,7 @@ class Speed:
     Attributes:
         step_seconds: of an optimizer step.
         start_seconds: until the end of the warm-up, beyond what its steps take.
-        compiled: whether the model is compiled.
+        compiled: whether layers are compiled.
     """
 
     step_seconds: float
@@ -90,13 +91,13 @@ class Clock(TrainerCallback):
         self.times.append(synchronized(args.device))
 
 
-def settings_of(overrides: list[str], way: Way, steps: int, stage: int = 1) -> StageSettings:
+def settings_of(overrides: list[str], steps: int, stage: int = 1) -> StageSettings:
     """A stage's settings for a number of steps.
 
     Raises:
         OSError, ValueError: naming the file or key that cannot work.
     """
-    overrides = with_steps([*overrides, *way.overrides], {stage: steps}, RUN_FILE)
+    overrides = with_steps(overrides, {stage: steps}, RUN_FILE)
     return check_stage(load_run(str(RUN_FILE), overrides), stage, alone=True)
 
 
@@ -108,11 +109,13 @@ def trainer_of(
     stage: int = 1,
 ) -> tuple[Trainer, StageSettings, StageData]:
     """A Trainer that is ready, with a fresh model, or that of stage 1 for stage 2."""
-    settings = settings_of(overrides, way, steps, stage)
+    settings = settings_of(overrides, steps, stage)
     set_seed(settings.run.seed)
     data, model = open_data(settings), make_model(settings)
     if way.attention is not None:
         model.set_attn_implementation(way.attention)
+    if way.compiled:
+        model.compile()
     print(summary(settings, data, model, start=None), flush=True)
     return make_trainer(settings, data, model, callbacks), settings, data
 
@@ -157,9 +160,9 @@ def measured(overrides: list[str], way: Way) -> Speed:
 def speed_of(overrides: list[str], way: Way) -> Speed:
     """Trains some steps through all the schedules, so that the mask rate is that of a whole run."""
     clock, begun = Clock(), time.perf_counter()
-    trainer, settings, _ = trainer_of(overrides, way, WARM_UP + TIMED, [clock])
+    trainer, _, _ = trainer_of(overrides, way, WARM_UP + TIMED, [clock])
     trainer.train()
-    return speed_from(begun, clock.times, settings.arguments.torch_compile)
+    return speed_from(begun, clock.times, way.compiled)
 
 
 def speed_from(begun: float, ends: Sequence[float], compiled: bool) -> Speed:

@@ -124,7 +124,7 @@ def train_here(packed, tmp_path, run_command, monkeypatch, workspace):
     def run():
         run_command(
             *(train, f"model={workspace / 'model.json'}", f"output_dir={work}", "--tiny"),
-            *("--packed", packed, "--output", output, "--minutes", 1.5),
+            *("--packed", packed, "--output", output, "--minutes", 1.2),
         )
         return output
 
