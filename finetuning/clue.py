@@ -5,7 +5,8 @@
         --seeds 5 --data FOLDER --output FOLDER
 
 RUN.yaml has the keys `models`, `tasks`, `data`, `output`, `seeds`, `save_models` and sizes such as
-`train_examples`; options on the command line take their place. Each run (a model, a task, a seed
+`train_examples`; options on the command line take their place, and tasks named there keep the
+settings that the file has for them. Each run (a model, a task, a seed
 and a rate) leaves a JSON file with its settings, scores and predictions, and a run whose file is
 there is not run again. One that was interrupted starts over from its seed.
 

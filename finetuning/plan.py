@@ -58,7 +58,10 @@ def read_plan(file: Path | None, options: dict) -> Plan:
         ValueError: on a key that is unknown or missing, an unknown task, or two models of one name.
     """
     content = read_yaml(file, "models: [MODEL]") if file else {}
-    content |= {key: value for key, value in options.items() if value is not None}
+    options = {key: value for key, value in options.items() if value is not None}
+    if "tasks" in options:
+        options["tasks"] = _as_written(options["tasks"], content.get("tasks"))
+    content |= options
     where = str(file or "options")
     if unknown := sorted(map(str, content.keys() - set(KEYS))):
         raise ValueError(f"{where}: unknown key {unknown[0]!r}; the keys are {', '.join(KEYS)}.")
@@ -84,6 +87,13 @@ def read_plan(file: Path | None, options: dict) -> Plan:
     tasks = [_task(entry, where, sizes) for entry in content.pop("tasks")]
     data, output = Path(content.pop("data")), Path(content.pop("output"))
     return Plan(models, tasks, data, output, **content)
+
+
+def _as_written(names: list[str], written) -> list:
+    """Tasks with the settings that the run file, `written`, has for them, if it has any."""
+    entries = [entry for entry in written if isinstance(entry, dict)] if written else []
+    own = {name: entry for entry in entries for name in entry}
+    return [own.get(name, name) for name in names]
 
 
 def _model(text: str, where: str) -> Model:

@@ -116,9 +116,13 @@ def test_bad_data_is_refused_before_any_run(run_file, data):
 
 
 def test_options_take_the_place_of_the_file(run_file):
+    content = yaml.safe_load(run_file.read_text())
+    content["tasks"] += [{"c3": {"epochs": 7}}, "ocnli"]
+    run_file.write_text(yaml.safe_dump(content))
     plan = read_plan(run_file, {"models": ["majority"], "tasks": ["tnews", "c3"], "seeds": None})
     assert [model.source for model in plan.models] == ["majority"]
     assert [task.name for task in plan.tasks] == ["tnews", "c3"]
+    assert plan.tasks[1].epochs == 7  # as the file has it
     assert plan.seeds == 2
 
 
