@@ -194,8 +194,8 @@ def make_stream(
 
 def is_exporting() -> bool:
     """Whether a graph is made that has to hold for every batch without looking at its values."""
-    # torch 2.11 answers `torch.compiler.is_exporting()` with True in what torch.compile makes, too.
-    # Whether a graph is exported is in a flag, which compiled code reads as it is.
+    # In torch 2.11 `torch.compiler.is_exporting()` is also True in graphs of torch.compile. The
+    # flag behind it is True in an export only, and compiled code reads its value.
     exporting = getattr(torch.compiler, "_is_exporting_flag", None)
     if exporting is None:
         exporting = torch.compiler.is_exporting()

@@ -54,6 +54,8 @@ class Plan:
 def read_plan(file: Path | None, options: dict) -> Plan:
     """The plan of a YAML file, changed by options that are not None.
 
+    Tasks named in the options keep the settings that the file has for them.
+
     Raises:
         ValueError: on a key that is unknown or missing, an unknown task, or two models of one name.
     """
@@ -91,8 +93,8 @@ def read_plan(file: Path | None, options: dict) -> Plan:
 
 def _as_written(names: list[str], written) -> list:
     """Tasks with the settings that the run file, `written`, has for them, if it has any."""
-    entries = [entry for entry in written if isinstance(entry, dict)] if written else []
-    own = {name: entry for entry in entries for name in entry}
+    entries = written if isinstance(written, list) else []
+    own = {name: entry for entry in entries if isinstance(entry, dict) for name in entry}
     return [own.get(name, name) for name in names]
 
 

@@ -39,9 +39,9 @@ from experiments.gpu_train.ways import (
     settings_of,
     trainer_of,
 )
+from experiments.learning_per_hour.experiment import tokens_of_a_step
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.encoding import open_with_tokenizer
-from pretraining.data.rows import read_manifest
 from pretraining.model_report import predict, report
 from pretraining.run.configuration import load_run
 from pretraining.run.evaluation import evaluation_collator
@@ -65,13 +65,13 @@ TINY = (
     "stage2.training.per_device_train_batch_size=1",
 )
 
-# Of the time, for stage 2.
-LONG_SHARE = 0.08
+# Share of the time after measuring that belongs to stage 2.
+STAGE2_SHARE = 0.08
 
-# How much longer a step takes than the measured ones: where too many are planned, the rate has
-# not come down when the time is up. On an H200 it was 1.15 in stage 1; a token of stage 2 took as
-# long as there.
-SLOWER = 1.15
+# What the plan allows for a step, as a multiple of the measured time: if too many steps are
+# planned, the time is up before the learning rate has come down. On an H200 stage 1 took 1.10 times
+# the measured time; a token of stage 2 took as long as one of stage 1.
+ALLOWED = 1.15
 
 ENDED_WELL = ("all steps done", "the time is up")
 
@@ -101,7 +101,7 @@ class SavedOnTheWay(TrainerCallback):
         save: takes what ended the training.
     """
 
-    def __init__(self, save: Callable[[str], None]):
+    def __init__(self, save: Callable[[str], object]):
         self.save = save
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -127,10 +127,10 @@ def main() -> None:
     add = parser.add_argument
     add("overrides", nargs="*", metavar="KEY=VALUE", help="of run.yaml")
     add(
-        *("--packed", "-p"),
+        "--packed",
         type=Path,
         action="append",
-        help="folder that pack.py wrote; again for each further part",
+        help=f"folder that pack.py wrote, {PACKED} unless given; again for each further part",
     )
     add("--output", type=Path, required=True, help="folder for what is to come back")
     add("--minutes", type=float, default=8.0, help="from start to end")
@@ -165,20 +165,19 @@ def train_and_report(packed: list[Path], output: Path, overrides: list[str], end
     shutil.rmtree(work, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
     sets = {1: [each / TRAIN for each in packed]}
-    for folder in sets[1]:
-        read_manifest(folder)
     if long := [each / LONG for each in packed if (each / LONG).exists()]:
         sets[2] = long
     overrides = [*overrides]
     for stage in sets:
         overrides.append(f"stage{stage}.train_rows={work / 'rows' / str(stage)}")
     check_fits(weight_bytes(settings_of(overrides, steps=1)))
-    travelled = sorted(folder for each in packed for folder in (each / HELD_OUT).glob("*"))
-    held_out = [work / "rows" / folder.name for folder in travelled]
+    held_out = {}
+    for each in packed:
+        held_out |= {folder.name: folder for folder in sorted((each / HELD_OUT).glob("*"))}
     for stage, folders in sets.items():
         unpack(folders, work / "rows" / str(stage))
-    for source, folder in zip(travelled, held_out, strict=True):
-        unpack([source], folder)
+    for name, folder in held_out.items():
+        unpack([folder], work / HELD_OUT / name)
     way, speed, failures = first_that_works(overrides)
     began = time.perf_counter()
     facts = {
@@ -190,13 +189,16 @@ def train_and_report(packed: list[Path], output: Path, overrides: list[str], end
         "stages": [],
     }
     for stage in sets:
+        if stage == 2 and end - time.perf_counter() < 2 * speed.next_start_seconds:
+            print("no time is left for stage 2", flush=True)
+            break
         last = stage == max(sets)
-        stage_end = end if last else end - LONG_SHARE * (end - began)
+        stage_end = end if last else end - STAGE2_SHARE * (end - began)
         final = train_stage(stage, way, speed, overrides, output, stage_end, facts)
         if facts["stages"][-1]["ended_by"] not in ENDED_WELL:
             break
     # The weights are safe now, should the evaluation fail.
-    write_report(final, held_out, output / REPORT)
+    write_report(final, [work / HELD_OUT / name for name in held_out], output / REPORT)
 
 
 def train_stage(
@@ -215,17 +217,18 @@ def train_stage(
         facts: for `parts.json`; what became of the stage is added to its `stages`.
     """
     left = end - time.perf_counter() - speed.next_start_seconds
-    step_seconds = SLOWER * speed.step_seconds
+    step_seconds = ALLOWED * speed.step_seconds
     if stage == 1:
         left -= len(SAVED_AFTER) * SAVING_SECONDS
     else:
-        step_seconds *= token_ratio(overrides)
+        run = load_run(str(RUN_FILE), overrides)
+        step_seconds *= tokens_of_a_step(run, 2) / tokens_of_a_step(run, 1)
     steps = max(1, int(left / step_seconds))
     print(f"{way.name}: {speed}; {left:.0f} s are left, so {steps:,} steps", flush=True)
     extra = [ReturnedLog(output / LOG_FILE), Deadline(end)]
     trainer, settings, data = trainer_of(overrides, way, steps, extra, stage)
 
-    def save(ended_by: str) -> None:
+    def save(ended_by: str) -> dict:
         save_model_folder(trainer, settings.final, NAME, stage, data.rows)
         done = trainer.state.global_step
         told = {
@@ -241,34 +244,22 @@ def train_stage(
         shutil.copytree(settings.final, rounded)
         round_to_bf16(rounded)
         split(rounded, output, facts | {"stages": [*facts["stages"], told]})
-        saved.append(told)
+        return told
 
-    saved: list[dict] = []
     if stage == 1:  # later, the model of stage 1 is there
         trainer.add_callback(SavedOnTheWay(save))
     try:
         trainer.train()
         ended_by = ENDED_WELL[trainer.state.global_step < steps]
     except Exception as error:  # such as the guard's: what was learned until then is kept
-        if not trainer.state.global_step:
+        if stage == 1 and not trainer.state.global_step:
             raise
         traceback.print_exc()
         ended_by = in_short(error)
-    save(ended_by)
-    facts["stages"].append(saved[-1])
+    facts["stages"].append(save(ended_by))
     print(f"stage {stage} ended after {trainer.state.global_step:,} steps: {ended_by}", flush=True)
     (output / LOG_FILE).unlink()  # the archive has all of it, as training_log.json
     return settings.folder / "rounded"
-
-
-def token_ratio(overrides: list[str]) -> float:
-    """How many times the tokens of a step of stage 1 one of stage 2 has."""
-    tokens = []
-    for stage in (1, 2):
-        settings = settings_of(overrides, 1, stage)
-        rows = read_manifest(settings.stage.train_rows)
-        tokens.append(settings.stage.rows_per_step * rows["seq_len"])
-    return tokens[1] / tokens[0]
 
 
 def weight_bytes(settings: StageSettings) -> int:

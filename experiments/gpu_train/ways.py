@@ -44,8 +44,8 @@ class Way:
     """A way to train, of which the first that works is taken.
 
     Attributes:
-        compiled: whether the parts of the layers are, by `model.compile()`. One graph of the whole
-            model (`torch_compile: true`) takes longer to compile than it wins in some minutes.
+        compiled: whether the layers' parts are compiled, by `model.compile()`, which starts sooner
+            than one graph of the whole model (`torch_compile: true`).
         attention: the attention backend, or None for the model's choice.
     """
 

@@ -52,9 +52,9 @@ def training_flops(config: ChineseModernBertConfig, lengths: Sequence[int], mask
 
 
 def matrix_product(config: ChineseModernBertConfig, dtype: torch.dtype, device: torch.device):
-    """A function that multiplies at the shape of the widest projection, and its operations."""
+    """A function that multiplies at the shape of the widest projection, and a call's operations."""
     rows, hidden, width = 4096, config.hidden_size, 2 * config.intermediate_size
-    # A GPU takes longer to start one product than to finish it.
+    # On a GPU one product takes less time than its launch, so a call does a hundred.
     count = 1 if device.type == "cpu" else 100
     x = torch.randn(rows, hidden, device=device, dtype=dtype)
     weight = torch.randn(hidden, width, device=device, dtype=dtype)

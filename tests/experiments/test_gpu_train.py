@@ -36,10 +36,7 @@ def packed(made_once, rows_of):
 
     def make(folder):
         held_out = [rows_of / "held-out"]
-        pack.pack(
-            *(rows_of / "train", held_out, folder / "packed"),
-            **dict(limit=2**21, seed=0, long=rows_of / "long"),
-        )
+        pack.pack(rows_of / "train", held_out, folder / "packed", 2**21, 0, rows_of / "long")
 
     return made_once("gpu-train-packed", make) / "packed"
 
