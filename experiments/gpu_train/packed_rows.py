@@ -21,6 +21,9 @@ PACKED = "rows.xz"
 # Rows that stay together where only some of a set fit: neighbors are parts of one document.
 BLOCK = 64
 
+# What a manifest counts of the text: in proportion for some of the rows, added up for parts.
+COUNTS = ("documents", "characters", "tokens")
+
 # Values of a uint16; the table of ranks comes first in the file.
 VALUES = 1 << 16
 
@@ -74,9 +77,8 @@ def pack_some(
 def _manifest_of_some(manifest: dict, rows: int) -> dict:
     """The manifest of rows drawn at random from a set; counts of text are in proportion."""
     share = rows / manifest["rows"]
-    counts = ("documents", "characters", "tokens")
     kept = {key: value for key, value in manifest.items() if key not in ("domains", "shards")}
-    kept |= {key: round(share * manifest[key]) for key in counts}
+    kept |= {key: round(share * manifest[key]) for key in COUNTS}
     return {**kept, "rows": rows, "share_of_a_row_set": share, "shards": [{"rows": rows}]}
 
 
@@ -114,8 +116,8 @@ def unpack(packed: Sequence[Path], folder: Path) -> dict:
     """
     manifests = [read_manifest(each) for each in packed]
     first = manifests[0]
-    counts = ("documents", "characters", "tokens", "share_of_a_row_set")
-    known = {"format_version", "seq_len", "rows", "shards", *counts}
+    added_up = (*COUNTS, "share_of_a_row_set")
+    known = {"format_version", "seq_len", "rows", "shards", *added_up}
     facts = {key: value for key, value in first.items() if key not in known}
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
@@ -129,7 +131,7 @@ def unpack(packed: Sequence[Path], folder: Path) -> dict:
             shards += [
                 shard | each for each in write_shards(folder, name, some, manifest["seq_len"])
             ]
-    facts |= {key: sum(each[key] for each in manifests) for key in counts if key in first}
+    facts |= {key: sum(each[key] for each in manifests) for key in added_up if key in first}
     return write_manifest(folder, first["seq_len"], shards, facts)
 
 

@@ -192,9 +192,8 @@ def train_and_report(packed: list[Path], output: Path, overrides: list[str], end
         if stage == 2 and end - time.perf_counter() < 2 * speed.next_start_seconds:
             print("no time is left for stage 2", flush=True)
             break
-        last = stage == max(sets)
-        stage_end = end if last else end - STAGE2_SHARE * (end - began)
-        final = train_stage(stage, way, speed, overrides, output, stage_end, facts)
+        kept_back = STAGE2_SHARE * (end - began) if stage == 1 and 2 in sets else 0
+        final = train_stage(stage, way, speed, overrides, output, end - kept_back, facts)
         if facts["stages"][-1]["ended_by"] not in ENDED_WELL:
             break
     # The weights are safe now, should the evaluation fail.
