@@ -444,15 +444,16 @@ def sdpa_attention(
 
 
 def _sdpa_per_document(q: Tensor, k: Tensor, v: Tensor, bounds: Sequence[int]) -> Tensor:
-    lengths = {end - start for start, end in itertools.pairwise(bounds)}
-    if len(lengths) == 1:  # uniform lengths go as one batch
-        q, k, v = (x.view(len(bounds) - 1, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+    lengths = [end - start for start, end in itertools.pairwise(bounds)]
+    if len(set(lengths)) == 1:  # uniform lengths go as one batch
+        q, k, v = (x.view(len(lengths), -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
         return dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
-    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+    # Split at once: the backward of a slice fills zeros for the whole batch, for each document.
+    parts = (x.transpose(0, 1).unsqueeze(0).split(lengths, dim=2) for x in (q, k, v))
     outputs = [
-        dot_product_attention(q[:, :, start:end], k[:, :, start:end], v[:, :, start:end])
-        for start, end in itertools.pairwise(bounds)
-        if end > start
+        dot_product_attention(*document)
+        for length, *document in zip(lengths, *parts, strict=True)
+        if length
     ]
     return torch.cat(outputs, dim=2).squeeze(0).transpose(0, 1)
 
