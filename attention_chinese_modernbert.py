@@ -410,14 +410,16 @@ def eager_attention_per_document(
 ) -> Tensor:
     """The same, one document after the other."""
     outputs = []
-    for start, end in itertools.pairwise(stream.bounds):
-        scores = torch.einsum("qhd,khd->hqk", q[start:end], k[start:end]) * q.shape[-1] ** -0.5
+    lengths = [end - start for start, end in itertools.pairwise(stream.bounds)]
+    # Split at once: the backward of a slice fills zeros for the whole batch, for each document.
+    for queries, keys, values in zip(*(x.split(lengths) for x in (q, k, v)), strict=True):
+        scores = torch.einsum("qhd,khd->hqk", queries, keys) * q.shape[-1] ** -0.5
         if window is not None:
-            position = torch.arange(end - start, device=q.device)
+            position = torch.arange(len(queries), device=q.device)
             too_far = (position[:, None] - position[None, :]).abs() > window
             scores = scores.masked_fill(too_far, -math.inf)
         weight = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
-        outputs.append(torch.einsum("hqk,khd->qhd", weight, v[start:end]))
+        outputs.append(torch.einsum("hqk,khd->qhd", weight, values))
     return torch.cat(outputs)
 
 
@@ -448,7 +450,7 @@ def _sdpa_per_document(q: Tensor, k: Tensor, v: Tensor, bounds: Sequence[int]) -
     if len(set(lengths)) == 1:  # uniform lengths go as one batch
         q, k, v = (x.view(len(lengths), -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
         return dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
-    # Split at once: the backward of a slice fills zeros for the whole batch, for each document.
+    # Split at once, as above.
     parts = (x.transpose(0, 1).unsqueeze(0).split(lengths, dim=2) for x in (q, k, v))
     outputs = [
         dot_product_attention(*document)
