@@ -7,8 +7,9 @@
 RUN.yaml has the keys `models`, `tasks`, `data`, `output`, `seeds`, `save_models` and sizes such as
 `train_examples`; options on the command line take their place, and tasks named there keep the
 settings that the file has for them. Each run (a model, a task, a seed
-and a rate) leaves a JSON file with its settings, scores and predictions, and a run whose file is
-there is not run again. One that was interrupted starts over from its seed.
+and a rate) leaves a JSON file with its settings and scores, and beside it a JSONL file with its
+predictions. A run whose JSON file is there is not run again. One that was interrupted starts over
+from its seed.
 
 On the first seed every rate of the task's grid is tried; the rate with the best dev is kept for the
 other seeds.
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from finetuning.baselines import BASELINE_HEADS, BASELINES, baseline
 from finetuning.plan import Plan, read_plan
+from finetuning.predictions import write_predictions
 from finetuning.results import best_of, changed_settings, collect, line, table
 from finetuning.splits import Split, describe, load, subset
 from finetuning.tasks import LIMITED, Task
@@ -105,6 +107,7 @@ def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
                 "nobody writes to."
             )
         result = train(Run(task, model, seed, rate), splits, folder, report)
+    write_predictions(file, result.pop("predictions"))
     result = {"settings": settings, **result}
     write_json(file, result)
     return result

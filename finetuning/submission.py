@@ -11,6 +11,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from finetuning.predictions import read_predictions
 from finetuning.results import best_of, collect
 from pretraining.files import write_json, write_json_lines
 
@@ -49,6 +50,9 @@ def best_result(results: list[dict], model: str, task: str) -> dict | None:
 
 def write_submission(results: list[dict], model: str, folder: Path) -> list[Path]:
     """Writes a file for each task that the model has answered the hidden test of.
+
+    Args:
+        results: with their predictions.
 
     Raises:
         ValueError: if there is none.
@@ -101,7 +105,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     try:
-        for file in write_submission(collect(options.results), options.model, options.output):
+        results = [
+            result | {"predictions": read_predictions(Path(result["file"]))}
+            for result in collect(options.results)
+        ]
+        for file in write_submission(results, options.model, options.output):
             print(file)
     except (OSError, ValueError) as error:
         raise SystemExit(f"submission: {error}") from error

@@ -11,9 +11,11 @@ import yaml
 
 from finetuning import clue
 from finetuning.plan import read_plan
+from finetuning.predictions import read_predictions
 from tests.finetuning.made_up import made_up_splits
 
 FILES = ("train", "dev", "test")
+NOTHING = {"predictions": {}}  # of a run that is not trained
 
 
 @pytest.fixture
@@ -63,11 +65,16 @@ def test_runs_are_kept_printed_and_not_run_again(run_file, data, capsys, monkeyp
         (json.loads(file.read_text()) for file in files if file.name.startswith("seed-0")),
         key=lambda result: result["scores"]["dev"]["accuracy"],
     )["settings"]["learning_rate"]
-    assert (data / f"results/tiny/fruit/seed-1-rate-{rate:g}.json").exists()
+    file = data / f"results/tiny/fruit/seed-1-rate-{rate:g}.json"
+    assert "predictions" not in json.loads(file.read_text())
+    assert {split: len(those) for split, those in read_predictions(file).items()} == {
+        "dev": 8,
+        "test": 8,
+    }
 
     files[-1].unlink()
     trained = []
-    monkeypatch.setattr(clue, "train", lambda run, *others: trained.append(run.seed) or {})
+    monkeypatch.setattr(clue, "train", lambda run, *others: trained.append(run.seed) or {**NOTHING})
     monkeypatch.setattr(clue, "line", lambda result: "")
     before = {file: file.stat().st_mtime_ns for file in files[:-1]}
     clue.run(read_plan(run_file, {}))
@@ -93,7 +100,7 @@ def test_a_model_that_changes_between_two_runs_is_refused(run_file, tiny_folder,
 
     def train(*arguments) -> dict:
         (model / "config.json").write_text("{}", encoding="utf-8")
-        return {}
+        return {**NOTHING}
 
     monkeypatch.setattr(clue, "train", train)
     monkeypatch.setattr(clue, "line", lambda result: "")

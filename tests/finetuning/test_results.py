@@ -6,6 +6,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from finetuning.predictions import predictions_file, read_predictions, write_predictions
 from finetuning.results import collect, line, mean, page, summarize, table, write_card
 from finetuning.submission import write_submission
 
@@ -192,6 +193,14 @@ def test_the_seed_that_is_best_on_dev_answers_the_hidden_test(tmp_path):
     assert json.loads(file.read_text()) == {"id": 0, "label": "contradiction"}
     with pytest.raises(ValueError, match="'majority' has answered no hidden test"):
         write_submission(RESULTS, "majority", tmp_path)
+
+
+def test_predictions_come_back_from_their_file(tmp_path):
+    found = {"dev": [[3, {"label": "neutral"}]], "hidden": [["a", [[0, 2, "address", "长沙"]]]]}
+    write_predictions(tmp_path / "seed-0-rate-0.001.json", found)
+    assert read_predictions(tmp_path / "seed-0-rate-0.001.json") == found
+    predictions_file(tmp_path / "seed-0-rate-0.001.json").unlink()  # as in a published result
+    assert read_predictions(tmp_path / "seed-0-rate-0.001.json") == {}
 
 
 def test_entities_are_submitted_with_their_last_character(tmp_path):
