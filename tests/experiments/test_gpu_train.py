@@ -114,14 +114,15 @@ def test_no_room_and_damage_are_named(rows_of, packed, tmp_path):
 @pytest.fixture
 def train_here(packed, tmp_path, run_command, monkeypatch, workspace):
     """Gives `train_here()`: trains a few steps with tiny shapes; returns what is to come back."""
-    speed = ways.Speed(step_seconds=2.0, start_seconds=0.0, compiled=False)  # of twenty seconds
+    # Of a hundred minutes, so that it plans a few steps and a slow machine has time for them.
+    speed = ways.Speed(step_seconds=600.0, start_seconds=0.0, compiled=False)
     monkeypatch.setattr(ways, "measured", lambda *_: speed)
     work, output = tmp_path / "work", tmp_path / "output"
 
     def run():
         run_command(
             *(train, f"model={workspace / 'model.json'}", f"output_dir={work}", "--tiny"),
-            *("--packed", packed, "--output", output, "--minutes", 1.2),
+            *("--packed", packed, "--output", output, "--minutes", 100),
         )
         return output
 
