@@ -54,14 +54,20 @@ def piece_of(vocabulary: Vocabulary, text: str, hidden: str, document: int = 0) 
     return Piece(document, "diary (hans)", text, masked, (encoded,))
 
 
-def test_bits_are_the_cross_entropy_of_the_masked_tokens(bert):
-    vocabulary = Vocabulary(bert / "tokenizer.json")
+@pytest.mark.parametrize("side", ["ours", "bert"])
+def test_bits_are_the_cross_entropy_of_the_masked_tokens(side, ours, bert):
+    kind, folder = {
+        "ours": (ChineseModernBertForMaskedLM, ours),
+        "bert": (BertForMaskedLM, bert),
+    }[side]
+    vocabulary = Vocabulary(folder / "tokenizer.json")
     texts = ("姐姐在阳台上浇水。", "今天下了一场雨，明天可能还有雨。")
     pieces = [piece_of(vocabulary, texts[0], "阳台"), piece_of(vocabulary, texts[1], "雨")]
-    model = BertForMaskedLM.from_pretrained(bert).eval()
+    model = kind.from_pretrained(folder, dtype=torch.float32).eval()
     all_bits, _, unknown = vocabulary.scores(model, pieces, 0)
     for piece, bits in zip(pieces, all_bits, strict=True):
-        ids = torch.tensor(vocabulary.tokenizer.encode(piece.text).ids)  # with [CLS] and [SEP]
+        ids = [vocabulary.ids["cls_id"], *piece.sides[0].ids, vocabulary.ids["sep_id"]]
+        ids = torch.tensor(ids)
         places = torch.tensor(np.flatnonzero(piece.sides[0].masked) + 1)
         shown = ids.clone()
         shown[places] = vocabulary.ids["mask_id"]
