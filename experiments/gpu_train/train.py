@@ -188,12 +188,13 @@ def train_and_report(packed: list[Path], output: Path, overrides: list[str], end
         "made_with": made_with(settings_of(overrides, steps=1).arguments.device),
         "stages": [],
     }
+    final = None
     for stage in sets:
         if stage == 2 and end - time.perf_counter() < 2 * speed.next_start_seconds:
             print("no time is left for stage 2", flush=True)
             break
         kept_back = STAGE2_SHARE * (end - began) if stage == 1 and 2 in sets else 0
-        final = train_stage(stage, way, speed, overrides, output, end - kept_back, facts)
+        final = train_stage(stage, way, speed, overrides, output, end - kept_back, facts, final)
         if facts["stages"][-1]["ended_by"] not in ENDED_WELL:
             break
     # The weights are safe now, should the evaluation fail.
@@ -208,11 +209,15 @@ def train_stage(
     output: Path,
     end: float,
     facts: dict,
+    before: Path | None,
 ) -> Path:
     """Trains a stage until `end`, leaves its model in `output`; returns the model's folder.
 
+    If stage 2 breaks off, the model of stage 1 stays: the guard has stopped what it spoils.
+
     Args:
         speed: of stage 1.
+        before: the model of the stage before, if there is one.
         facts: for `parts.json`; what became of the stage is added to its `stages`.
     """
     left = end - time.perf_counter() - speed.next_start_seconds
@@ -245,6 +250,12 @@ def train_stage(
         split(rounded, output, facts | {"stages": [*facts["stages"], told]})
         return told
 
+    def keep(ended_by: str) -> dict:
+        nothing = {"steps": 0, "planned_steps": steps, "positions": 0}
+        told = {"stage": stage, **nothing, "ended_by": ended_by}
+        split(before, output, facts | {"stages": [*facts["stages"], told]})
+        return told
+
     if stage == 1:  # later, the model of stage 1 is there
         trainer.add_callback(SavedOnTheWay(save))
     try:
@@ -255,10 +266,11 @@ def train_stage(
             raise
         traceback.print_exc()
         ended_by = in_short(error)
-    facts["stages"].append(save(ended_by))
+    broken_off = before is not None and ended_by not in ENDED_WELL
+    facts["stages"].append(keep(ended_by) if broken_off else save(ended_by))
     print(f"stage {stage} ended after {trainer.state.global_step:,} steps: {ended_by}", flush=True)
-    (output / LOG_FILE).unlink()  # the archive has all of it, as training_log.json
-    return settings.folder / "rounded"
+    (output / LOG_FILE).unlink(missing_ok=True)  # the archive has it, as training_log.json
+    return before if broken_off else settings.folder / "rounded"
 
 
 def weight_bytes(settings: StageSettings) -> int:

@@ -180,6 +180,26 @@ def test_what_was_learned_comes_back_when_training_breaks_off(train_here, tmp_pa
     assert (tmp_path / "model" / "config.json").exists()
 
 
+def test_a_second_stage_that_breaks_off_leaves_the_model_of_the_first(
+    train_here, tmp_path, monkeypatch
+):
+    def break_off(self, args, state, control, **kwargs):
+        if "stage2" in args.output_dir:
+            raise RuntimeError("the loss is nan")
+
+    monkeypatch.setattr(train.Deadline, "on_step_end", break_off)
+    reported = []
+    monkeypatch.setattr(train, "write_report", lambda model, *_: reported.append(model))
+    told = parts.join(train_here(), tmp_path / "model")["stages"]
+    assert [stage["ended_by"] for stage in told] == [
+        "all steps done",
+        "RuntimeError: the loss is nan",
+    ]
+    assert reported == [tmp_path / "work" / "stage1" / "rounded"]
+    weights = [folder / "model.safetensors" for folder in (*reported, tmp_path / "model")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_a_save_on_the_way_that_fails_does_not_end_the_training(capsys):
     def save(ended_by):
         raise OSError("disk full")
