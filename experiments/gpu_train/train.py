@@ -269,8 +269,10 @@ def train_stage(
     broken_off = before is not None and ended_by not in ENDED_WELL
     facts["stages"].append(keep(ended_by) if broken_off else save(ended_by))
     print(f"stage {stage} ended after {trainer.state.global_step:,} steps: {ended_by}", flush=True)
-    (output / LOG_FILE).unlink(missing_ok=True)  # the archive has it, as training_log.json
-    return before if broken_off else settings.folder / "rounded"
+    if broken_off:
+        return before
+    (output / LOG_FILE).unlink()  # the archive has all of it, as training_log.json
+    return settings.folder / "rounded"
 
 
 def weight_bytes(settings: StageSettings) -> int:
