@@ -24,9 +24,8 @@ from sentence_transformers.base.sampler import DefaultBatchSampler, NoDuplicates
 from torch.utils.data import BatchSampler, RandomSampler
 from transformers import TrainingArguments, set_seed
 
-from embedding import word_vectors
 from embedding.architectures import ARCHITECTURES
-from embedding.bag_of_words import leave_layers_out, put_words_beside, start_as_bag_of_words
+from embedding.bag_of_words import leave_layers_out, start_as_bag_of_words
 from embedding.data import limited, load_task
 from embedding.encoder import DTYPES, Opening
 from embedding.held_out import HeldOut
@@ -36,7 +35,6 @@ from embedding.run_file import RunFile, load_run_file
 from embedding.student import check_ends_with_pooling, keep_layers, whiten, widen_vectors
 from embedding.teacher import read_note, read_teacher
 from embedding.unpadded import lay_end_to_end
-from embedding.word_vectors import WordVectors
 from pretraining.files import check_output, new_folder, read_json, sha256_of, write_json
 from pretraining.run.complete_checkpoints import last_complete_checkpoint
 
@@ -169,14 +167,19 @@ def train(run: RunFile) -> BaseModel:
     model = Opening.of(run.model, dtype="fp32").open(run.architecture)
     if run.layers is not None:
         keep_layers(model, run.layers)
-    if run.start == "words":
-        put_words_beside(model, run.vector_size, run.word_size)
-    elif run.vector_size is not None:
+    if run.vector_size is not None:
         widen_vectors(model, run.vector_size)
+    if run.start == "words":
+        texts = list(itertools.chain(*map(texts_of, rows.values())))
+        start_as_bag_of_words(model, texts, words)
+    if not run.train_layers:
+        leave_layers_out(model)
     if run.architecture == "bi_encoder" and not any(isinstance(each, Normalize) for each in model):
         model.append(Normalize())  # the product of two vectors is their cosine
     if run.whiten:
         check_ends_with_pooling(model)
+    if run.compile:
+        model[0].auto_model.compile(dynamic=True)  # every batch has another number of tokens
     model.prompts.update(run.prompts)
     losses = {
         task.name: loss_for(task, model, run.dimensions, vectors.get(task.name))
@@ -184,13 +187,6 @@ def train(run: RunFile) -> BaseModel:
     }
     arguments = arguments_for(run, rows)
     checkpoint = prepare_work(run)
-    texts = list(itertools.chain(*map(texts_of, rows.values())))
-    if run.start == "words" and checkpoint is None:
-        start_as_bag_of_words(model, texts, words)
-    if not run.train_layers:
-        leave_layers_out(model)
-    if run.compile:
-        model[0].auto_model.compile(dynamic=True)  # every batch has another number of tokens
     trainer = ARCHITECTURES[run.architecture].trainer(
         model=model, args=arguments, train_dataset=rows, loss=losses
     )
@@ -200,7 +196,7 @@ def train(run: RunFile) -> BaseModel:
         print(f"goes on from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     if run.whiten:
-        whiten(model, texts)
+        whiten(model, list(itertools.chain(*map(texts_of, rows.values()))))
     save(run, model, trainer.state.log_history)
     return model
 
@@ -213,20 +209,7 @@ def save(run: RunFile, model: BaseModel, log: list[dict]) -> None:
         # Opened in fp32 however it is stored: on many CPUs bf16 is far slower.
         if (config := folder / "config.json").is_file():
             write_json(config, read_json(config) | {"dtype": "float32"})
-        _bring_code(folder)
         write_json(folder / "training_run.json", {"run": as_plain(run), "log": log})
-
-
-def _bring_code(folder: Path) -> None:
-    """Puts the code of `WordVectors`, if the model has it, where the library looks for it."""
-    name = WordVectors.__name__
-    modules = read_json(folder / "modules.json")
-    for module in modules:
-        if module["type"].endswith(f".{name}"):
-            shutil.copy(word_vectors.__file__, folder)
-            (folder / module["path"] / Path(word_vectors.__file__).name).unlink(missing_ok=True)
-            module["type"] = f"{Path(word_vectors.__file__).stem}.{name}"
-    write_json(folder / "modules.json", modules)
 
 
 def as_plain(run: RunFile) -> dict:
