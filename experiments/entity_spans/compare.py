@@ -22,7 +22,7 @@ from finetuning.tasks import TASKS
 from finetuning.training import Progress, Run, fit, outputs, train
 from pretraining.files import read_json, write_json
 
-TRAIN_EXAMPLES, EPOCHS = 4_000, 6  # those of experiments/clue/run.yaml
+LIMITS = {"train_examples": 4_000, "epochs": 6}  # those of experiments/clue/run.yaml
 RATES = (1e-4, 3e-4, 6e-4)
 SEEDS = (1, 2, 3)
 
@@ -64,11 +64,8 @@ WAYS = {"tokens": train, "spans": train_spans}
 def measured(way: str, run: Run, splits: dict, folder: Path) -> float:
     """Dev F1 of a run, from the output folder if it is there."""
     file = folder / f"{way}-{run.learning_rate:g}-{run.seed}.json"
-    names = ("max_length", "batch_size", "epochs", "patience", "borders")
-    settings = {
-        "model_files": run.model.fingerprint(),
-        "train_examples": len(splits["train"].examples),
-    }
+    names = ("train_examples", "max_length", "batch_size", "epochs", "patience", "borders")
+    settings = {"model_files": run.model.fingerprint()}
     settings |= {name: getattr(run.task, name) for name in names}
     if not file.exists():
         result = WAYS[way](run, splits)
@@ -93,8 +90,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    task, splits = load(replace(TASKS["cluener"], epochs=EPOCHS), args.data)
-    splits["train"] = subset(splits["train"], TRAIN_EXAMPLES)
+    task, splits = load(replace(TASKS["cluener"], **LIMITS), args.data)
+    splits["train"] = subset(splits["train"], task.train_examples)
     rows = []
     for way in WAYS:
         first = Run(task, Model(args.model, "model"), SEEDS[0], RATES[0])

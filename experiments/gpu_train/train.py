@@ -232,9 +232,8 @@ def train_stage(
     extra = [ReturnedLog(output / LOG_FILE), Deadline(end)]
     trainer, settings, data = trainer_of(overrides, way, steps, extra, stage)
 
-    def save(ended_by: str) -> dict:
-        save_model_folder(trainer, settings.final, NAME, stage, data.rows)
-        done = trainer.state.global_step
+    def leave(model: Path, done: int, ended_by: str) -> dict:
+        """Leaves a model with so many steps of this stage in it."""
         told = {
             "stage": stage,
             "steps": done,
@@ -242,19 +241,17 @@ def train_stage(
             "positions": data.order.drawn_before(done) * data.rows.seq_len,
             "ended_by": ended_by,
         }
+        split(model, output, facts | {"stages": [*facts["stages"], told]})
+        return told
+
+    def save(ended_by: str) -> dict:
+        save_model_folder(trainer, settings.final, NAME, stage, data.rows)
         # Trained on in fp32, brought back in bf16.
         rounded = settings.folder / "rounded"
         shutil.rmtree(rounded, ignore_errors=True)
         shutil.copytree(settings.final, rounded)
         round_to_bf16(rounded)
-        split(rounded, output, facts | {"stages": [*facts["stages"], told]})
-        return told
-
-    def keep(ended_by: str) -> dict:
-        nothing = {"steps": 0, "planned_steps": steps, "positions": 0}
-        told = {"stage": stage, **nothing, "ended_by": ended_by}
-        split(before, output, facts | {"stages": [*facts["stages"], told]})
-        return told
+        return leave(rounded, trainer.state.global_step, ended_by)
 
     if stage == 1:  # later, the model of stage 1 is there
         trainer.add_callback(SavedOnTheWay(save))
@@ -267,7 +264,7 @@ def train_stage(
         traceback.print_exc()
         ended_by = in_short(error)
     broken_off = before is not None and ended_by not in ENDED_WELL
-    facts["stages"].append(keep(ended_by) if broken_off else save(ended_by))
+    facts["stages"].append(leave(before, 0, ended_by) if broken_off else save(ended_by))
     print(f"stage {stage} ended after {trainer.state.global_step:,} steps: {ended_by}", flush=True)
     if broken_off:
         return before

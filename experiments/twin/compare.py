@@ -1,7 +1,7 @@
 """Our models and the twins in one table, from what `score.py` kept of each.
 
-    cd experiments/twin/results && python -m experiments.twin.compare \\
-        --ours ours.seed1.json ours.seed2.json --twin twin.1e-3.seed1.json twin.1e-3.seed2.json
+    python -m experiments.twin.compare --ours RESULTS/ours.seed1.json RESULTS/ours.seed2.json \\
+        --twin RESULTS/twin.5e-4.seed1.json RESULTS/twin.5e-4.seed2.json
 
 Several files of a side are its seeds.
 """

@@ -133,6 +133,7 @@ def test_the_command_keeps_the_scores_of_a_model(ours, bert, held_out, tmp_path,
         score.main()
         kept[name] = read_json(file)
     assert kept["ours"]["text"] == kept["twin"]["text"]
+    assert kept["ours"]["domains"] == ["diary (hans)"] * 2
     assert kept["ours"]["masked"] == kept["twin"]["masked"] and len(kept["ours"]["masked"]) == 2
     # Random weights know nothing: as many bits as a token of the small vocabulary.
     twin = sum(kept["twin"]["bits"]) / sum(kept["twin"]["masked"])
