@@ -72,7 +72,7 @@ ARCHITECTURES = {
             "ranked": ("triplet", "ranking"),
             "scored": ("cosent", "cosine"),
             "teacher": ("vectors", "similarities"),
-            "neighbors": ("similarities",),
+            "neighbors": ("cosent", "cosine"),
         },
     ),
     "cross_encoder": Architecture(

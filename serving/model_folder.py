@@ -28,8 +28,8 @@ _PREFIX = "ChineseModernBert"
 EMBEDDING_OUTPUTS = ("token_embeddings", "sentence_embedding")
 # The modules of sentence-transformers that a folder may name.
 _ARRANGEMENTS = [
-    ["Transformer", *before, "Pooling", *linear, *normalize]
-    for before in ([], ["Dense"], ["WordVectors"])
+    ["Transformer", *dense, "Pooling", *linear, *normalize]
+    for dense in ([], ["Dense"])
     for linear in ([], ["Dense"])
     for normalize in ([], ["Normalize"])
 ]
@@ -43,20 +43,13 @@ class Pooling:
         mode: "mean" or "cls".
         normalized: whether the vector gets length 1.
         dense: folder of a dense layer with GELU for the tokens' states before; None without one.
-        words: folder of `embedding.word_vectors.WordVectors` in its place; None without one.
         linear: folder of a linear layer for the pooled vector; None without one.
     """
 
     mode: str
     normalized: bool
     dense: Path | None = None
-    words: Path | None = None
     linear: Path | None = None
-
-    @property
-    def inside(self) -> Path | None:
-        """Folder of what changes the tokens' states before the pooling."""
-        return self.dense or self.words
 
 
 @dataclass(frozen=True)
@@ -116,19 +109,15 @@ class ModelFolder:
 
 
 class EmbeddingModel(nn.Module):
-    """An encoder, perhaps a layer over its states, their pooling, and perhaps a linear layer."""
+    """An encoder, perhaps a dense layer, the pooling of its states, and perhaps a linear layer."""
 
     def __init__(self, encoder: nn.Module, pooling: Pooling):
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
-        self.dense = self.words = self.linear = None
+        self.dense = self.linear = None
         if pooling.dense:
             self.dense = nn.Sequential(_read_linear(pooling.dense), nn.GELU()).to(encoder.dtype)
-        if pooling.words:
-            from embedding.word_vectors import WordVectors
-
-            self.words = WordVectors.load(str(pooling.words)).to(encoder.dtype)
         if pooling.linear:
             self.linear = _read_linear(pooling.linear).to(encoder.dtype)
 
@@ -138,9 +127,6 @@ class EmbeddingModel(nn.Module):
         if self.dense is not None:
             # Two dimensions, as all other layers of an export have them.
             states = self.dense(states.flatten(0, 1)).unflatten(0, input_ids.shape)
-        elif self.words is not None:
-            states = self.words.join(input_ids.flatten(), states.flatten(0, 1))
-            states = states.unflatten(0, input_ids.shape)
         weight = attention_mask.unsqueeze(-1).to(states.dtype)
         if self.pooling.mode == "cls":
             weight = weight * (weight.cumsum(1) == 1)  # the first token alone
@@ -191,8 +177,7 @@ def _read_pooling(path: Path) -> Pooling | None:
     if kinds not in _ARRANGEMENTS:
         raise ValueError(
             f"{path / 'modules.json'}: the modules are {', '.join(kinds)}; Transformer, Pooling, "
-            "and perhaps Dense or WordVectors before it, and Dense and Normalize behind it are "
-            "supported."
+            "and perhaps Dense before it, and Dense and Normalize behind it are supported."
         )
     at = kinds.index("Pooling")
     file = path / modules[at][1] / "config.json"
@@ -206,14 +191,15 @@ def _read_pooling(path: Path) -> Pooling | None:
     mode = {"mean_tokens": "mean", "cls_token": "cls"}.get(mode, mode)
     if mode not in ("mean", "cls"):
         raise ValueError(f"{file}: the pooling is {mode!r}; 'mean' and 'cls' are supported.")
-    before = {kind: path / folder for kind, folder in modules[:at]}
-    behind = {kind: path / folder for kind, folder in modules[at:]}
-    dense, words, linear = before.get("Dense"), before.get("WordVectors"), behind.get("Dense")
+    dense, linear = (
+        next((path / folder for kind, folder in part if kind == "Dense"), None)
+        for part in (modules[:at], modules[at:])
+    )
     if dense:
         _check_dense(dense / "config.json", "activation.GELU", EMBEDDING_OUTPUTS[0])
     if linear:
         _check_dense(linear / "config.json", "linear.Identity", EMBEDDING_OUTPUTS[1])
-    return Pooling(mode, "Normalize" in kinds, dense, words, linear)
+    return Pooling(mode, "Normalize" in kinds, dense, linear)
 
 
 def _check_dense(file: Path, activation: str, output: str) -> None:
