@@ -71,8 +71,9 @@ def train_all(args: argparse.Namespace) -> dict[str, list[str]]:
     Returns:
         A row of the table → its models, one a seed.
     """
-    rows = {"no pairs": [MODEL]}
     folder = args.output
+    train("pairs", folder / "start", args, 1, "training.num_train_epochs=0")
+    rows = {"no pairs": [str(folder / "start")]}
     for number in NUMBERS:
         rows[f"{number:,} pairs"] = [str(folder / f"{number}-{seed}") for seed in SEEDS]
         for seed, output in zip(SEEDS, rows[f"{number:,} pairs"], strict=True):
