@@ -72,7 +72,7 @@ ARCHITECTURES = {
             "ranked": ("triplet", "ranking"),
             "scored": ("cosent", "cosine"),
             "teacher": ("vectors", "similarities"),
-            "neighbors": ("cosent", "cosine"),
+            "neighbors": ("similarities",),
         },
     ),
     "cross_encoder": Architecture(

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
 from embedding.principal_axes import whitening
 from embedding.scripts import to_simplified
+from word_vectors_chinese_modernbert import WordVectors
 
 # Chosen by retrieval without training: how far below 0 the values of a token as rare as the
 # average of a text lie, in standard deviations, how much each unit of inverse document frequency
@@ -24,6 +25,9 @@ from embedding.scripts import to_simplified
 BIAS, RARITY, SHARPNESS = 1.5, 0.2, 4.0
 COUNTED = 50_000  # texts, whose tokens are counted
 SHRINKAGE = 0.1  # of a teacher's vectors, see `whitening`
+# The states of the layers at the start: their share of a vector's values and of its variance, and
+# how they are whitened.
+STATES, WHITENED, SHRINKAGE_OF_STATES = 0.25, 4_000, 1.0
 
 
 def words_of(tokenizer) -> list[str]:
@@ -33,52 +37,78 @@ def words_of(tokenizer) -> list[str]:
     return ["" if "\ufffd" in text else text for text in texts]
 
 
-def start_as_bag_of_words(
-    model: SentenceTransformer,
-    texts: list[str],
-    teacher: tuple[Sequence[str], np.ndarray] | None = None,
-) -> None:
-    """Sets the weights so that a vector begins as the mean of its tokens' codes, in place.
+def put_words_beside(model: SentenceTransformer, size: int, word_size: int) -> None:
+    """Puts codes of words beside the encoder's states, and their mean behind both, in place.
 
-    Traditional characters get the embeddings of simplified ones.
+    What follows the encoder is taken away.
+
+    Args:
+        size: values of a vector; a quarter of them, or the hidden size, are the states'.
+        word_size: values of a word's vector in the table.
+    """
+    hidden = model[0].get_embedding_dimension()
+    of_states = min(hidden, round(STATES * size))
+    vocab_size = model[0].auto_model.get_input_embeddings().num_embeddings
+    words = WordVectors(vocab_size, word_size, size - of_states, hidden, of_states)
+    while len(model) > 1:
+        model.pop(-1)
+    model.append(words.to(model.device))
+    model.append(Pooling(size))
+
+
+def start_as_bag_of_words(
+    model: SentenceTransformer, texts: list[str], teacher: tuple[Sequence[str], np.ndarray]
+) -> None:
+    """Sets the weights of `put_words_beside`, in place.
+
+    Traditional characters begin as simplified ones. The states are turned to their principal axes
+    and made white over the texts, as the codes are nearly from the start.
 
     Args:
         texts: of the training data; their tokens are counted.
-        teacher: words and their vectors, (words, size), which take the place of the embeddings.
+        teacher: words and their vectors, (words, size).
 
     Raises:
-        ValueError: if the encoder's layers have no `Wo`, no dense layer follows it, or the teacher
-            knows less than half of the tokens.
+        ValueError: if the teacher knows less than half of the tokens.
     """
-    encoder, dense = model[0].auto_model.base_model, model[1]
-    outputs = [p for name, p in encoder.named_parameters() if name.endswith("Wo.weight")]
-    if not outputs or not isinstance(dense, Dense):
-        raise ValueError("start: words needs the layers of a ModernBERT, and vector_size.")
-    tokenizer = model.tokenizer
-    embeddings = encoder.get_input_embeddings().weight
-    if teacher is not None:
-        words = words_of(tokenizer) + [""] * (len(embeddings) - len(tokenizer))
-        vectors, known = _known(words, *teacher)
-    share, rarity = _counts(tokenizer, texts, len(embeddings))
+    transformer, words, pooling = model[0], model[1], model[2]
+    tokenizer, vocab_size = model.tokenizer, words.vocab_size
+    share, rarity = _counts(tokenizer, texts, vocab_size)
+    known = words_of(tokenizer) + [""] * (vocab_size - len(tokenizer))
+    table = _table(*_known(known, *teacher), rarity, words.size)
+    table = table[_simplified_tokens(tokenizer.get_vocab(), vocab_size)]
+    _set(words.codes, *_codes(table, share, rarity, words.code_size))
     with torch.no_grad():
-        if teacher is not None:
-            own = embeddings.double().cpu().numpy()
-            table = _embeddings_of(vectors, known, own, share, rarity)
-            embeddings.copy_(torch.from_numpy(table))
-        embeddings.copy_(embeddings[_simplified_tokens(tokenizer.get_vocab(), len(embeddings))])
-        for output in outputs:
-            output.zero_()
-        weight, bias = _codes(_states_of_tokens(encoder), share, rarity, len(dense.linear.bias))
-        dense.linear.weight.copy_(torch.from_numpy(weight))
-        dense.linear.bias.copy_(torch.from_numpy(bias))
+        words.table.weight.copy_(torch.from_numpy(table))
+
+    chosen = np.random.default_rng(0).permutation(len(texts))[:WHITENED]
+    chosen = [texts[n] for n in chosen]
+    states = _encode([transformer, Pooling(words.hidden_size, pooling.pooling_mode)], chosen)
+    mean, matrix = whitening(states, SHRINKAGE_OF_STATES)
+    matrix = matrix[:, : words.state_size]
+    _set(words.states, matrix.T, -mean @ matrix)
+    variances = _encode([transformer, words, pooling], chosen).var(axis=0)
+    of_codes, of_states = variances[: words.code_size].sum(), variances[words.code_size :].sum()
+    with torch.no_grad():
+        for part in words.states.parameters():
+            part.mul_(np.sqrt(STATES / (1 - STATES) * of_codes / of_states))
+
+
+def _encode(modules: list[nn.Module], texts: list[str]) -> np.ndarray:
+    model = SentenceTransformer(modules=modules, device=modules[0].auto_model.device)
+    return model.encode(texts, show_progress_bar=False)
+
+
+def _set(linear: nn.Linear, weight: np.ndarray, bias: np.ndarray) -> None:
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(weight))
+        linear.bias.copy_(torch.from_numpy(bias))
 
 
 def leave_layers_out(model: SentenceTransformer) -> None:
-    """Lets the states of a bag of words pass by the layers, in place: a step takes a tenth of the
-    time.
+    """Trains words alone, in place: states are 0 and cost nothing.
 
-    The weights of the layers stay as they are, and add nothing to the states as long as they are
-    those of `start_as_bag_of_words`.
+    The weights of encoder and states stay as they are.
 
     Raises:
         ValueError: if it is not our encoder.
@@ -87,6 +117,8 @@ def leave_layers_out(model: SentenceTransformer) -> None:
         raise ValueError("train_layers: only a Chinese ModernBERT can do without its layers.")
     for layer in model[0].auto_model.base_model.layers:
         layer.forward = _pass_by
+    words = model[1]
+    words.states.forward = lambda states: states.new_zeros(*states.shape[:-1], words.state_size)
 
 
 def _pass_by(
@@ -110,32 +142,20 @@ def _known(
     return np.asarray(vectors[found], dtype=np.float64), found >= 0
 
 
-def _embeddings_of(
-    vectors: np.ndarray,
-    known: np.ndarray,
-    own: np.ndarray,
-    share: np.ndarray,
-    rarity: np.ndarray,
-) -> np.ndarray:
-    """(tokens, embedding size): a teacher's vectors on their principal axes, and one for rarity.
-
-    They are turned as near to the model's own embeddings as a rotation can bring them, so that the
-    layers find something of what they know.
+def _table(vectors: np.ndarray, known: np.ndarray, rarity: np.ndarray, size: int) -> np.ndarray:
+    """(tokens, size): a teacher's vectors on their principal axes, and one value for rarity.
 
     Args:
         vectors, known: as `_known` gives them.
-        own: (tokens, embedding size).
-        share, rarity: (tokens,), as `_counts` gives them.
+        rarity: (tokens,), as `_counts` gives it.
     """
-    size = min(own.shape[1] - 1, vectors.shape[1])
     mean, matrix = whitening(vectors[known], SHRINKAGE)
-    white = (vectors - mean) @ matrix[:, :size]
-    white[~known] = np.random.default_rng(0).standard_normal((np.sum(~known), size))
-    table = np.zeros_like(own)
-    table[:, :size] = white / np.linalg.norm(white, axis=1, keepdims=True)
+    table = np.zeros((len(vectors), size))
+    white = ((vectors - mean) @ matrix)[:, : size - 1]
+    white[~known] = np.random.default_rng(0).standard_normal((np.sum(~known), white.shape[1]))
+    table[:, : white.shape[1]] = white / np.linalg.norm(white, axis=1, keepdims=True)
     table[:, -1] = (rarity - rarity.mean()) / rarity.std() / np.sqrt(size)
-    left, _, right = np.linalg.svd((table * share[:, None]).T @ own)
-    return table @ (left @ right) * np.linalg.norm(own, axis=1).mean()
+    return table
 
 
 def _simplified_tokens(vocabulary: dict[str, int], size: int) -> torch.Tensor:
@@ -144,13 +164,6 @@ def _simplified_tokens(vocabulary: dict[str, int], size: int) -> torch.Tensor:
     for token, number in vocabulary.items():
         simplified[number] = vocabulary.get(to_simplified(token), number)
     return simplified
-
-
-def _states_of_tokens(encoder: nn.Module) -> np.ndarray:
-    """(tokens, hidden size): the last state of each token, which no neighbor changes yet."""
-    tokens = torch.arange(encoder.config.vocab_size, device=encoder.device).split(1_000)
-    states = [encoder(input_ids=each[:, None]).last_hidden_state[:, 0] for each in tokens]
-    return torch.cat(states).double().cpu().numpy()
 
 
 def _counts(tokenizer, texts: list[str], size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,10 +182,10 @@ def _counts(tokenizer, texts: list[str], size: int) -> tuple[np.ndarray, np.ndar
 def _codes(
     states: np.ndarray, share: np.ndarray, rarity: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (size, hidden size) and bias (size,) of a dense layer that gives tokens their codes.
+    """Weight (size, word size) and bias (size,) of a dense layer that gives tokens their codes.
 
     Args:
-        states: (tokens, hidden size).
+        states: (tokens, word size), vectors of the tokens.
         share, rarity: (tokens,), as `_counts` gives them.
     """
     mean = share @ states

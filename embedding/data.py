@@ -8,7 +8,6 @@ Each kind of task becomes the columns that its losses want:
     nli       anchor, positive, negative_1              ["premise", "hypothesis", "label"]
     scored    sentence1, sentence2, score in [0, 1]     ["sentence1", "sentence2", "label"]
     questions anchor, positive                          none: SQuAD's format
-    neighbors sentence1, sentence2, score in [0, 1]     none: a teacher's folder
 
 A field of `triplets` and `ranked` may be a list of texts. NLI: of each premise, an entailed and a
 contradicted hypothesis. Questions: the sentences of the paragraph around the first answer.
@@ -22,11 +21,9 @@ from pathlib import Path
 from datasets import Dataset, load_dataset
 
 from embedding.held_out import HeldOut
-from embedding.neighbors import scored_pairs
 from embedding.run_file import TaskSpec
 from embedding.scripts import to_traditional
 from embedding.tasks import rows_of_jsonl, rows_of_squad
-from embedding.teacher import read_teacher
 from pretraining.data.sentences import sentence_spans
 from pretraining.files import read_text
 
@@ -42,12 +39,12 @@ class Loaded:
 
 
 def load_task(spec: TaskSpec, seed: int, held_out: HeldOut | None = None) -> Loaded:
-    """Reads a task of any kind but `teacher`.
+    """Reads a task of any kind but `teacher` and `neighbors`.
 
     Raises:
         OSError, ValueError: if a file or row cannot be used; the message names file, line, remedy.
     """
-    examples = list(KINDS[spec.kind](spec, _rows(spec, seed)))
+    examples = list(KINDS[spec.kind](spec, _rows(spec)))
     if spec.traditional:
         examples = [
             {key: to_traditional(v) if isinstance(v, str) else v for key, v in example.items()}
@@ -71,9 +68,7 @@ def load_task(spec: TaskSpec, seed: int, held_out: HeldOut | None = None) -> Loa
             f"{_source(spec)}: rows with {min(widths)} and with {max(widths)} texts. "
             "All rows of a task need the same number of negatives."
         )
-    rows = Dataset.from_list(kept)
-    # Of neighbors no more are drawn than the limit says.
-    return Loaded(rows if spec.kind == "neighbors" else limited(rows, spec, seed), dropped)
+    return Loaded(limited(Dataset.from_list(kept), spec, seed), dropped)
 
 
 def limited(rows: Dataset, spec: TaskSpec, seed: int) -> Dataset:
@@ -93,11 +88,7 @@ def _source(spec: TaskSpec) -> str:
     return spec.hub or ", ".join(map(str, spec.files)) or str(spec.teacher)
 
 
-def _rows(spec: TaskSpec, seed: int) -> Iterator[Row]:
-    if spec.teacher:
-        pairs = scored_pairs(*read_teacher(spec.teacher), spec.limit, seed)
-        for number, pair in enumerate(itertools.islice(pairs, spec.limit), 1):
-            yield f"{spec.teacher}, pair {number}", list(pair)
+def _rows(spec: TaskSpec) -> Iterator[Row]:
     if spec.hub:
         yield from _hub_rows(spec)
     for file in spec.files:
@@ -247,5 +238,4 @@ KINDS = {
     "nli": _nli,
     "scored": _scored,
     "questions": _questions,
-    "neighbors": _scored,
 }

@@ -1,4 +1,4 @@
-"""The losses of a run: the library's, and one of ours for a teacher's vectors."""
+"""The losses of a run: the library's, and two of ours for a teacher's vectors."""
 
 import numpy as np
 import torch
@@ -93,11 +93,59 @@ class TeacherLoss(nn.Module):
         return terms | ({"vectors": torch.stack(vectors).mean()} if self.with_vectors else {})
 
 
+class NeighborsLoss(nn.Module):
+    """Mean (difference of cosines)² / their variance, of near pairs and of far ones, added.
+
+    Near are the texts of a group, far those of different groups, which are far more: so each kind
+    has a mean of its own, which is 1 if only the mean of its cosines is right. The teacher's
+    vectors are taken less their mean, as in `TeacherLoss`. Mean over the sizes.
+
+    Args:
+        model: the student.
+        vectors: (texts, teacher's size), fp16, of length 1, on disk.
+        dimensions: Matryoshka sizes, without the full one.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, vectors: np.ndarray, dimensions: tuple[int, ...] = ()
+    ):
+        super().__init__()
+        self.model, self.vectors = model, vectors
+        self.sizes = (model.get_embedding_dimension(), *dimensions)
+        self.mean = principal_axes(vectors)[0]
+
+    def forward(self, sentence_features, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The terms by name.
+
+        Args:
+            sentence_features: the tokens of each column of texts; a group has one in each.
+            labels: (groups, columns): the row of each text in the teacher's vectors.
+        """
+        columns = [self.model(features)["sentence_embedding"] for features in sentence_features]
+        student = torch.cat(columns).float()
+        rows = np.asarray(self.vectors[labels.T.flatten().cpu().numpy()], dtype=np.float32)
+        teacher = _cosines(torch.from_numpy(rows - self.mean).to(student.device))
+        group = torch.arange(len(labels), device=student.device).repeat(labels.shape[1])
+        first, second = _pairs(group)
+        kinds = {"near": group[first] == group[second], "far": group[first] != group[second]}
+        differences = [(_cosines(student[:, :size]) - teacher).square() for size in self.sizes]
+        mean = torch.stack(differences).mean(dim=0)
+        return {
+            kind: mean[chosen].mean() / teacher[chosen].var(correction=0).clamp_min(1e-6)
+            for kind, chosen in kinds.items()
+            if chosen.any()  # the last batch of an epoch may be a single group
+        }
+
+
+def _pairs(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first and the second of all pairs of different rows, (pairs,) each."""
+    return tuple(torch.triu_indices(len(rows), len(rows), 1, device=rows.device))
+
+
 def _cosines(vectors: torch.Tensor) -> torch.Tensor:
     """(pairs,): the cosines of all pairs of different rows."""
     unit = functional.normalize(vectors.float(), dim=-1)
-    first, second = torch.triu_indices(len(unit), len(unit), 1, device=unit.device)
-    return (unit @ unit.T)[first, second]
+    return (unit @ unit.T)[_pairs(unit)]
 
 
 def loss_for(
@@ -110,7 +158,7 @@ def loss_for(
 
     Args:
         dimensions: Matryoshka sizes, without the full one.
-        vectors: the teacher's, for tasks of kind `teacher`.
+        vectors: the teacher's, for tasks of kind `teacher` or `neighbors`.
 
     Raises:
         ValueError: if a size is not below the model's.
@@ -128,6 +176,8 @@ def loss_for(
     if spec.kind == "teacher":
         with_vectors = spec.loss == "vectors"
         return TeacherLoss(model, vectors, spec.similarity_weight, dimensions, with_vectors)
+    if spec.kind == "neighbors":
+        return NeighborsLoss(model, vectors, dimensions)
     loss = _plain_loss(spec, model, scale)
     weights = [1.0, *[SHORTER_WEIGHT] * len(dimensions)]
     return MatryoshkaLoss(model, loss, [size, *dimensions], weights) if dimensions else loss

@@ -4,10 +4,12 @@
     architecture: bi_encoder            or cross_encoder or late_interaction
     layers: 6                           optional: only the first layers are kept
     vector_size: 768                    optional: values of a vector, where not the encoder's
-    start: words                        optional: vectors begin as bags of words
-    word_vectors: FOLDER                optional, with start: a teacher's, by embedding.distill
+    start: words                        optional: codes of words stand beside the layers' states
+    word_vectors: FOLDER                with start: a teacher's of each token, by embedding.distill
+    word_size: 288                      with start: values of a word's vector
     train_layers: false                 optional, with start: the layers are left out meanwhile
-    whiten: true                        optional: at the end, a layer that whitens the vectors
+    train_embeddings: false             optional: the tokens' embeddings stay as they are
+    whiten: true                        optional: a layer that makes the vectors white to begin with
     compile: true                       optional: torch.compile; needs a C++ compiler on a CPU
     output: runs/embedding/simclue      folder to make
     dtype: fp32                         or bf16: how the weights are stored there
@@ -106,7 +108,9 @@ class RunFile:
     vector_size: int | None = None
     start: str | None = None
     word_vectors: Path | None = None
+    word_size: int | None = None
     train_layers: bool = True
+    train_embeddings: bool = True
     whiten: bool = False
     compile: bool = False
     dtype: str = "fp32"
@@ -185,11 +189,13 @@ _VALUES = {
     **dict.fromkeys(("model", "start", "output", "architecture", "dtype"), _TEXT),
     **dict.fromkeys(("exclude", "turns", "word_vectors"), _TEXT),
     **dict.fromkeys(("kind", "hub", "config", "split", "loss", "teacher"), _TEXT),
-    **dict.fromkeys(("layers", "vector_size", "limit", "length", "mini_batch"), _COUNT),
+    **dict.fromkeys(
+        ("layers", "vector_size", "word_size", "limit", "length", "mini_batch"), _COUNT
+    ),
     **dict.fromkeys(("scale", "margin", "similarity_weight"), _NUMBER),
     **dict.fromkeys(("training", "labels", "tasks"), _KEYS),
     **dict.fromkeys(
-        ("compile", "traditional", "train_layers", "whiten"),
+        ("compile", "traditional", "train_embeddings", "train_layers", "whiten"),
         ("true or false", lambda value: isinstance(value, bool)),
     ),
     "seed": ("a whole number", _is_whole),
@@ -293,14 +299,17 @@ def _check_run(run: RunFile, where: str) -> None:
         raise ValueError(f"{where}: dimensions: only a bi_encoder has one vector a text.")
     if run.vector_size is not None and run.architecture != "bi_encoder":
         raise ValueError(f"{where}: vector_size: only a bi_encoder has one vector a text.")
-    if run.start is not None and (run.start != "words" or run.vector_size is None):
+    of_words = (run.vector_size, run.word_vectors, run.word_size)
+    if run.start is not None and (run.start != "words" or None in of_words):
         raise ValueError(
-            f"{where}: start: {run.start!r}, but `words` together with vector_size expected."
+            f"{where}: start: {run.start!r}, but `words` together with vector_size, word_vectors "
+            "and word_size expected."
         )
     if not run.train_layers and run.start is None:
         raise ValueError(f"{where}: train_layers: false needs `start: words`.")
-    if run.word_vectors is not None and run.start is None:
-        raise ValueError(f"{where}: word_vectors needs `start: words`.")
+    for key in ("word_vectors", "word_size"):
+        if getattr(run, key) is not None and run.start is None:
+            raise ValueError(f"{where}: {key} needs `start: words`.")
     if run.whiten and run.architecture != "bi_encoder":
         raise ValueError(f"{where}: whiten: only a bi_encoder has one vector a text.")
     for task in run.tasks:

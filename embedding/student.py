@@ -1,4 +1,4 @@
-"""What changes a model before and after training: fewer layers, longer vectors, white ones."""
+"""What changes a model before training: fewer layers, longer vectors, white ones."""
 
 import numpy as np
 import torch
@@ -37,7 +37,8 @@ def widen_vectors(model: SentenceTransformer, size: int) -> None:
 
     A text's vector is the mean over its tokens, which can tell apart only as many words as it has
     values: with 768 values instead of 256, questions find their paragraphs better
-    (docs/journal.md, 2026-11-27). The new layer has random weights.
+    (docs/journal.md, 2026-11-27). The new layer begins with random directions and their opposites,
+    so that the difference of two of its values is a value of the states, turned.
 
     Raises:
         ValueError: if something other than a pooling follows the encoder.
@@ -53,19 +54,12 @@ def widen_vectors(model: SentenceTransformer, size: int) -> None:
         activation_function=nn.GELU(),
         module_input_name="token_embeddings",
     )
+    directions = nn.init.orthogonal_(torch.empty(-(-size // 2), dense.in_features))
+    with torch.no_grad():
+        dense.linear.weight.copy_(torch.cat([directions, -directions])[:size])
+        dense.linear.bias.zero_()
     model[1] = Pooling(size, model[1].pooling_mode, model[1].include_prompt)
     model.insert(1, dense)
-
-
-def check_ends_with_pooling(model: SentenceTransformer) -> None:
-    """What `whiten` needs.
-
-    Raises:
-        ValueError: if something other than a pooling, and perhaps a normalization, ends the model.
-    """
-    *_, last = (module for module in model if not isinstance(module, Normalize))
-    if not isinstance(last, Pooling):
-        raise ValueError(f"whiten: a {type(last).__name__} follows the pooling already.")
 
 
 def whiten(model: SentenceTransformer, texts: list[str]) -> None:
@@ -78,9 +72,11 @@ def whiten(model: SentenceTransformer, texts: list[str]) -> None:
         texts: some of the training data.
 
     Raises:
-        ValueError: see `check_ends_with_pooling`.
+        ValueError: if something other than a pooling, and perhaps a normalization, ends the model.
     """
-    check_ends_with_pooling(model)
+    *_, last = (module for module in model if not isinstance(module, Normalize))
+    if not isinstance(last, Pooling):
+        raise ValueError(f"whiten: a {type(last).__name__} follows the pooling already.")
     normalize = model.pop(-1) if isinstance(model[-1], Normalize) else None
     chosen = np.random.default_rng(0).permutation(len(texts))[:WHITENED]
     vectors = model.encode([texts[n] for n in chosen], show_progress_bar=False)

@@ -13,9 +13,11 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from sentence_transformers.base.model import BaseModel
@@ -25,14 +27,15 @@ from torch.utils.data import BatchSampler, RandomSampler
 from transformers import TrainingArguments, set_seed
 
 from embedding.architectures import ARCHITECTURES
-from embedding.bag_of_words import leave_layers_out, start_as_bag_of_words
+from embedding.bag_of_words import leave_layers_out, put_words_beside, start_as_bag_of_words
 from embedding.data import limited, load_task
 from embedding.encoder import DTYPES, Opening
 from embedding.held_out import HeldOut
 from embedding.losses import loss_for
+from embedding.neighbors import groups_of_neighbors
 from embedding.results import fingerprint
-from embedding.run_file import RunFile, load_run_file
-from embedding.student import check_ends_with_pooling, keep_layers, whiten, widen_vectors
+from embedding.run_file import RunFile, TaskSpec, load_run_file
+from embedding.student import keep_layers, whiten, widen_vectors
 from embedding.teacher import read_note, read_teacher
 from embedding.unpadded import lay_end_to_end
 from pretraining.files import check_output, new_folder, read_json, sha256_of, write_json
@@ -87,15 +90,18 @@ def load_data(run: RunFile) -> tuple[dict[str, Dataset], dict[str, object]]:
     held_out = HeldOut(run.exclude) if run.exclude else None
     rows, vectors = {}, {}
     for task in run.tasks:
-        if task.kind == "teacher":
+        if task.teacher:
             sentences, vectors[task.name] = read_teacher(task.teacher)
             kept = [
                 place
                 for place, sentence in enumerate(sentences)
                 if held_out is None or not held_out.holds(sentence)
             ]
-            texts = {"sentence": [sentences[place] for place in kept], "label": kept}
-            rows[task.name] = limited(Dataset.from_dict(texts), task, run.seed)
+            if task.kind == "neighbors":
+                rows[task.name] = _groups(task, run.seed, sentences, vectors[task.name], kept)
+            else:
+                texts = {"sentence": [sentences[place] for place in kept], "label": kept}
+                rows[task.name] = limited(Dataset.from_dict(texts), task, run.seed)
             dropped = len(sentences) - len(kept)
         else:
             loaded = load_task(task, run.seed, held_out)
@@ -103,6 +109,16 @@ def load_data(run: RunFile) -> tuple[dict[str, Dataset], dict[str, object]]:
         note = f", {dropped:,} dropped for a text of the test sets" if held_out else ""
         print(f"{task.name}: {len(rows[task.name]):,} rows{note}", flush=True)
     return rows, vectors
+
+
+def _groups(
+    task: TaskSpec, seed: int, sentences: list[str], vectors: np.ndarray, kept: list[int]
+) -> Dataset:
+    """Groups of near texts, one a row; `label` holds the rows of their vectors."""
+    texts = [sentences[place] for place in kept]
+    groups = groups_of_neighbors(texts, vectors[kept], task.limit, seed)
+    columns = {f"text_{n}": [texts[place] for place in places] for n, places in enumerate(groups.T)}
+    return Dataset.from_dict(columns | {"label": np.asarray(kept)[groups].tolist()})
 
 
 def texts_of(rows: Dataset) -> list[str]:
@@ -167,26 +183,31 @@ def train(run: RunFile) -> BaseModel:
     model = Opening.of(run.model, dtype="fp32").open(run.architecture)
     if run.layers is not None:
         keep_layers(model, run.layers)
-    if run.vector_size is not None:
-        widen_vectors(model, run.vector_size)
     if run.start == "words":
-        texts = list(itertools.chain(*map(texts_of, rows.values())))
-        start_as_bag_of_words(model, texts, words)
-    if not run.train_layers:
-        leave_layers_out(model)
+        put_words_beside(model, run.vector_size, run.word_size)
+    elif run.vector_size is not None:
+        widen_vectors(model, run.vector_size)
     if run.architecture == "bi_encoder" and not any(isinstance(each, Normalize) for each in model):
         model.append(Normalize())  # the product of two vectors is their cosine
-    if run.whiten:
-        check_ends_with_pooling(model)
-    if run.compile:
-        model[0].auto_model.compile(dynamic=True)  # every batch has another number of tokens
     model.prompts.update(run.prompts)
+    texts = list(itertools.chain(*map(texts_of, rows.values())))
+    if run.whiten:
+        whiten(model, texts)
     losses = {
         task.name: loss_for(task, model, run.dimensions, vectors.get(task.name))
         for task in run.tasks
     }
     arguments = arguments_for(run, rows)
+    _check_patterns(run, model)
     checkpoint = prepare_work(run)
+    if run.start == "words" and checkpoint is None:
+        start_as_bag_of_words(model, texts, words)
+    if not run.train_layers:
+        leave_layers_out(model)
+    if not run.train_embeddings:
+        model[0].auto_model.get_input_embeddings().requires_grad_(False)
+    if run.compile:
+        model[0].auto_model.compile(dynamic=True)  # every batch has another number of tokens
     trainer = ARCHITECTURES[run.architecture].trainer(
         model=model, args=arguments, train_dataset=rows, loss=losses
     )
@@ -195,10 +216,23 @@ def train(run: RunFile) -> BaseModel:
     if checkpoint:
         print(f"goes on from {checkpoint}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
-    if run.whiten:
-        whiten(model, list(itertools.chain(*map(texts_of, rows.values()))))
     save(run, model, trainer.state.log_history)
     return model
+
+
+def _check_patterns(run: RunFile, model: BaseModel) -> None:
+    """The library passes over a pattern that no parameter matches, and trains all at one rate.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    names = [f"model.{name}" for name, _ in model.named_parameters()]  # as the losses name them
+    for pattern in run.training.get("learning_rate_mapping") or {}:
+        if not any(re.search(pattern, name) for name in names):
+            raise ValueError(
+                f"training.learning_rate_mapping: no parameter matches {pattern!r}. They are named "
+                f"like {names[0]} and {names[-1]}."
+            )
 
 
 def save(run: RunFile, model: BaseModel, log: list[dict]) -> None:

@@ -136,8 +136,8 @@ def copy_beside(folder: ModelFolder, output: Path) -> None:
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, target)
     if (modules := folder.path / "modules.json").is_file():
-        # The graph's token embeddings are those behind the dense layer before the pooling.
-        inside = folder.pooling.dense
+        # The graph's token embeddings are those that the pooling takes.
+        inside = folder.pooling.inside
         kept = [each for each in read_json(modules) if folder.path / each["path"] != inside]
         write_json(output / "modules.json", kept)
         if linear := folder.pooling.linear:

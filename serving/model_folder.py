@@ -28,8 +28,8 @@ _PREFIX = "ChineseModernBert"
 EMBEDDING_OUTPUTS = ("token_embeddings", "sentence_embedding")
 # The modules of sentence-transformers that a folder may name.
 _ARRANGEMENTS = [
-    ["Transformer", *dense, "Pooling", *linear, *normalize]
-    for dense in ([], ["Dense"])
+    ["Transformer", *before, "Pooling", *linear, *normalize]
+    for before in ([], ["Dense"], ["WordVectors"])
     for linear in ([], ["Dense"])
     for normalize in ([], ["Normalize"])
 ]
@@ -43,13 +43,20 @@ class Pooling:
         mode: "mean" or "cls".
         normalized: whether the vector gets length 1.
         dense: folder of a dense layer with GELU for the tokens' states before; None without one.
+        words: folder of the layer with words beside the states, in its place; None without one.
         linear: folder of a linear layer for the pooled vector; None without one.
     """
 
     mode: str
     normalized: bool
     dense: Path | None = None
+    words: Path | None = None
     linear: Path | None = None
+
+    @property
+    def inside(self) -> Path | None:
+        """Folder of what changes the tokens' states before the pooling."""
+        return self.dense or self.words
 
 
 @dataclass(frozen=True)
@@ -109,15 +116,17 @@ class ModelFolder:
 
 
 class EmbeddingModel(nn.Module):
-    """An encoder, perhaps a dense layer, the pooling of its states, and perhaps a linear layer."""
+    """An encoder, perhaps a layer over its states, their pooling, and perhaps a linear layer."""
 
     def __init__(self, encoder: nn.Module, pooling: Pooling):
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
-        self.dense = self.linear = None
+        self.dense = self.words = self.linear = None
         if pooling.dense:
             self.dense = nn.Sequential(_read_linear(pooling.dense), nn.GELU()).to(encoder.dtype)
+        if pooling.words:
+            self.words = _Words(pooling.words).to(encoder.dtype)
         if pooling.linear:
             self.linear = _read_linear(pooling.linear).to(encoder.dtype)
 
@@ -127,6 +136,9 @@ class EmbeddingModel(nn.Module):
         if self.dense is not None:
             # Two dimensions, as all other layers of an export have them.
             states = self.dense(states.flatten(0, 1)).unflatten(0, input_ids.shape)
+        elif self.words is not None:
+            states = self.words(input_ids.flatten(), states.flatten(0, 1))
+            states = states.unflatten(0, input_ids.shape)
         weight = attention_mask.unsqueeze(-1).to(states.dtype)
         if self.pooling.mode == "cls":
             weight = weight * (weight.cumsum(1) == 1)  # the first token alone
@@ -177,7 +189,8 @@ def _read_pooling(path: Path) -> Pooling | None:
     if kinds not in _ARRANGEMENTS:
         raise ValueError(
             f"{path / 'modules.json'}: the modules are {', '.join(kinds)}; Transformer, Pooling, "
-            "and perhaps Dense before it, and Dense and Normalize behind it are supported."
+            "and perhaps Dense or WordVectors before it, and Dense and Normalize behind it are "
+            "supported."
         )
     at = kinds.index("Pooling")
     file = path / modules[at][1] / "config.json"
@@ -191,15 +204,14 @@ def _read_pooling(path: Path) -> Pooling | None:
     mode = {"mean_tokens": "mean", "cls_token": "cls"}.get(mode, mode)
     if mode not in ("mean", "cls"):
         raise ValueError(f"{file}: the pooling is {mode!r}; 'mean' and 'cls' are supported.")
-    dense, linear = (
-        next((path / folder for kind, folder in part if kind == "Dense"), None)
-        for part in (modules[:at], modules[at:])
-    )
+    before = {kind: path / folder for kind, folder in modules[:at]}
+    behind = {kind: path / folder for kind, folder in modules[at:]}
+    dense, words, linear = before.get("Dense"), before.get("WordVectors"), behind.get("Dense")
     if dense:
         _check_dense(dense / "config.json", "activation.GELU", EMBEDDING_OUTPUTS[0])
     if linear:
         _check_dense(linear / "config.json", "linear.Identity", EMBEDDING_OUTPUTS[1])
-    return Pooling(mode, "Normalize" in kinds, dense, linear)
+    return Pooling(mode, "Normalize" in kinds, dense, words, linear)
 
 
 def _check_dense(file: Path, activation: str, output: str) -> None:
@@ -219,10 +231,28 @@ def _check_dense(file: Path, activation: str, output: str) -> None:
             raise ValueError(f"{file}: {key} is {config.get(key)!r}; {value!r} is supported.")
 
 
+class _Words(nn.Module):
+    """The graph of `WordVectors`, without sentence-transformers."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        weights = load_file(folder / "model.safetensors")
+        self.table = nn.Embedding.from_pretrained(weights["table.weight"])
+        self.codes, self.states = _linear(weights, "codes"), _linear(weights, "states")
+
+    def forward(self, input_ids: Tensor, states: Tensor) -> Tensor:
+        codes = nn.functional.gelu(self.codes(self.table(input_ids)))
+        return torch.cat([codes, self.states(states)], dim=-1)
+
+
 def _read_linear(folder: Path) -> nn.Linear:
     """The weights of a dense layer that sentence-transformers wrote."""
-    weights = load_file(folder / "model.safetensors")
-    size, hidden = weights["linear.weight"].shape
-    linear = nn.Linear(hidden, size, bias="linear.bias" in weights)
-    linear.load_state_dict({name.removeprefix("linear."): each for name, each in weights.items()})
+    return _linear(load_file(folder / "model.safetensors"), "linear")
+
+
+def _linear(weights: dict[str, Tensor], name: str) -> nn.Linear:
+    size, hidden = weights[f"{name}.weight"].shape
+    linear = nn.Linear(hidden, size, bias=f"{name}.bias" in weights)
+    own = {key: each for key, each in weights.items() if key.startswith(f"{name}.")}
+    linear.load_state_dict({key.removeprefix(f"{name}."): each for key, each in own.items()})
     return linear

@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "pretraining/plain_yaml.py": {"pretraining/files.py"},
     "serving/": LIBRARY | {"pretraining/data/sentences.py"},
     "embedding/": FILES_AND_YAML
+    | {"word_vectors_chinese_modernbert.py"}
     | {"pretraining/run/complete_checkpoints.py"}
     | {f"pretraining/data/{name}.py" for name in ("corpus", "draws", "sentences", "shortening")},
     "data_collator_wwm.py": set(),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from embedding.losses import TeacherLoss, loss_for
+from embedding.losses import NeighborsLoss, TeacherLoss, loss_for
 from embedding.principal_axes import principal_axes
 from embedding.run_file import TaskSpec
 
@@ -85,6 +85,38 @@ def test_the_one_pair_of_a_last_batch_of_two_counts_like_any_other():
     teacher = np.eye(4, dtype=np.float16)
     loss = TeacherLoss(Fixed(torch.randn(2, 4)), teacher, similarity_weight=1.0)
     assert loss([{}], torch.arange(2))["similarities"] < 5
+
+
+def test_near_and_far_pairs_count_for_as_much_and_each_by_its_spread():
+    teacher = np.array([[2, 0], [2, 1], [0, 2], [1, 3], [-3, 0], [-2, -6]], dtype=np.float32)
+    assert teacher.mean(axis=0).tolist() == [0, 0]
+    labels = torch.tensor([[0, 1], [2, 3], [4, 5]])  # three groups of two texts
+
+    def terms(student: torch.Tensor, groups: torch.Tensor, *sizes: int) -> dict[str, float]:
+        class Columns(Fixed):
+            def forward(self, features) -> dict:
+                return {"sentence_embedding": self.vectors[features["rows"]]}
+
+        loss = NeighborsLoss(Columns(student), teacher, sizes)
+        columns = [{"rows": rows} for rows in groups.T]
+        return {name: term.item() for name, term in loss(columns, groups).items()}
+
+    known = torch.tensor(teacher)
+    assert terms(known, labels) == pytest.approx({"near": 0, "far": 0}, abs=1e-6)
+    assert terms(known, labels[:1]).keys() == {"near"}
+    unit = torch.nn.functional.normalize(known, dim=1)
+    cosines = unit @ unit.T
+    near = cosines[[0, 2, 4], [1, 3, 5]]
+    far = torch.stack(
+        [cosines[i, j] for i in range(6) for j in range(i + 1, 6) if i // 2 != j // 2]
+    )
+    same = torch.ones(6, 2)  # a student to whom all texts are the same: cosine 1
+    found = terms(same, labels)
+    assert found["near"] == pytest.approx(((near - 1) ** 2).mean() / near.var(correction=0))
+    assert found["far"] == pytest.approx(((far - 1) ** 2).mean() / far.var(correction=0))
+    wide = torch.cat([known, torch.zeros(6, 1)], dim=1)
+    assert terms(wide, labels, 2) == pytest.approx({"near": 0, "far": 0}, abs=1e-6)
+    assert terms(wide, labels, 1)["far"] > 0.1  # one value cannot hold the cosines
 
 
 def test_a_size_that_the_model_does_not_have_is_refused():

@@ -11,10 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from transformers import DefaultFlowCallback
+from transformers import AutoTokenizer, DefaultFlowCallback
 
 from embedding import distill, mine, neighbors, sentences
-from embedding.bag_of_words import leave_layers_out, start_as_bag_of_words, words_of
+from embedding.bag_of_words import (
+    leave_layers_out,
+    put_words_beside,
+    start_as_bag_of_words,
+    words_of,
+)
 from embedding.data import load_task
 from embedding.encoder import Opening
 from embedding.leakage import leaks
@@ -276,36 +281,91 @@ def test_a_student_may_have_fewer_layers_longer_vectors_and_half_the_bytes(run_f
         train(replace(again, vector_size=50))
 
 
-def test_vectors_begin_as_bags_of_words_in_which_rare_words_count_most(tiny_encoder):
+@pytest.fixture(scope="module")
+def teacher_of_words():
+    """Words and a teacher's vectors of them, in which rain is nearly snow."""
+    words = list(
+        filter(None, words_of(AutoTokenizer.from_pretrained(ROOT, trust_remote_code=True)))
+    )
+    vectors = np.random.default_rng(0).normal(size=(len(words), 40))
+    rain, snow = (words.index(word) for word in "雨雪")
+    vectors[snow] = vectors[rain] + 0.1 * vectors[snow]
+    return words, vectors
+
+
+def bag_of_words(tiny_encoder, texts, teacher) -> SentenceTransformer:
     model = SentenceTransformer(str(tiny_encoder), trust_remote_code=True, device="cpu")
     keep_layers(model, 2)
-    widen_vectors(model, 300)
+    put_words_beside(model, 400, 32)
+    start_as_bag_of_words(model, texts, teacher)
+    return model
+
+
+def test_vectors_begin_as_bags_of_words_in_which_rare_words_count_most(
+    tiny_encoder, teacher_of_words
+):
     often = [f"今天的{what}，我们都觉得很好。" for what in SENTENCES]
-    start_as_bag_of_words(model, [*often, "昆曲很好听。", "图书馆在河边。"])
+    texts = [*often, "昆曲很好听。", "图书馆在河边。"]
+    model = bag_of_words(tiny_encoder, texts, teacher_of_words)
     words = ["昆曲，今天的", "今天的，昆曲", "昆曲我们", "今天的我们", "圖書館", "图书馆"]
+    with_states = model.encode(words)
+    leave_layers_out(model)
     vectors = model.encode(words)
     same = model.similarity(vectors, vectors)
     assert same[0, 1] > 0.99  # their order says nothing
     assert same[0, 2] > same[0, 3] + 0.1
     assert same[4, 5] > 0.99
-    leave_layers_out(model)
-    np.testing.assert_allclose(model.encode(words), vectors, atol=1e-5)
+    # States are all that differs, as many as the encoder has.
+    np.testing.assert_allclose(vectors[:, :368], with_states[:, :368], atol=1e-5)
+    assert not vectors[:, 368:].any() and with_states[:, 368:].any(axis=0).all()
 
 
-def test_words_begin_as_alike_as_a_teacher_finds_them(tiny_encoder):
-    model = SentenceTransformer(str(tiny_encoder), trust_remote_code=True, device="cpu")
-    widen_vectors(model, 300)
-    words = list(filter(None, words_of(model.tokenizer)))
-    vectors = np.random.default_rng(0).normal(size=(len(words), 40))
-    rain, snow = (words.index(word) for word in "雨雪")
-    vectors[snow] = vectors[rain] + 0.1 * vectors[snow]
+def test_states_begin_with_a_quarter_of_the_variance(tiny_encoder, teacher_of_words):
+    texts = [f"{text}{number}" for text in SENTENCES for number in range(20)]
+    model = bag_of_words(tiny_encoder, texts, teacher_of_words)
+    variances = model.encode(texts).var(axis=0)
+    assert variances[368:].sum() / variances.sum() == pytest.approx(0.25, abs=0.01)
+
+
+def test_words_begin_as_alike_as_a_teacher_finds_them(tiny_encoder, teacher_of_words):
+    words, vectors = teacher_of_words
     # Some words often, most hardly ever.
     texts = ["，".join(words[::step]) for step in range(1, 60)]
-    start_as_bag_of_words(model, texts, (words, vectors))
+    model = bag_of_words(tiny_encoder, texts, teacher_of_words)
+    leave_layers_out(model)
     same = model.similarity(*2 * [model.encode(["雨", "雪", "书"])])
     assert same[0, 1] > same[0, 2] + 0.2
     with pytest.raises(ValueError, match="the teacher's words hold 2 of the model's 32,000 tokens"):
-        start_as_bag_of_words(model, SENTENCES, (["雨", "雪"], vectors[:2]))
+        bag_of_words(tiny_encoder, SENTENCES, (["雨", "雪"], vectors[:2]))
+
+
+def test_a_run_of_words_is_saved_with_its_code_and_goes_on_with_the_layers(
+    run_file, teacher_of_words, tmp_path
+):
+    words, vectors = teacher_of_words
+    folder = tmp_path / "word-vectors"
+    note = TeacherNote("t", "f", None, digest_of(words), len(words), vectors.shape[1], len(words))
+    distill.start_or_resume(folder, note, words)
+    open_vectors(folder, note, "r+")[:] = vectors
+    beside = ["start=words", f"word_vectors={folder}", "word_size=32", "vector_size=64"]
+    run = load_run_file(run_file("words"), [*beside, "train_layers=false"])
+    before = load_file(Path(run.model) / "model.safetensors")
+    trained = train(run)
+    after = load_file(run.output / "model.safetensors")
+    assert all(torch.equal(after[name], before[name]) for name in after)  # layers are left out
+    opened = SentenceTransformer(str(run.output), trust_remote_code=True, device="cpu")
+    # The codes, which are trained; the states count again.
+    codes = [model.encode(SENTENCES)[:, :48] for model in (trained, opened)]
+    codes = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in codes]
+    np.testing.assert_allclose(*codes, atol=1e-5)
+    both = load_run_file(run_file("both"), [f"model={run.output}", "whiten=true"])
+    train(both)
+    assert not torch.equal(
+        load_file(both.output / "model.safetensors")["layers.0.attn.Wo.weight"],
+        before["layers.0.attn.Wo.weight"],
+    )
+    again = SentenceTransformer(str(both.output), trust_remote_code=True, device="cpu")
+    assert again.encode(SENTENCES).shape == (len(SENTENCES), 64)
 
 
 def test_whitened_vectors_have_no_direction_in_common(tiny_encoder):
@@ -353,6 +413,7 @@ def test_a_run_may_be_compiled_for_batches_of_any_size(run_file, monkeypatch):
         ("start=words", "start: 'words', but `words` together with vector_size"),
         ("vector_size=-1", "vector_size: a whole number above 0"),
         ("dtype=int8", "dtype: 'int8'; one of fp32, bf16 expected"),
+        ("training.learning_rate_mapping={auto_model: 0.1}", "no parameter matches 'auto_model'"),
     ],
 )
 def test_a_student_that_cannot_be_is_refused(run_file, override, message):
@@ -386,12 +447,29 @@ def test_the_texts_of_a_vocabulary_are_words_without_spaces(tiny_encoder, tmp_pa
         sentences.main()
 
 
-def test_a_teachers_neighbors_are_a_task_of_scored_pairs(run_file, monkeypatch):
+def test_a_teachers_neighbors_are_learned_in_groups(run_file, teacher, monkeypatch):
     monkeypatch.setattr(neighbors, "RANKS", (1, 4))
-    run = load_run_file(run_file("run"), ["tasks.vectors.kind=neighbors", "tasks.vectors.limit=9"])
+    settings = ["kind=neighbors", "limit=9"]
+    settings = [*(f"tasks.vectors.{each}" for each in settings), "training.logging_steps=1"]
+    run = load_run_file(run_file("run"), settings)
     rows = load_data(run)[0]["vectors"]
-    assert len(rows) == 9 and set(rows.column_names) == {"sentence1", "sentence2", "score"}
-    assert set(rows["sentence1"]) | set(rows["sentence2"]) <= set(SENTENCES)
+    assert len(rows) == 9 and rows.column_names == ["text_0", "text_1", "text_2", "label"]
+    sentences, _ = read_teacher(teacher)
+    for row in rows:
+        texts = [row["text_0"], row["text_1"], row["text_2"]]
+        assert texts == [sentences[place] for place in row["label"]]
+    train(run)
+    log = json.loads((run.output / "training_run.json").read_text(encoding="utf-8"))["log"]
+    near = [entry["near"] for entry in log if entry.get("step") in (1, 4) and "near" in entry]
+    assert near[0] > near[1] > 0
+
+
+def test_embeddings_may_be_left_as_they_are(run_file, tiny_encoder):
+    run = load_run_file(run_file("run"), ["train_embeddings=false"])
+    train(run)
+    weights, start = weights_of(run.output), weights_of(tiny_encoder)
+    same = {name for name in weights if torch.equal(weights[name], start[name])}
+    assert {name for name in same if weights[name].ndim > 1} == {"embeddings.tok_embeddings.weight"}
 
 
 def test_a_teachers_sentences_may_be_limited(run_file):

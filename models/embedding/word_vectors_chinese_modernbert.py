@@ -1,0 +1,1 @@
+../../word_vectors_chinese_modernbert.py
