@@ -462,15 +462,18 @@ def test_saving_and_loading_gives_the_same(build, cls, tmp_path):
 
 
 @pytest.fixture
-def load_report(monkeypatch):
+def load_report():
     """What transformers has logged while loading."""
     records = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
     logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # another test's command may have set a higher one
     logger.addHandler(handler)
     yield records
     logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 @every_head
