@@ -1,10 +1,10 @@
 """Vectors that begin as bags of words, in which rare words count most.
 
 By contrast alone it takes long to find out that rare words tell texts apart. This is where it
-begins instead (docs/journal.md, 2026-11-27): the layers add nothing yet, and each token has a
-sparse code of its own by random weights of the dense layer, with more values above 0 the rarer the
-token is. Which tokens have similar codes, their embeddings decide: the model's own, or a teacher's
-vectors of the tokens alone (as in Model2Vec, https://github.com/MinishLab/model2vec).
+begins instead (docs/journal.md, 2026-11-27): beside the layers' states each token has a sparse code
+of its own by random weights of a dense layer, with more values above 0 the rarer the token is.
+Which tokens have similar codes, a teacher's vectors of the tokens alone decide (as in Model2Vec,
+https://github.com/MinishLab/model2vec).
 """
 
 from collections.abc import Sequence
