@@ -179,29 +179,28 @@ def train(run: RunFile) -> BaseModel:
     check_output(run.output)
     words = read_teacher(run.word_vectors) if run.word_vectors else None
     rows, vectors = load_data(run)
+    texts = list(itertools.chain(*map(texts_of, rows.values())))
+    arguments = arguments_for(run, rows)
     set_seed(run.seed)
     model = Opening.of(run.model, dtype="fp32").open(run.architecture)
     if run.layers is not None:
         keep_layers(model, run.layers)
     if run.start == "words":
         put_words_beside(model, run.vector_size, run.word_size)
+        start_as_bag_of_words(model, texts, words)
     elif run.vector_size is not None:
         widen_vectors(model, run.vector_size)
     if run.architecture == "bi_encoder" and not any(isinstance(each, Normalize) for each in model):
         model.append(Normalize())  # the product of two vectors is their cosine
     model.prompts.update(run.prompts)
-    texts = list(itertools.chain(*map(texts_of, rows.values())))
     if run.whiten:
         whiten(model, texts)
     losses = {
         task.name: loss_for(task, model, run.dimensions, vectors.get(task.name))
         for task in run.tasks
     }
-    arguments = arguments_for(run, rows)
     _check_patterns(run, model)
     checkpoint = prepare_work(run)
-    if run.start == "words" and checkpoint is None:
-        start_as_bag_of_words(model, texts, words)
     if not run.train_layers:
         leave_layers_out(model)
     if not run.train_embeddings:
