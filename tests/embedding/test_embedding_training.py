@@ -351,7 +351,12 @@ def words_beside(teacher_of_words, tmp_path) -> list[str]:
 
 
 def test_words_are_set_before_vectors_are_made_white(run_file, words_beside):
-    untrained = [*words_beside, "whiten=true", "training.num_train_epochs=0", "training.max_steps=-1"]
+    untrained = [
+        *words_beside,
+        "whiten=true",
+        "training.num_train_epochs=0",
+        "training.max_steps=-1",
+    ]
     texts = [*SENTENCES, *(text[::-1] for text in SENTENCES)]  # those of the run
     vectors = train(load_run_file(run_file("words"), untrained)).encode(texts)
     # 0.16; made white before the words are set, vectors share most of their direction: 0.76.
