@@ -65,7 +65,7 @@ def check_room(folder: Path, passages: list[Passage], size: int, already: int) -
     """
     characters = sum(len(passage.text) for passage in passages)
     # UTF-8 twice, the words of BM25, fp16 vectors twice, and the edges of the graph.
-    needed = already + 14 * characters + len(passages) * (4 * size + 400)
+    needed = already + 14 * characters + len(passages) * (4 * size + 800)
     if (free := shutil.disk_usage(folder).free) < needed:
         raise OSError(
             f"{folder}: the index takes about {needed / 2**20:,.0f} MB, but "

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -126,6 +127,22 @@ def test_the_graph_finds_what_comparing_with_all_finds(build):
     texts = [passage.text for passage in searcher.index.passages()]
     cosines = searcher.model.encode_document(texts, normalize_embeddings=True) @ vector
     assert [score for _, score in exact] == pytest.approx(np.sort(cosines)[::-1][:10], abs=2e-3)
+
+
+def test_few_passages_are_all_compared_and_many_found_by_the_graph(build, monkeypatch):
+    index = SearchIndex.open(build())
+    find, compared = index.graph.search, []
+
+    def search(vector, top, exact):
+        compared.append(exact)
+        return find(vector, top, exact=exact)
+
+    monkeypatch.setattr(index, "graph", SimpleNamespace(search=search))
+    vector = np.ones(index.note.size, dtype=np.float32)
+    index.by_vector(vector, 1)
+    monkeypatch.setattr(search_index, "EXACT_UP_TO", 1)
+    index.by_vector(vector, 1)
+    assert compared == [True, False]
 
 
 def test_hybrid_adds_reciprocal_ranks(build, monkeypatch):
