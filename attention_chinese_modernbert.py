@@ -30,7 +30,9 @@ try:
     from .products_chinese_modernbert import (
         by_products,
         products,
+        products_beat_sdpa,
         stream_attention,
+        trains_by_products,
     )
     from .static_chinese_modernbert import StaticPlan, static_attention
     from .stream_chinese_modernbert import TokenStream
@@ -39,7 +41,9 @@ except ImportError:  # imported from a checkout, where the files are not a packa
     from products_chinese_modernbert import (
         by_products,
         products,
+        products_beat_sdpa,
         stream_attention,
+        trains_by_products,
     )
     from static_chinese_modernbert import StaticPlan, static_attention
     from stream_chinese_modernbert import TokenStream
@@ -57,6 +61,10 @@ TOKEN_CHUNK = 1024
 # Queries of one block of local attention on `sdpa`; their keys are the block and a window to each
 # side. Plain matrix products are as fast in smaller blocks, which have fewer keys for nothing.
 LOCAL_BLOCK, TRAINING_BLOCK = 128, 64
+
+# With AMX, global layers train by plain matrix products where no document is longer than this:
+# torch's kernel is called for each document, and has the faster products.
+AMX_LONGEST = 256
 
 # flex_attention works in blocks of this many queries and keys.
 FLEX_BLOCK = 128
@@ -109,6 +117,7 @@ class AttentionPlan:
         chunk: tokens that a layer processes at a time, or None for all at once.
         local_mask: of blockwise local attention, (blocks, 1, block, block + 2 * window); None
             where no document is longer than the window.
+        local_by_products: whether local layers train by plain matrix products.
         global_mask: of training by plain matrix products, (rows, 1, width, width) of the grid.
         block_masks: of flex_attention, by window.
         grid: for the backends that take rectangular batches: one row a document, several whole
@@ -123,6 +132,7 @@ class AttentionPlan:
     compiled: bool = False
     chunk: int | None = None
     local_mask: Tensor | None = None
+    local_by_products: bool = False
     global_mask: Tensor | None = None
     block_masks: Mapping[int | None, BlockMask] = field(default_factory=dict)
     grid: Grid | None = None
@@ -159,9 +169,14 @@ def make_plan(
     if stream.positions.device.type == "cpu" and not compiled and not training:
         chunk = TOKEN_CHUNK
     window = max(windows - {None}, default=None)
-    trains_by_products = backend == "sdpa" and training and by_products(stream.positions, dtype)
+    local_by_products = global_by_products = False
+    if backend == "sdpa" and training and trains_by_products(stream.positions, dtype):
+        local_by_products = True
+        # A compiled graph has to hold for every batch.
+        short = stream.longest <= AMX_LONGEST and not compiled
+        global_by_products = short or products_beat_sdpa()
     if backend == "sdpa" and window is not None and (compiled or stream.longest > window + 1):
-        block = TRAINING_BLOCK if trains_by_products else LOCAL_BLOCK
+        block = TRAINING_BLOCK if local_by_products else LOCAL_BLOCK
         # A graph specialized for one block could not take more, so a compiled one gets two.
         blocks = max(-(-len(stream.document) // block), 1 + compiled)
         local_mask = make_local_mask(stream, window, block, blocks, dtype)
@@ -169,9 +184,9 @@ def make_plan(
         block_masks = {window: make_block_mask(stream, window) for window in windows}
     if output_attentions:
         grid = grid_of_batch(stream)
-    elif backend == "sdpa" and training and (compiled or trains_by_products):
+    elif backend == "sdpa" and training and (compiled or global_by_products):
         grid = grid_of_tiles(stream, smallest=1 + compiled)
-        if trains_by_products:
+        if global_by_products:
             global_mask = additive(grid.visible(None), dtype)
     elif not is_built_in(backend) or (compiled and backend == "eager"):
         grid = grid_of_documents(stream, smallest=1 + compiled)
@@ -196,6 +211,7 @@ def make_plan(
         compiled=compiled,
         chunk=chunk,
         local_mask=local_mask,
+        local_by_products=local_by_products,
         global_mask=global_mask,
         block_masks=block_masks,
         grid=grid,
@@ -430,12 +446,12 @@ def sdpa_attention(
     # Under autocast q and k come out of RoPE and v out of a projection: make them one type.
     k, v = k.to(q.dtype), v.to(q.dtype)
     local = window is not None and plan.local_mask is not None
-    if plan.global_mask is not None:
-        if local:
-            return stream_attention(q, k, v, plan.local_mask)
-        return stream_attention(q, k, v, plan.global_mask, plan.grid.token, plan.grid.place)
+    if local and plan.local_by_products:
+        return stream_attention(q, k, v, plan.local_mask)
     if local:
         return _sdpa_blockwise(q, k, v, plan, window)
+    if plan.global_mask is not None:
+        return stream_attention(q, k, v, plan.global_mask, plan.grid.token, plan.grid.place)
     if not torch.compiler.is_compiling():
         return _sdpa_per_document(q, k, v, plan.stream.bounds)
     if plan.grid is None:

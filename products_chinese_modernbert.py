@@ -1,9 +1,9 @@
 """Training on a CPU by plain matrix products: attention and the loss over the vocabulary.
 
-torch's attention for CPUs does not use bf16 units other than AMX in its products, and its
-backward is slower still; a loss over 32,000 classes writes and reads fp32 logits several times.
-Here both are matrix products and a softmax between them, in pieces that stay in the cache, with a
-backward of their own.
+torch's attention for CPUs does not use bf16 units other than AMX in its products, and its backward
+is slower still, with AMX too where documents are short; a loss over 32,000 classes writes and reads
+fp32 logits several times. Here both are matrix products and a softmax between them, in pieces that
+stay in the cache, with a backward of their own.
 
 They are operators of torch, so that a compiled graph calls them as they are.
 """
@@ -55,19 +55,39 @@ def is_plain_linear(module: nn.Module) -> bool:
     )
 
 
+def _has(capability: str) -> bool:
+    """Whether this CPU has it."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # new in torch's latest versions
+    return capabilities().get(capability, False)
+
+
+@functools.cache
+def products_use_bf16() -> bool:
+    """Whether this CPU multiplies matrices in bf16 (one with AMX has AVX512-BF16 as well)."""
+    return _has("avx512_bf16")
+
+
 @functools.cache
 def products_beat_sdpa() -> bool:
     """Whether this CPU multiplies in bf16, but torch's fused kernel does not use it.
 
     The kernel knows AMX. With AVX512-BF16 alone it works at a fifth of the rate of matrix products.
     """
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch's latest versions
-    return has.get("avx512_bf16", False) and not has.get("amx_tile", False)
+    return products_use_bf16() and not _has("amx_tile")
 
 
 def by_products(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether plain matrix products are the fastest attention on the device of x, in a type."""
+    """Whether plain matrix products are the fastest inference on the device of x, in a type."""
     return (x.device.type, dtype) == ("cpu", torch.bfloat16) and products_beat_sdpa()
+
+
+def trains_by_products(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether local layers train fastest by plain matrix products on the device of x, in a type.
+
+    With AMX too: the kernel's backward for masks is slow. Global layers have no mask there, and
+    `make_plan` decides about them by length.
+    """
+    return (x.device.type, dtype) == ("cpu", torch.bfloat16) and products_use_bf16()
 
 
 # ---------------------------------------------------------------------------------------------

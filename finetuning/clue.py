@@ -4,12 +4,11 @@
     python -m finetuning.clue --model . random:. characters majority --tasks tnews ocnli \\
         --seeds 5 --data FOLDER --output FOLDER
 
-RUN.yaml has the keys `models`, `tasks`, `data`, `output`, `seeds`, `save_models` and sizes such as
-`train_examples`; options on the command line take their place, and tasks named there keep the
-settings that the file has for them. Each run (a model, a task, a seed
-and a rate) leaves a JSON file with its settings and scores, and beside it a JSONL file with its
-predictions. A run whose JSON file is there is not run again. One that was interrupted starts over
-from its seed.
+RUN.yaml has the keys `models`, `tasks`, `data`, `output`, `seeds`, `save_models`, `compile` and
+sizes such as `train_examples`; options on the command line take their place, and tasks named there
+keep the settings that the file has for them. Each run (a model, a task, a seed and a rate) leaves a
+JSON file with its settings and scores, and beside it a JSONL file with its predictions. A run whose
+JSON file is there is not run again. One that was interrupted starts over from its seed.
 
 On the first seed every rate of the task's grid is tried; the rate with the best dev is kept for the
 other seeds.
@@ -106,7 +105,7 @@ def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
                 f"{model.folder} has changed since this command began; name a copy of it that "
                 "nobody writes to."
             )
-        result = train(Run(task, model, seed, rate), splits, folder, report)
+        result = train(Run(task, model, seed, rate, plan.compile), splits, folder, report)
     write_predictions(file, result.pop("predictions"))
     result = {"settings": settings, **result}
     write_json(file, result)
@@ -165,6 +164,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         default=None,
         help="keep the fine-tuned models, and let them answer the hidden tests",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        default=None,
+        help="compile the models, for runs of minutes; needs a C++ compiler on a CPU",
     )
     return parser.parse_args(arguments)
 

@@ -12,7 +12,7 @@ from finetuning.tasks import LIMITED, TASKS, Task, own_task
 from pretraining.plain_yaml import read_yaml
 
 SIZES = tuple(f"{part}_examples" for part in LIMITED)
-KEYS = ("models", "tasks", "data", "output", "seeds", *SIZES, "save_models")
+KEYS = ("models", "tasks", "data", "output", "seeds", *SIZES, "save_models", "compile")
 # What a run file may change about a task.
 SETTINGS = {field.name for field in dataclasses.fields(Task)} - {
     *("name", "read", "splits", "copies", "source")
@@ -36,6 +36,7 @@ class Plan:
         seeds: runs of each model on each task, besides the grid.
         save_models: whether fine-tuned models are kept beside the results and answer the hidden
             tests.
+        compile: whether models are compiled.
     """
 
     models: list[Model]
@@ -44,6 +45,7 @@ class Plan:
     output: Path
     seeds: int = 5
     save_models: bool = False
+    compile: bool = False
 
     @functools.cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -74,10 +76,9 @@ def read_plan(file: Path | None, options: dict) -> Plan:
         value = content.get(key)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{where}: {key!r} must be an integer of at least 1, got {value!r}.")
-    if content.get("save_models") not in (None, True, False):
-        raise ValueError(
-            f"{where}: 'save_models' must be true or false, got {content['save_models']!r}."
-        )
+    for key in ("save_models", "compile"):
+        if not isinstance(content.get(key, False), bool):
+            raise ValueError(f"{where}: {key!r} must be true or false, got {content[key]!r}.")
     for key in ("models", "tasks"):
         if not isinstance(content[key], list):
             raise ValueError(f"{where}: {key!r} must be a list, got {content[key]!r}.")

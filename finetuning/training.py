@@ -41,12 +41,14 @@ class Run:
         task, model: what is learned, and by which model.
         seed: of the head's weights, the order of the examples and dropout.
         learning_rate: the highest one; it rises for a tenth of the steps and falls to 0.
+        compile: whether the encoder is compiled, which needs a C++ compiler on a CPU.
     """
 
     task: Task
     model: Model
     seed: int
     learning_rate: float
+    compile: bool = False
 
 
 @dataclass
@@ -150,6 +152,7 @@ def train(
         "seconds": round(time.perf_counter() - began, 1),
         "device": str(place),
         "dtype": "bf16" if bf16_is_fast(place) else "fp32",
+        "compiled": run.compile,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "predictions": {
             name: [
@@ -192,6 +195,8 @@ def fit(
         The mean loss, None if it was not finite.
     """
     task, place = run.task, next(model.parameters()).device
+    if run.compile:
+        model.compile(dynamic=True)  # every batch has another number of tokens
     data = Dataset.from_list(rows)
     steps = math.ceil(len(rows) / task.batch_size) * task.epochs
     with tempfile.TemporaryDirectory() as unused:

@@ -33,7 +33,8 @@ TRAINING_SHAPES = SHAPES | {
 @pytest.fixture
 def everywhere(monkeypatch):
     """Plain products whatever the type and the processor."""
-    monkeypatch.setattr(attention, "by_products", lambda x, dtype: True)
+    monkeypatch.setattr(attention, "trains_by_products", lambda x, dtype: True)
+    monkeypatch.setattr(attention, "products_beat_sdpa", lambda: True)
 
 
 @pytest.mark.parametrize("shape", TRAINING_SHAPES)
@@ -44,6 +45,25 @@ def test_training_gives_the_reference_s_gradients(make_model, everywhere, monkey
     batch = TRAINING_SHAPES[shape]()
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)
     states, gradients = forward_and_gradients(make_model("sdpa"), batch)
+    expected, reference = forward_and_gradients(make_model("eager"), batch)
+    assert (states - expected).abs().max() <= STATE_TOLERANCE
+    assert_same_gradients(gradients, reference, GRADIENT_TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", TRAINING_SHAPES)
+def test_with_amx_long_documents_global_layers_train_by_torch_s_kernel(
+    make_model, everywhere, monkeypatch, shape
+):
+    monkeypatch.setattr(attention, "products_beat_sdpa", lambda: False)
+    kernel, called = torch.nn.functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *args, **kwargs: called.append(1) or kernel(*args, **kwargs),
+    )
+    batch = TRAINING_SHAPES[shape]()
+    states, gradients = forward_and_gradients(make_model("sdpa"), batch)
+    assert bool(called) == (stream_of(batch).longest > attention.AMX_LONGEST)
     expected, reference = forward_and_gradients(make_model("eager"), batch)
     assert (states - expected).abs().max() <= STATE_TOLERANCE
     assert_same_gradients(gradients, reference, GRADIENT_TOLERANCE)
@@ -67,7 +87,10 @@ def test_gradients_do_not_depend_on_how_the_scores_are_cut(monkeypatch, scores):
             assert (ours - reference).abs().max() <= STATE_TOLERANCE
 
 
-def test_a_compiled_model_trains_by_them_on_every_batch(make_model, everywhere):
+@pytest.mark.parametrize("amx", [False, True])
+def test_a_compiled_model_trains_by_them_on_every_batch(make_model, everywhere, monkeypatch, amx):
+    """With AMX in its local layers."""
+    monkeypatch.setattr(attention, "products_beat_sdpa", lambda: not amx)
     model = make_model("sdpa")
     compiled = torch.compile(model, backend="aot_eager")
     reference = make_model("eager")
@@ -217,15 +240,23 @@ def test_plain_products_are_for_inference_in_bf16(monkeypatch, dtype, grad):
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "answer"),
+    ("capabilities", "inference", "training"),
     [
-        ({"avx512_bf16": True, "amx_tile": False}, True),
-        ({"avx512_bf16": True, "amx_tile": True}, False),
-        ({"avx2": True}, False),
+        ({"avx512_bf16": True, "amx_tile": False}, True, True),
+        ({"avx512_bf16": True, "amx_tile": True}, False, True),
+        ({"avx2": True}, False, False),
     ],
 )
 def test_plain_products_are_for_cpus_whose_bf16_torch_s_kernel_leaves_unused(
-    monkeypatch, capabilities, answer
+    monkeypatch, capabilities, inference, training
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert products.products_beat_sdpa.__wrapped__() is answer
+    for answer in (
+        products.products_beat_sdpa,
+        products.products_use_bf16,
+    ):  # not from their caches
+        monkeypatch.setattr(products, answer.__name__, answer.__wrapped__)
+    x = torch.empty(0)
+    assert products.by_products(x, torch.bfloat16) is inference
+    assert products.trains_by_products(x, torch.bfloat16) is training
+    assert not products.trains_by_products(x, torch.float32)

@@ -157,6 +157,7 @@ def test_labels_stay_text_whatever_yaml_1_1_takes_them_for(tmp_path):
         ({"tasks": []}, "'tasks' is missing"),
         ({"seeds": 0}, "'seeds' must be an integer of at least 1, got 0"),
         ({"save_models": "no"}, "'save_models' must be true or false, got 'no'"),
+        ({"compile": "inductor"}, "'compile' must be true or false, got 'inductor'"),
         ({"model": ["a"]}, "unknown key 'model'; the keys are models"),
         ({"models": ["a/b", "c/b"]}, "two models are called 'b'"),
         ({"models": "peer=FOLDER"}, "'models' must be a list"),

@@ -1,5 +1,6 @@
 """Fine-tuning: each kind of head learns a made-up task, and a run is a function of its seed."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -131,6 +132,20 @@ def test_batches_hold_texts_of_like_length_with_choices_too(tiny_folder):
     fit(run, model, collator, rows, [])
     assert len(widths) == 16
     assert sum(len(batch) == 1 for batch in widths) >= 12
+
+
+def test_a_run_may_be_compiled_for_batches_of_any_size(tiny_folder, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module, **options: compiled.append((module, options))
+    )
+    run = dataclasses.replace(run_of(tiny_folder, "classification", epochs=1), compile=True)
+    head = HEADS["classification"]
+    model, tokenizer = run.model.build(head, ["a", "b"], 0)
+    rows = [dict(tokenizer("好")) | {"labels": 0}] * 4
+    fit(run, model, head.collator(tokenizer), rows, [])
+    assert compiled and all(options == {"dynamic": True} for _, options in compiled)
+    assert {module for module, _ in compiled} <= set(model.modules())
 
 
 def test_outputs_do_not_depend_on_the_order_of_rows(tiny_folder):
