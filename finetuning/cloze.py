@@ -227,14 +227,18 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     file = options.data / "fewclue" / "chid" / f"{options.split}.json"
     try:
+        for name in ("limit", "texts"):
+            if (value := getattr(options, name)) is not None and value < 1:
+                raise ValueError(f"--{name}: a number above 0 expected, not {value}")
         examples = read_chid(file)[0][: options.limit]
         if unlabeled := sum(example["label"] is None for example in examples):
             raise ValueError(f"{file}: {unlabeled} examples have no answer; choose another --split")
         tokenizer = AutoTokenizer.from_pretrained(options.model, trust_remote_code=True)
         model = AutoModelForMaskedLM.from_pretrained(options.model, trust_remote_code=True)
+        scorer = MaskedScorer(model, tokenizer)
     except (OSError, ValueError) as error:
         raise SystemExit(f"cloze: {error}") from error
-    result = probe(MaskedScorer(model, tokenizer), examples, options.texts)
+    result = probe(scorer, examples, options.texts)
     print(
         f"{options.model}: {result.examples} blanks, chance {result.chance:.1%}, plain "
         f"{result.plain:.1%}, mean {result.mean:.1%}, calibrated {result.calibrated:.1%} "

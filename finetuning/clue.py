@@ -22,10 +22,18 @@ from pathlib import Path
 from tqdm import tqdm
 
 from finetuning.baselines import BASELINE_HEADS, BASELINES, baseline
+from finetuning.models import device, environment
 from finetuning.plan import Plan, read_plan
 from finetuning.predictions import write_predictions
-from finetuning.results import best_of, changed_settings, collect, line, table
-from finetuning.splits import Split, describe, load, subset
+from finetuning.results import (
+    best_of,
+    changed_environment,
+    changed_settings,
+    collect,
+    line,
+    table,
+)
+from finetuning.splits import Split, check_metric, describe, load, subset
 from finetuning.tasks import LIMITED, Task
 from finetuning.training import SETTINGS_FILE, WARMUP, WEIGHT_DECAY, Run, train
 from pretraining.files import read_json, write_json
@@ -44,7 +52,8 @@ def run(plan: Plan) -> list[dict]:
         print(describe(task, splits))
         for part in LIMITED:
             if part in splits:
-                splits[part] = subset(splits[part], getattr(task, f"{part}_examples"))
+                splits[part] = subset(splits[part], getattr(task, f"{part}_examples"), task.blanks)
+        check_metric(task, splits)
         loaded.append((task, splits))
     pairs = [
         (model, task, splits)
@@ -90,7 +99,11 @@ def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
     folder = file.with_suffix("") if plan.save_models and seed is not None else None
     if file.exists():
         result = read_json(file)
-        if changed := changed_settings(result["settings"], settings):
+        changed = changed_settings(result["settings"], settings)
+        if seed is not None:
+            here = environment(device()) | {"compiled": plan.compile}
+            changed += changed_environment(result, here)
+        if changed:
             raise ValueError(
                 f"{file}: was made with other settings ({', '.join(changed)}); remove it to run it "
                 "again, or choose another --output."

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from pretraining.files import sha256_of
@@ -62,6 +63,9 @@ class Model:
             head: a `finetuning.heads.Head`.
             classes: the names of its outputs, or None.
             seed: of the weights that are random.
+
+        Raises:
+            ValueError: if weights of the encoder are not of the shape that its configuration says.
         """
         set_seed(seed)
         names = {}
@@ -73,8 +77,35 @@ class Model:
             config = AutoConfig.from_pretrained(self.folder, **options)
             model = head.auto.from_config(config, dtype=torch.float32, trust_remote_code=True)
         else:
-            model = head.auto.from_pretrained(self.folder, dtype=torch.float32, **options)
+            # A folder may have been fine-tuned on another task: its head is not the new one's size.
+            model, report = head.auto.from_pretrained(
+                self.folder,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **options,
+            )
+            _refuse_other_shapes(self.folder, model, report["mismatched_keys"])
         return model, AutoTokenizer.from_pretrained(self.folder, trust_remote_code=True)
+
+
+def _refuse_other_shapes(folder: str, model, mismatched) -> None:
+    encoder = f"{model.base_model_prefix}."
+    names = sorted(entry[0] for entry in mismatched if entry[0].startswith(encoder))
+    if names:
+        raise ValueError(
+            f"{folder}: {names[0]} does not have the shape that config.json says; the weights "
+            "belong to another configuration."
+        )
+
+
+def environment(place: torch.device) -> dict:
+    """What a run on a device depends on besides its settings, as a result keeps it."""
+    return {
+        "device": str(place),
+        "dtype": "bf16" if bf16_is_fast(place) else "fp32",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
 
 
 def device() -> torch.device:

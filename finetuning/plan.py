@@ -15,11 +15,11 @@ SIZES = tuple(f"{part}_examples" for part in LIMITED)
 KEYS = ("models", "tasks", "data", "output", "seeds", *SIZES, "save_models", "compile")
 # What a run file may change about a task.
 SETTINGS = {field.name for field in dataclasses.fields(Task)} - {
-    *("name", "read", "splits", "copies", "source")
+    *("name", "head", "read", "splits", "copies", "source", "hub")
 }
 METRICS = {
     "classification": ("accuracy", "f1", "auc"),
-    "tokens": ("f1", "precision", "recall"),
+    "tokens": ("f1", "macro_f1", "precision", "recall"),
     "answers": ("exact_match", "f1"),
     "choices": ("accuracy",),
 }
@@ -59,7 +59,8 @@ def read_plan(file: Path | None, options: dict) -> Plan:
     Tasks named in the options keep the settings that the file has for them.
 
     Raises:
-        ValueError: on a key that is unknown or missing, an unknown task, or two models of one name.
+        ValueError: on a key that is unknown or missing, an unknown task, or two models or tasks of
+            one name.
     """
     content = read_yaml(file, "models: [MODEL]") if file else {}
     options = {key: value for key, value in options.items() if value is not None}
@@ -88,6 +89,9 @@ def read_plan(file: Path | None, options: dict) -> Plan:
         raise ValueError(f"{where}: two models are called {twice!r}; name them, NAME=FOLDER.")
     sizes = {name: content.pop(name, None) for name in SIZES}
     tasks = [_task(entry, where, sizes) for entry in content.pop("tasks")]
+    names = [task.name for task in tasks]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{where}: the task {twice!r} is there twice; give it once.")
     data, output = Path(content.pop("data")), Path(content.pop("output"))
     return Plan(models, tasks, data, output, **content)
 
@@ -144,6 +148,9 @@ def _task(entry, where: str, sizes: dict) -> Task:
                 if not isinstance(settings[key], list):
                     raise ValueError(f"{key}: a list expected, not {settings[key]!r}")
                 settings[key] = tuple(map(kind, settings[key]))
+        for key, value in (("columns", columns), ("files", files)):
+            if value and not isinstance(value, dict):
+                raise ValueError(f"{key}: keys with their names expected, not {value!r}")
         if columns:
             task = own_task(name, columns, files, **settings)
         else:
@@ -166,6 +173,8 @@ def _check(task: Task) -> None:
             raise ValueError(f"{key}: a whole number above 0 expected, not {value!r}")
     if not task.learning_rates or min(task.learning_rates) <= 0:
         raise ValueError(f"learning_rates: numbers above 0 expected, not {task.learning_rates}")
+    if not isinstance(task.held_out, float) or not 0 <= task.held_out < 1:
+        raise ValueError(f"held_out: a share from 0 to below 1 expected, not {task.held_out!r}")
     if not isinstance(task.blanks, bool):
         raise ValueError(f"blanks: true or false expected, not {task.blanks!r}")
     for key, known in (("metric", METRICS[task.head]), ("borders", BORDERS)):

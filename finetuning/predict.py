@@ -78,6 +78,8 @@ class Predictor:
                         f"example {number}: {key!r} is missing or empty; {self.task.name} needs "
                         f"{', '.join(_NEEDED[self.task.head])}."
                     )
+        if not examples:
+            return []
         full = [
             _LEFT_OUT | {"id": number, "group": number} | example
             for number, example in enumerate(examples)
@@ -107,7 +109,7 @@ def example_of(options: argparse.Namespace) -> dict:
     """The example that the options describe."""
     if options.choices:
         text = options.context or options.text
-        question = options.text if options.context else None
+        question = options.text if options.context else options.pair
         return {"text": text, "text_pair": question, "choices": options.choices}
     if options.context:
         return {"question": options.text, "context": options.context}

@@ -102,29 +102,52 @@ def best_of(results: list[dict]) -> dict:
 
 
 def changed_settings(old: dict, new: dict) -> list[str]:
-    """Names of the settings that change a result and differ; seeds and rates are not compared."""
-    of_no_effect = ("model_source", "protocol", "hub", "seed", "learning_rate")
+    """Names of the settings that change a result and differ; seeds and rates are not compared, nor
+    is the hidden test."""
+    of_no_effect = {"protocol", "hub", "seed", "learning_rate"}
+    if new.get("model_files"):  # a folder may move; a name on the Hub is all that is known of it
+        of_no_effect.add("model_source")
+    old, new = map(_without_hidden, (old, new))
     keys = [key for key in (*new, *(old.keys() - new.keys())) if key not in of_no_effect]
     return [key for key in keys if old.get(key) != new.get(key)]
 
 
-def _environment(result: dict) -> dict[str, str]:
-    """What changes figures a little though no setting differs; empty for baselines."""
+def _without_hidden(settings: dict) -> dict:
+    return {
+        name: {part: each for part, each in value.items() if part != "hidden"}
+        if isinstance(value, dict)
+        else value
+        for name, value in settings.items()
+    }
+
+
+def changed_environment(old: dict, new: dict) -> list[str]:
+    """Names of what changes figures a little though no setting differs: device, type, versions."""
+    old, new = map(_environment, (old, new))
+    return [key for key in old | new if old.get(key) != new.get(key)]
+
+
+def _environment(result: dict) -> dict:
+    """Empty for baselines."""
     if "device" not in result:
         return {}
     device = result["device"].partition(":")[0]
-    return {"device": device, "dtype": result["dtype"], **result["versions"]}
+    compiled = result.get("compiled", False)
+    return {
+        "device": device,
+        "dtype": result["dtype"],
+        "compiled": compiled,
+        **result["versions"],
+    }
 
 
 def _check_alike(group: list[dict]) -> None:
     """Refuses to average what was measured with unlike settings or in unlike environments."""
     first, *others = group
-    settings, environment = first["settings"], _environment(first)
     for one in others:
-        there = _environment(one)
         changed = [
-            *changed_settings(settings, one["settings"]),
-            *(key for key in environment | there if environment.get(key) != there.get(key)),
+            *changed_settings(first["settings"], one["settings"]),
+            *changed_environment(first, one),
         ]
         if changed:
             raise ValueError(
@@ -138,8 +161,8 @@ def summarize(results: list[dict]) -> list[Summary]:
 
     Raises:
         ValueError: if those of a model and task were made with unlike settings, types, devices or
-            versions, or its first seed is missing; or if models were not measured on the same
-            examples.
+            versions, its first seed is missing or better at another rate than the others have; or
+            if models were not measured on the same examples.
     """
     groups = defaultdict(list)
     for result in results:
@@ -148,7 +171,7 @@ def summarize(results: list[dict]) -> list[Summary]:
     summaries = []
     for (task, model), group in sorted(groups.items()):
         _check_alike(group)
-        given = group[0]["settings"]["examples"]
+        given = _without_hidden(group[0]["settings"])["examples"]
         if examples.setdefault(task, given) != given:
             raise ValueError(
                 f"{task}: {model} was not given the examples that the others had; run it again "
@@ -159,6 +182,12 @@ def summarize(results: list[dict]) -> list[Summary]:
             raise ValueError(f"{task}, {model}: the results of seed 0 are missing; run it again.")
         first = best_of(tried)
         rate = first["settings"]["learning_rate"]
+        for one in group:
+            if one["settings"]["seed"] and one["settings"]["learning_rate"] != rate:
+                raise ValueError(
+                    f"{one['file']}: seed 0 is better at the rate {rate:g}; remove this file and "
+                    "run the other seeds at that rate, or remove seed 0's result at it."
+                )
         scores = defaultdict(list)
         for one in group:
             if one["settings"]["learning_rate"] == rate:

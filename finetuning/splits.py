@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from pathlib import Path
 
 from finetuning.tasks import HubReader, Task
@@ -31,7 +32,8 @@ def load(task: Task, folder: Path) -> tuple[Task, dict[str, Split]]:
 
     Raises:
         FileNotFoundError: if files of "train" or "dev" or "test" are missing.
-        ValueError: on an unknown label, a labeled split without labels, or train of one class only.
+        ValueError: on an unknown label, a labeled split without labels, entities of dev or test
+            that overlap, or train of one class only.
     """
     task, splits = _as_it_is_there(task, folder), {}
     for name, files in sorted(task.splits.items(), key=lambda item: ORDER.index(item[0])):
@@ -58,6 +60,7 @@ def load(task: Task, folder: Path) -> tuple[Task, dict[str, Split]]:
     splits["train"] = _without_scored_texts(splits)
     if not splits["train"].examples:
         raise ValueError(f"{task.name}: every text of train is also in dev or test.")
+    _check_gold(task, splits)
     if task.head == "classification":
         task = _check_labels(task, splits)
     return task, splits
@@ -106,17 +109,58 @@ def _without_scored_texts(splits: dict[str, Split]) -> Split:
     return replace(train, examples=kept, skipped=skipped)
 
 
+# What an example of each head needs where it is trained on or scored.
+_GOLD = {
+    "classification": "label",
+    "choices": "label",
+    "tokens": "entities",
+    "answers": "answers",
+}
+
+
+def _check_gold(task: Task, splits: dict[str, Split]) -> None:
+    """Refuses splits to learn from or to score that cannot be."""
+    key = _GOLD[task.head]
+    for name, split in splits.items():
+        for example in split.examples if name != "hidden" else ():
+            where = f"{task.name}: {', '.join(split.files)}, example {example['id']!r}"
+            if example[key] is None:
+                raise ValueError(
+                    f"{where}: there is no right answer, but {name} needs one; name the column of "
+                    "labels, or put their file there."
+                )
+            if task.head == "tokens" and name != "train":
+                for (*_, end, label), (start, _, other) in pairwise(sorted(example["entities"])):
+                    if start < end:
+                        raise ValueError(
+                            f"{where}: an entity of {label!r} and one of {other!r} overlap, which "
+                            f"tags of characters cannot show; keep one of them in {name}."
+                        )
+
+
+def check_metric(task: Task, splits: dict[str, Split]) -> None:
+    """Refuses splits that the task's metric cannot score.
+
+    Raises:
+        ValueError: if it needs the classes 0 and 1 and a split has others, or one alone.
+    """
+    if task.head != "classification" or task.metric == "accuracy":
+        return
+    for name in splits.keys() & {"dev", "test"}:
+        classes = sorted({example["label"] for example in splits[name].examples})
+        if classes != ["0", "1"]:
+            raise ValueError(
+                f"{task.name}: {task.metric} needs examples of the classes 0 and 1, but {name} "
+                f"has {', '.join(classes[:5])}; choose metric: accuracy, or other examples."
+            )
+
+
 def _check_labels(task: Task, splits: dict[str, Split]) -> Task:
     labels = task.labels or tuple(
         sorted({str(example["label"]) for example in splits["train"].examples})
     )
     for name, split in splits.items():
         for example in split.examples if name != "hidden" else ():
-            if example["label"] is None:
-                raise ValueError(
-                    f"{task.name}: {', '.join(split.files)} has no column of labels, but {name} "
-                    "needs one; name the column."
-                )
             if example["label"] not in labels:
                 raise ValueError(
                     f"{task.name}: {', '.join(split.files)}, example {example['id']!r}: unknown "
@@ -130,11 +174,20 @@ def _check_labels(task: Task, splits: dict[str, Split]) -> Task:
     return replace(task, labels=labels)
 
 
-def subset(split: Split, count: int | None) -> Split:
-    """At most `count` examples of a split, the same ones each time, in the split's order."""
+def subset(split: Split, count: int | None, together: bool = False) -> Split:
+    """At most `count` examples of a split, the same ones each time, in the split's order.
+
+    Args:
+        together: whether those of a group are drawn together, as blanks of a passage are answered;
+            of the last group only as many as fit.
+    """
     if count is None or count >= len(split.examples):
         return split
-    chosen = sorted(random.Random(0).sample(range(len(split.examples)), count))
+    groups: dict = {}
+    for index, example in enumerate(split.examples):
+        groups.setdefault(example["group"] if together else index, []).append(index)
+    drawn = random.Random(0).sample(list(groups.values()), min(count, len(groups)))
+    chosen = sorted(list(chain.from_iterable(drawn))[:count])
     return replace(split, examples=[split.examples[index] for index in chosen])
 
 

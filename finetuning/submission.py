@@ -17,6 +17,7 @@ from pretraining.files import write_json, write_json_lines
 
 FILES = {
     "afqmc": "afqmc_predict.json",
+    "tnews": "tnews10_predict.json",  # CLUE 1.0's test; 1.1 has another
     "iflytek": "iflytek_predict.json",
     "cmnli": "cmnli_predict.json",
     "ocnli": "ocnli_50k_predict.json",

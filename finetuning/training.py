@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from finetuning.heads import HEADS
-from finetuning.models import Model, bf16_is_fast, device
+from finetuning.models import Model, bf16_is_fast, device, environment
 from finetuning.spans import clear_caches
 from finetuning.splits import Split
 from finetuning.tasks import Task
@@ -150,10 +150,8 @@ def train(
         "inexact": {name: dict(decoding.inexact) for name, (_, decoding) in inputs.items()},
         "rows": {name: len(rows) for name, (rows, _) in inputs.items()},
         "seconds": round(time.perf_counter() - began, 1),
-        "device": str(place),
-        "dtype": "bf16" if bf16_is_fast(place) else "fp32",
+        **environment(place),
         "compiled": run.compile,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "predictions": {
             name: [
                 [example["id"], head.present(example, found)]

@@ -90,6 +90,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
+    if Model(args.model, "").is_random:
+        parser.error("--model: a folder with weights, since both heads begin with them")
     task, splits = load(replace(TASKS["cluener"], **LIMITS), args.data)
     splits["train"] = subset(splits["train"], task.train_examples)
     rows = []

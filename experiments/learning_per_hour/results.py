@@ -104,7 +104,11 @@ def _table(experiments: Mapping[str, Experiment], results: Sequence[dict]) -> st
     for name in sorted(runs, key=lambda name: _mean(runs[name], deciding, BITS)):
         experiment, of_name = experiments[name], runs[name]
         below = runs.get(experiment.on, [])
-        shared = {each["seed"] for each in of_name} & {each["seed"] for each in below}
+        finished = [
+            {each["seed"] for each in side if deciding in each["held_out"]}
+            for side in (of_name, below)
+        ]
+        shared = set.intersection(*finished)
         ours, theirs = (
             [each for each in side if each["seed"] in shared] for side in (of_name, below)
         )

@@ -186,7 +186,7 @@ def run_experiment(queue: Queue, experiment: Experiment) -> bool:
         file = queue.result_file(experiment, seed)
         if file.exists():
             made = read_json(file)
-            if (made["overrides"], made["model"]) != (experiment.overrides, experiment.model):
+            if not is_of(made, experiment):
                 print(f"{file.stem}: its result is of other settings; remove {file}.", flush=True)
                 complete = False
             continue
@@ -198,6 +198,16 @@ def run_experiment(queue: Queue, experiment: Experiment) -> bool:
             complete = False
     write_leaderboard(queue.page, leaderboard(queue.experiments, read_results(queue.results)))
     return complete
+
+
+def is_of(result: dict, experiment: Experiment) -> bool:
+    """Whether a result was made with an experiment's settings as they are now."""
+    now = [experiment.overrides, experiment.model, experiment.objective]
+    now.append(list(experiment.time_shares))
+    # The first results do not name the last two, which had these values.
+    then = [result["overrides"], result["model"], result.get("objective", MASKED_TOKENS)]
+    then.append(result.get("time_shares", [1.0]))
+    return now == then
 
 
 def run_seed(queue: Queue, experiment: Experiment, seed: int) -> dict:
@@ -221,6 +231,7 @@ def run_seed(queue: Queue, experiment: Experiment, seed: int) -> dict:
         "overrides": experiment.overrides,
         "model": experiment.model,
         "objective": experiment.objective,
+        "time_shares": list(experiment.time_shares),
         "steps": list(steps.values()),
         "tokens": sum(count * tokens_of_a_step(run, stage) for stage, count in steps.items()),
         "speed_ratios": list(ratios.values()),

@@ -11,6 +11,7 @@ import pytest
 from experiments.learning_per_hour.experiment import (
     BASE_RUN,
     FOLDER,
+    MASKED_TOKENS,
     Experiment,
     Protocol,
     overrides_of,
@@ -55,11 +56,11 @@ def test_every_experiment_describes_a_run(experiment, tmp_path):
     overrides = overrides_of(experiment, tmp_path, tmp_path / "model.json")
     steps = {number: 400 for number in experiment.stages}
     run = load_run(str(BASE_RUN), with_steps(overrides, steps))
-    base = load_run(str(BASE_RUN))
     assert Path(run.stage(1).train_rows).is_relative_to(tmp_path)
     assert "\n" not in experiment.change
-    same = dataclasses.replace(run.stage1, train_rows=base.stage1.train_rows) == base.stage1
-    assert not same or experiment.name == "base" or experiment.model or run.stage2 is None
+    if experiment.name != "base" and experiment.objective == MASKED_TOKENS:
+        unchanged = overrides_of(Experiment("base", "none"), tmp_path, tmp_path / "model.json")
+        assert run != load_run(str(BASE_RUN), with_steps(unchanged, {1: 400}))
 
 
 def test_the_protocol_names_what_decides():

@@ -47,6 +47,22 @@ def test_each_head_learns_a_made_up_task(tiny_folder, tmp_path, head):
         predictor([{}])
 
 
+def test_a_model_with_another_head_begins_a_new_one(tiny_folder, tmp_path):
+    random = Model(f"random:{tiny_folder}", "tiny")
+    model, tokenizer = random.build(HEADS["tokens"], ["O", "B-x", "I-x"], 0)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    saved = Model(str(tmp_path), "saved")
+    again, _ = saved.build(HEADS["classification"], ["a", "b"], 0)
+    assert again.classifier.weight.shape[0] == 2
+    state, then = again.model.state_dict(), model.model.state_dict()
+    assert all(torch.equal(weight, then[name]) for name, weight in state.items())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+    with pytest.raises(ValueError, match=r"layers\.0\.mlp\.\w+\.weight does not have the shape"):
+        saved.build(HEADS["classification"], ["a", "b"], 0)
+
+
 def test_a_folder_without_its_task_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"task\.json is missing; name a folder"):
         Predictor(tmp_path)
@@ -57,6 +73,8 @@ def test_the_command_asks_as_its_options_say():
     assert example_of(parse(ask)) == {"question": "去哪里买？", "context": "没有米了。"}
     choose = {"text": "没有米了。", "text_pair": "去哪里买？", "choices": ["超市", "车站"]}
     assert example_of(parse([*ask, "--choices", "超市", "车站"])) == choose
+    pair = ["folder", "没有米了。", "--pair", "去哪里买？", "--choices", "超市", "车站"]
+    assert example_of(parse(pair)) == choose
     assert example_of(parse(["folder", "甲", "--pair", "乙"])) == {"text": "甲", "text_pair": "乙"}
 
 

@@ -7,7 +7,16 @@ import yaml
 from huggingface_hub import ModelCard
 
 from finetuning.predictions import predictions_file, read_predictions, write_predictions
-from finetuning.results import collect, line, mean, page, summarize, table, write_card
+from finetuning.results import (
+    changed_settings,
+    collect,
+    line,
+    mean,
+    page,
+    summarize,
+    table,
+    write_card,
+)
 from finetuning.submission import write_submission
 
 
@@ -49,6 +58,32 @@ def test_of_rates_that_are_equally_good_the_lowest_counts():
     assert summarize(tied)[0].scores == {("dev", "accuracy"): [0.5, 0.6]}
 
 
+def test_seeds_at_another_rate_than_the_best_are_not_dropped_unseen():
+    better = result("ocnli", "ours", 0.60, 0, 1e-5)
+    with pytest.raises(ValueError, match=r"ours/ocnli/1\.json: seed 0 is better at the rate 1e-05"):
+        summarize([better, *RESULTS[1:]])
+
+
+def test_a_folder_may_move_and_names_on_the_hub_are_other_models():
+    moved = (
+        {"model_files": "5f", "model_source": "a/base"},
+        {
+            "model_files": "5f",
+            "model_source": "b/base",
+        },
+    )
+    assert changed_settings(*moved) == []
+    on_the_hub = [one | {"model_files": ""} for one in moved]
+    assert changed_settings(*on_the_hub) == ["model_source"]
+
+
+def test_a_hidden_test_that_came_later_changes_no_result():
+    before = {"examples": {"train": 9, "dev": 3}, "files": {"train": ["train.json"]}}
+    after = {"examples": before["examples"] | {"hidden": 4}, "files": before["files"]}
+    assert changed_settings(before, after) == []
+    assert changed_settings(before, after | {"examples": {"train": 8, "dev": 3}}) == ["examples"]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -72,6 +107,7 @@ def test_unlike_results_are_not_averaged(key, value, message):
     [
         ({"dtype": "fp32"}, "dtype"),
         ({"device": "cuda:0"}, "device"),
+        ({"compiled": True}, "compiled"),
         ({"versions": {"torch": "2.12", "transformers": "5.23"}}, "torch"),
     ],
 )

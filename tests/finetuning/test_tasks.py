@@ -1,10 +1,11 @@
 """Tasks and their splits: the table is complete, and what is read is checked before training."""
 
 import json
+from collections import Counter
 
 import pytest
 
-from finetuning.splits import describe, load, subset
+from finetuning.splits import Split, check_metric, describe, load, subset
 from finetuning.tasks import TASKS, own_task
 
 WORDS = ("很好", "不错", "新鲜", "干净", "便宜", "安静", "漂亮", "热情", "方便", "实在")
@@ -111,6 +112,39 @@ def test_a_subset_is_the_same_each_time_and_keeps_the_order(folder):
     assert subset(train, None) is train
 
 
+def test_blanks_of_a_passage_are_drawn_together():
+    passages = [number // 3 for number in range(30)]
+    blanks = [{"id": number, "group": group} for number, group in enumerate(passages)]
+    some = subset(Split(blanks, (), Counter()), 7, together=True)
+    assert sorted(Counter(blank["group"] for blank in some.examples).values()) == [1, 3, 3]
+
+
+def test_classes_other_than_0_and_1_have_no_f1(folder):
+    task, splits = load(reviews(folder, metric="f1"), folder)
+    with pytest.raises(ValueError, match=r"f1 needs .* classes 0 and 1, but \w+ has a, b"):
+        check_metric(task, splits)
+    check_metric(reviews(folder), splits)
+
+
+def test_entities_that_overlap_are_refused_where_they_are_scored(tmp_path):
+    line = {"text": "长沙银行开业了", "label": {"company": {"长沙银行": [[0, 3]]}}}
+    nested = {"text": "杭州银行也开业", "label": line["label"] | {"address": {"杭州": [[0, 1]]}}}
+    nested["label"]["company"] = {"杭州银行": [[0, 3]]}
+    folder = tmp_path / "cluener"
+    folder.mkdir()
+    texts = [json.dumps(each, ensure_ascii=False) for each in (line, nested)]
+    (folder / "train.json").write_text(texts[1], encoding="utf-8")
+    (folder / "dev.json").write_text(texts[0], encoding="utf-8")
+    assert load(TASKS["cluener"], tmp_path)
+    (folder / "dev.json").write_text("\n".join(texts), encoding="utf-8")
+    (folder / "train.json").write_text(texts[0].replace("了", "吗"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"dev\.json, example 1: an entity of 'address' and one"):
+        load(TASKS["cluener"], tmp_path)
+    (folder / "dev.json").write_text('{"text": "没有标签"}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"dev\.json, example 0: there is no right answer"):
+        load(TASKS["cluener"], tmp_path)
+
+
 def test_a_missing_split_is_named(folder):
     (folder / "dev.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"reviews: .*dev\.json, the dev split, is missing"):
@@ -131,5 +165,5 @@ def test_one_class_is_refused(folder):
 
 def test_a_split_without_the_column_of_labels_is_refused(folder):
     (folder / "test.json").write_text('{"text": "门口有公交车"}', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"test\.json has no column of labels, but test needs one"):
+    with pytest.raises(ValueError, match=r"test\.json, example 0: there is no right .* test needs"):
         load(reviews(folder), folder)
