@@ -34,15 +34,16 @@ def masked_loss(
 ) -> Tensor:
     """Cross-entropy of the decoder's logits for the states x (tokens, hidden_size) in training.
 
-    On a CPU no logits are kept, unless something is wrapped around the decoder.
+    On a CPU no logits are kept in fp32 and bf16, unless something is wrapped around the decoder.
 
     Args:
         labels: (tokens,), none of them ignored.
     """
-    if x.device.type != "cpu" or not is_plain_linear(decoder) or decoder.bias is None:
-        return token_loss(decoder(x), labels, num_items_in_batch)
     autocast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if autocast else decoder.weight.dtype
+    plain = is_plain_linear(decoder) and decoder.bias is not None
+    if x.device.type != "cpu" or not plain or dtype not in (torch.float32, torch.bfloat16):
+        return token_loss(decoder(x), labels, num_items_in_batch)
     total = linear_cross_entropy(x, decoder.weight, decoder.bias, labels, dtype)
     return _per_item(total, (labels != IGNORED).sum(), num_items_in_batch)
 

@@ -143,7 +143,8 @@ class ChineseModernBertRMSNorm(nn.RMSNorm):
     """torch's RMSNorm, which has no fused kernel on a CPU and makes several fp32 copies there."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not runs_eagerly_without_gradients():
+        exact = x.dtype == torch.float64
+        if x.device.type != "cpu" or exact or not runs_eagerly_without_gradients():
             return super().forward(x)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = torch.rsqrt(length.square() / x.shape[-1] + self.eps)
@@ -320,7 +321,7 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if the requested backend cannot work there; the message says how to fix it.
         """
-        # Not self.device: a replica of DataParallel has no parameters.
+        # Not self.device, here and below: a replica of DataParallel has no parameters.
         device = self.get_input_embeddings().weight.device
         return choose_attention(self.config._attn_implementation, device, self.attention_dtype())
 
@@ -482,7 +483,8 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
                 "for all calls."
             )
             return "eager"
-        if backend == "sdpa" and self.device.type == "cuda" and reason != "as asked for":
+        on_gpu = self.get_input_embeddings().weight.device.type == "cuda"
+        if backend == "sdpa" and on_gpu and reason != "as asked for":
             logger.warning_once(f"Attention is {backend}: {reason}.")
         else:
             logger.info_once(f"Attention is {backend}: {reason}.")
@@ -743,7 +745,7 @@ class ChineseModernBertForFineTuning(ChineseModernBertWithHead):
             inputs: arguments of `ChineseModernBertModel.forward`.
 
         Raises:
-            ValueError: on a row without a real token.
+            ValueError: on a row or a document without a real token.
         """
         inputs = self.unpad_inputs(**inputs)
         stream = inputs["plan"].stream
@@ -752,6 +754,11 @@ class ChineseModernBertForFineTuning(ChineseModernBertWithHead):
             raise ValueError(
                 f"only {documents} of the {batch} rows hold a real token: attention_mask is all "
                 "zero in the others, so there is nothing to classify in them. Leave them out."
+            )
+        if stream.has_empty_documents:
+            raise ValueError(
+                "two numbers of cu_seq_lens_q are equal: the document between them holds no token, "
+                "so there is nothing to classify in it. Leave it out."
             )
         outputs = self.model(**inputs, return_dict=True)
         pooled = stream.pool(outputs.last_hidden_state, self.config.classifier_pooling)

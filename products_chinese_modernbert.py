@@ -345,6 +345,9 @@ def linear_cross_entropy(
         bias: (classes,).
         labels: (tokens,).
         dtype: of the products.
+
+    Raises:
+        IndexError: on a label that is no class.
     """
     return _loss(x, weight, bias, labels, dtype)[0]
 
@@ -354,6 +357,12 @@ def _loss(
     x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The loss, and its gradients by x, weight and bias in the type of the products."""
+    # A negative number would count from the last class.
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(weight):
+        raise IndexError(
+            f"labels lie between {labels.min()} and {labels.max()}, but the classes are 0 to "
+            f"{len(weight) - 1}; what is not to be predicted is labeled -100."
+        )
     x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     loss = x.new_zeros((), dtype=torch.float32)
     dx, dweight, dbias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)

@@ -55,6 +55,11 @@ class PaddedStream:
         return torch.zeros_like(real).scatter_add(0, self.document, real)
 
     @property
+    def has_empty_documents(self) -> bool:
+        """Rows without a real token give numbers without a meaning: a graph cannot refuse them."""
+        return False
+
+    @property
     def documents(self) -> int:
         """Documents that heads classify: the rows.
 

@@ -30,6 +30,7 @@ class TokenStream:
         bounds: the same numbers as Python integers, read from the device once a forward.
         document: (total_tokens,) number of the document that each token belongs to.
         positions: (total_tokens,) position of each token for RoPE.
+        has_empty_documents: whether one of the documents holds no token.
     """
 
     batch_shape: tuple[int, int]
@@ -38,6 +39,7 @@ class TokenStream:
     bounds: tuple[int, ...]
     document: Tensor
     positions: Tensor
+    has_empty_documents: bool
 
     @property
     def longest(self) -> int:
@@ -189,7 +191,15 @@ def make_stream(
         positions = torch.arange(total, device=device) - cu_seqlens.long()[document]
     else:
         positions = position_ids if indices is None else position_ids[indices]
-    return TokenStream((batch, sequence), indices, cu_seqlens, tuple(bounds), document, positions)
+    return TokenStream(
+        (batch, sequence),
+        indices,
+        cu_seqlens,
+        tuple(bounds),
+        document,
+        positions,
+        has_empty_documents=len(set(bounds)) < len(bounds),
+    )
 
 
 def is_exporting() -> bool:

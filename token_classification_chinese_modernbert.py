@@ -94,6 +94,13 @@ class ChineseModernBertTokenClassificationPipeline(TokenClassificationPipeline):
             is not smaller than a window.
     """
 
+    def __call__(self, inputs, **kwargs):
+        """Labels one text or a list of them, by the parameters above."""
+        # transformers takes what a call does not say for False, whatever `pipeline` was told.
+        of_pipeline = self._preprocess_params.get("is_split_into_words", False)
+        kwargs.setdefault("is_split_into_words", of_pipeline)
+        return super().__call__(inputs, **kwargs)
+
     def check_model_type(self, supported_models):
         """Accepts every model; transformers' list holds only its own and would log an error."""
 

@@ -110,7 +110,7 @@ def make_model(config: ChineseModernBertConfig, rows: Rows, seed: int):
     """The model, and how many of its embeddings come from counts."""
     special = sorted(rows.manifest["special_token_ids"].values())
     chunks = counted_ids(rows, COUNTED_TOKENS)
-    together, seen = count(chunks, config.vocab_size, config.cls_token_id)
+    together, seen = count(chunks, config.vocab_size, rows.manifest["special_token_ids"]["cls_id"])
     information = ppmi(together, special)
     print(f"{information.nnz / 1e6:.1f} M pairs; singular vectors …", flush=True)
     set_seed(seed)

@@ -270,6 +270,11 @@ IDS = torch.full((2, 6), 7)
         ),
         (
             ChineseModernBertForSequenceClassification,
+            dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), torch.tensor([0, 4, 4, 6])),
+            "two numbers of cu_seq_lens_q are equal",
+        ),
+        (
+            ChineseModernBertForSequenceClassification,
             {"labels": torch.tensor([0, 1, 2])},
             r"labels has shape \(3,\), but there are 2 documents and 3 labels",
         ),
@@ -292,7 +297,7 @@ IDS = torch.full((2, 6), 7)
 )
 def test_what_does_not_fit_is_refused(make_head, cls, inputs, message):
     with pytest.raises(ValueError, match=message):
-        make_head(cls)(input_ids=IDS, **inputs)
+        make_head(cls)(input_ids=IDS[:1] if "cu_seq_lens_q" in inputs else IDS, **inputs)
 
 
 def test_an_unknown_argument_is_refused(make_head):

@@ -91,6 +91,9 @@ def test_gradients_do_not_depend_on_how_the_scores_are_cut(monkeypatch, scores):
 def test_a_compiled_model_trains_by_them_on_every_batch(make_model, everywhere, monkeypatch, amx):
     """With AMX in its local layers."""
     monkeypatch.setattr(attention, "products_beat_sdpa", lambda: not amx)
+    monkeypatch.setattr(attention, "_sdpa_blockwise", None)
+    if not amx:
+        monkeypatch.setattr(attention.Grid, "spread", None)  # the way to torch's kernel
     model = make_model("sdpa")
     compiled = torch.compile(model, backend="aot_eager")
     reference = make_model("eager")
@@ -151,6 +154,22 @@ def test_the_masked_loss_of_bf16_is_near_that_of_fp32(make_model):
     # bf16 keeps 8 bits; a gradient is a sum of some hundred numbers of either sign.
     assert (loss - expected).abs() <= 2**-7 * expected
     assert_same_gradients(gradients, reference, 2**-3)
+
+
+@pytest.mark.parametrize("label", [-1, VOCAB])
+def test_a_label_that_is_no_class_is_refused(make_model, label):
+    model, batch = make_model(cls=ChineseModernBertForMaskedLM).train(), masked_batch(40)
+    batch["labels"][0, 5] = label
+    with pytest.raises(IndexError, match=f"classes are 0 to {VOCAB - 1}"):
+        model(**batch)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 2**-7), (torch.float64, 1e-6)])
+def test_types_other_than_fp32_and_bf16_have_the_loss_of_the_logits(make_model, dtype, tolerance):
+    model, batch = make_model(cls=ChineseModernBertForMaskedLM).to(dtype), masked_batch(40, 90, 3)
+    loss = model.train()(**batch).loss
+    with torch.no_grad():
+        assert (model.eval()(**batch).loss - loss).abs() <= tolerance * loss
 
 
 def test_a_batch_without_a_masked_token_has_a_loss_of_zero_and_gradients_of_zero(make_model):

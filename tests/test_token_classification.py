@@ -279,6 +279,10 @@ def test_given_words_are_judged_as_they_are(label):
     entities = pipe([words], is_split_into_words=True, aggregation_strategy="first")[0]
     check(entities, text)
     assert [entity["word"] for entity in entities] == ["周敏", "西安"]
+    options = {"is_split_into_words": True, "aggregation_strategy": "first"}
+    always = type(pipe)(model=pipe.model, tokenizer=pipe.tokenizer, **options)
+    assert always([words]) == [entities]
+    assert always(text, is_split_into_words=False) == pipe(text, aggregation_strategy="first")
     entities = pipe([words], is_split_into_words=True, aggregation_strategy="max", delimiter="")
     check(entities[0], "".join(words))
     assert [entity["word"] for entity in entities[0]] == ["周敏", "西安", "𠀋𠀍村"]

@@ -9,7 +9,7 @@ not apply or are proven elsewhere:
 - equality of `sdpa`, `eager` and the flash kernels, static masks and torch.compile: test_attention,
   test_compile and, on a GPU, test_gpu;
 - problem types and their losses: test_heads; loading by the Auto classes: test_remote_code;
-- offloading to disk or to several devices: accelerate does that without the model's help.
+- offloading to disk: accelerate does that without the model's help.
 """
 
 import copy
@@ -104,6 +104,20 @@ def build(make_model):
 
 
 # --- outputs ----------------------------------------------------------------------------------
+
+
+def test_a_replica_of_data_parallel_which_has_no_parameters_needs_none(make_model, monkeypatch):
+    """torch gives it its weights as plain attributes; transformers' `device` fails there."""
+    model = make_model("sdpa")
+    expected = model(**pad_rows(documents(20, 9))).last_hidden_state
+    for module in model.modules():
+        weights = dict(module._parameters)
+        module._parameters.clear()
+        for name, weight in weights.items():
+            object.__setattr__(module, name, weight)
+    with pytest.raises(StopIteration):
+        model.device  # noqa: B018
+    assert torch.equal(model(**pad_rows(documents(20, 9))).last_hidden_state, expected)
 
 
 @every_model

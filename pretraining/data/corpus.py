@@ -272,6 +272,12 @@ def _document(record: dict | bytes, file: str, number: int, text_field: str) -> 
             f"{where}: the text holds an unpaired surrogate; fix or drop the line.",
         ) from error
     domain, script = (record.get(name) or "unknown" for name in ("domain", "script"))
+    if not (isinstance(domain, str) and isinstance(script, str)):
+        raise CorpusError(
+            "domain or script is no text",
+            f"{where}: the fields 'domain' and 'script' must be texts, got {domain!r} and "
+            f"{script!r}; put numbers into quotes.",
+        )
     return Document(text, domain, script, number)
 
 

@@ -39,7 +39,8 @@ def check_order(settings: StageSettings, data: StageData) -> None:
     file = folder / ORDER_FILE
     if not file.exists():
         return
-    begun, now = read_json(file), _order_facts(settings, data)
+    # Older files do not name the masking.
+    begun, now = {"masking": "words"} | read_json(file), _order_facts(settings, data)
     if changed := [key for key in now if begun[key] != now[key]]:
         raise RunConfigError(
             f"{folder} was begun with another {' and '.join(changed)}, so its training order "
@@ -59,8 +60,14 @@ def _order_facts(settings: StageSettings, data: StageData) -> dict:
         "seed": settings.run.seed,
         "rows_per_step": stage.rows_per_step,
         "batch_warmup": stage.batch_warmup and vars(stage.batch_warmup),
+        "masking": stage.masking,
         "train_rows": [shard["sha256"] for shard in data.rows.manifest["shards"]],
     }
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether its disk is; before the first step the folder may not be there yet."""
+    return folder.exists() and shutil.disk_usage(folder).free < FULL_DISK
 
 
 def explain(error: Exception, settings: StageSettings) -> str:
@@ -73,7 +80,7 @@ def explain(error: Exception, settings: StageSettings) -> str:
             f"rows that were being read have gone ({cause}). Check their disk, and whether another "
             "program writes to them; or give /dev/shm more room"
         )
-    elif shutil.disk_usage(folder).free < FULL_DISK or "File too large" in cause:
+    elif _is_full(folder) or "File too large" in cause:
         cause = f"{folder} takes no more data ({cause}). Make room there"
     elif "DataLoader worker" in cause or (
         # Where it was lost while it handed over a batch.

@@ -10,7 +10,9 @@ from pretraining.files import read_json
 
 def last_complete_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end, or None."""
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True):
+    # Somebody may have put a copy beside them, under another name.
+    checkpoints = [each for each in folder.glob("checkpoint-*") if _step_of(each).isdecimal()]
+    for checkpoint in sorted(checkpoints, key=lambda each: int(_step_of(each)), reverse=True):
         if missing := _what_is_incomplete(checkpoint):
             print(f"{checkpoint} is incomplete ({missing}), looking for the one before it")
         else:
@@ -18,8 +20,8 @@ def last_complete_checkpoint(folder: Path) -> str | None:
     return None
 
 
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+def _step_of(checkpoint: Path) -> str:
+    return checkpoint.name.removeprefix("checkpoint-")
 
 
 def _what_is_incomplete(checkpoint: Path) -> str | None:

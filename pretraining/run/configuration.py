@@ -30,6 +30,8 @@ _DECIDED_ELSEWHERE = {
     "remove_unused_columns": "the row format",
     "include_num_input_tokens_seen": "the training log",
     "gradient_accumulation_steps": "rows_per_step of the stage and the number of processes",
+    "auto_find_batch_size": "rows_per_step of the stage and per_device_train_batch_size",
+    "ignore_data_skip": "the training order, in which a resumed run goes on where it was",
     "logging_nan_inf_filter": "the guard, which stops at a loss that is not finite",
     "push_to_hub": "--push_to_hub REPO",
     "hub_model_id": "--push_to_hub REPO",

@@ -154,6 +154,11 @@ def _training_arguments(run: Run, number: int) -> TrainingArguments:
         raise RunConfigError(
             f"{key}.fp16: a step whose gradients overflow would stop the run. Set bf16: true."
         )
+    if arguments.accelerator_config.split_batches:
+        raise RunConfigError(
+            f"{key}.accelerator_config: split_batches would divide rows_per_step by the number of "
+            "processes once more; leave it out."
+        )
     if arguments.save_only_model:
         raise RunConfigError(f"{key}.save_only_model: such a checkpoint cannot be resumed.")
     if arguments.n_gpu > 1:

@@ -89,6 +89,11 @@ def test_only_the_wanted_lines_are_read(tmp_path):
         (b'{"text": ""}', "empty document", r"line 3: the field 'text' must be .* not empty"),
         (b'{"text": 5}', "empty document", r"line 3: the field 'text' must be a text"),
         (rb'{"text": "\ud800"}', "unpaired surrogate", r"line 3: .* an unpaired surrogate"),
+        (
+            b'{"text": "x", "domain": 3}',
+            "domain or script is no text",
+            r"line 3: .* must be texts, got 3 and 'unknown'",
+        ),
     ],
 )
 def test_a_bad_line_is_named_or_passed_over(tmp_path, line, kind, message):

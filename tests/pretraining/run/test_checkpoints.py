@@ -1,5 +1,6 @@
 """Which checkpoint a run continues from: the newest that is whole."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def stage(tmp_path) -> Path:
 
 def test_the_newest_is_taken(stage):
     assert last_complete_checkpoint(stage) == str(stage / "checkpoint-100")
+
+
+def test_a_copy_under_another_name_is_passed_over(stage):
+    newest = last_complete_checkpoint(stage)
+    shutil.copytree(newest, f"{newest}-copy")
+    assert last_complete_checkpoint(stage) == newest
 
 
 def test_without_one_the_stage_starts_anew(tmp_path):

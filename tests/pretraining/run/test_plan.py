@@ -16,9 +16,16 @@ from row_sets import write_rows
 from runs import stage_of
 
 
-def test_schedules_are_drawn_one_stage_after_another(tmp_path):
+def test_schedules_are_drawn_one_stage_after_another(tmp_path, monkeypatch):
     stage = SimpleNamespace(steps=5_000, learning_rate=lambda s: 1e-3, mask_rate=lambda s: 0.2)
+    save, drawn = plan.save_picture, []
+    monkeypatch.setattr(
+        plan, "save_picture", lambda figure, file: drawn.append(figure) or save(figure, file)
+    )
     draw_schedules([stage, stage], tmp_path / "new" / "plan.png")
+    for axis in drawn[0].axes:
+        first, second = (line.get_xdata() for line in axis.lines)
+        assert first[0] == 0 and first[-1] < second[0] == 5_000
     assert (tmp_path / "new" / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -65,6 +65,7 @@ def test_overrides_replace_single_values(write):
         (["stage1.lerning_rate.peak=1"], "unknown key stage1.lerning_rate.*'learning_rate'"),
         (["stage1.training.max_step=1"], "unknown key stage1.training.max_step.*'max_steps'"),
         (["stage1.training.learning_rate=1"], "stage1.training.learning_rate is decided by"),
+        (["training.ignore_data_skip=true"], "ignore_data_skip is decided by the training order"),
         (["training.push_to_hub=true"], "training.push_to_hub is decided by --push_to_hub"),
         (
             ["stage1.learning_rate.peak=fast"],
