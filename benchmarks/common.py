@@ -17,6 +17,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from pretraining.machine import processor
 from pretraining.run.flops import synchronized
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +68,7 @@ def median_ratio(numerators: list[float], denominators: list[float]) -> float:
 
 def machine(device: torch.device) -> dict[str, str]:
     """The hardware and versions that the figures were measured with."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {
         "date": date.today().isoformat(),
         "device": name,
@@ -76,13 +77,3 @@ def machine(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

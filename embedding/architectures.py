@@ -93,8 +93,16 @@ ARCHITECTURES = {
 
 
 def architecture_of(path: str) -> str:
-    """Which of `ARCHITECTURES` a folder was saved as; a plain encoder is a bi-encoder."""
-    settings = Path(path) / "config_sentence_transformers.json"
-    kind = read_json(settings).get("model_type") if settings.exists() else None
-    names = (name for name, each in ARCHITECTURES.items() if each.model.__name__ == kind)
-    return next(names, "bi_encoder")
+    """Which of `ARCHITECTURES` a folder was saved as; a plain encoder is a bi-encoder.
+
+    A classifier of pairs with one output is a cross-encoder: rerankers are published as such.
+    """
+    settings, config = Path(path) / "config_sentence_transformers.json", Path(path) / "config.json"
+    if settings.exists():
+        kind = read_json(settings).get("model_type")
+        names = (name for name, each in ARCHITECTURES.items() if each.model.__name__ == kind)
+        return next(names, "bi_encoder")
+    content = read_json(config) if config.exists() else {}
+    [head, *_] = content.get("architectures") or [""]
+    one_output = len(content.get("id2label", "01")) == 1
+    return "cross_encoder" if one_output and "SequenceClassification" in head else "bi_encoder"

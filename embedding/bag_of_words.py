@@ -149,6 +149,11 @@ def _table(vectors: np.ndarray, known: np.ndarray, rarity: np.ndarray, size: int
         vectors, known: as `_known` gives them.
         rarity: (tokens,), as `_counts` gives it.
     """
+    if vectors.shape[1] < size - 1:
+        raise ValueError(
+            f"word_size: {size} needs a teacher's vectors of {size - 1} values, but word_vectors "
+            f"has {vectors.shape[1]}. Set word_size to {vectors.shape[1] + 1} at most."
+        )
     mean, matrix = whitening(vectors[known], SHRINKAGE)
     table = np.zeros((len(vectors), size))
     white = ((vectors - mean) @ matrix)[:, : size - 1]

@@ -45,22 +45,18 @@ def load_task(spec: TaskSpec, seed: int, held_out: HeldOut | None = None) -> Loa
         OSError, ValueError: if a file or row cannot be used; the message names file, line, remedy.
     """
     examples = list(KINDS[spec.kind](spec, _rows(spec)))
-    if spec.traditional:
-        examples = [
-            {key: to_traditional(v) if isinstance(v, str) else v for key, v in example.items()}
-            for example in examples
-        ]
     if not examples:
         raise ValueError(f"{_source(spec)} has no rows to train on.")
-    kept = examples
-    if held_out is not None:
+    kept = _not_held_out(examples, held_out)
+    if spec.traditional:
+        # Of both scripts: conversion exchanges words, too, so that the way back is another text.
         kept = [
-            example
-            for example in examples
-            if not held_out.holds_any(text for text in example.values() if isinstance(text, str))
+            {key: to_traditional(v) if isinstance(v, str) else v for key, v in example.items()}
+            for example in kept
         ]
-        if not kept:
-            raise ValueError(f"{_source(spec)}: every row has a text of the test sets.")
+        kept = _not_held_out(kept, held_out)
+    if not kept:
+        raise ValueError(f"{_source(spec)}: every row has a text of the test sets.")
     dropped = len(examples) - len(kept)
     widths = {len(example) for example in kept}
     if len(widths) > 1:
@@ -69,6 +65,16 @@ def load_task(spec: TaskSpec, seed: int, held_out: HeldOut | None = None) -> Loa
             "All rows of a task need the same number of negatives."
         )
     return Loaded(limited(Dataset.from_list(kept), spec, seed), dropped)
+
+
+def _not_held_out(examples: list[dict], held_out: HeldOut | None) -> list[dict]:
+    if held_out is None:
+        return examples
+    return [
+        example
+        for example in examples
+        if not held_out.holds_any(text for text in example.values() if isinstance(text, str))
+    ]
 
 
 def limited(rows: Dataset, spec: TaskSpec, seed: int) -> Dataset:

@@ -59,7 +59,8 @@ class Opening:
         """What tells the vectors of one model from another's: weights, modules, prompts, size."""
         digest = hashlib.sha256(repr(self.dimensions).encode())
         # Of the encoder and of modules such as 2_Dense; a checkout may hold models of other runs.
-        patterns = ("*.safetensors", "*config*.json", "modules.json", "[0-9]_*/*")
+        patterns = ("*.safetensors", "*.bin", "*config*.json", "modules.json", "[0-9]_*/*")
+        patterns += ("tokenizer.json", "vocab.txt", "*.model")
         files = [file for each in patterns for file in sorted(Path(self.path).glob(each))]
         if not files:  # a name on the Hub
             digest.update(self.path.encode())

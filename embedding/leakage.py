@@ -8,6 +8,7 @@ a test set cannot be in the data if neither of its texts is. Ends with an error 
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -22,11 +23,14 @@ def leaks(run: RunFile, held_out: HeldOut) -> dict[str, list[str]]:
     Raises:
         OSError, ValueError: if the run's data cannot be read.
     """
-    found = {}
-    rows, _ = load_data(run)
-    for name, data in rows.items():
-        found[name] = sorted(text for text in set(texts_of(data)) if held_out.holds(text))
-    return found
+    found: dict[str, set[str]] = {task.name: set() for task in run.tasks}
+    # Conversion exchanges words, too: a text is looked for as it was before as well.
+    original = [dataclasses.replace(task, traditional=False) for task in run.tasks]
+    for tasks in [run.tasks] + [original] * any(task.traditional for task in run.tasks):
+        rows, _ = load_data(dataclasses.replace(run, tasks=tasks))
+        for name, data in rows.items():
+            found[name] |= {text for text in set(texts_of(data)) if held_out.holds(text)}
+    return {name: sorted(texts) for name, texts in found.items()}
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """The file of an evaluation's figures, and the table made of it."""
 
 import hashlib
-import platform
 from datetime import date
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import transformers
 
 from embedding.encoder import Opening
 from pretraining.files import read_json
+from pretraining.machine import processor
 
 # Heading -> task and metric.
 COLUMNS = {
@@ -65,10 +65,11 @@ def open_results(file: Path) -> dict:
     return {"date": date.today().isoformat(), **surroundings(), "models": {}}
 
 
-def surroundings() -> dict[str, str]:
+def surroundings() -> dict[str, str | int]:
     """The machine and the versions."""
     return {
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor(),
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "sentence_transformers": sentence_transformers.__version__,

@@ -270,6 +270,8 @@ def _check_task(spec: TaskSpec, where: str) -> None:
         if spec.traditional:
             raise ValueError(f"{where}.traditional: a teacher's vectors belong to its texts.")
         return
+    if spec.teacher is not None:
+        raise ValueError(f"{where}.teacher: only the kinds teacher and neighbors have one.")
     if spec.kind == "questions" and not spec.files:
         raise ValueError(f"{where}.files: name files in SQuAD's format.")
     if bool(spec.files) == bool(spec.hub):

@@ -24,7 +24,7 @@ from embedding.architectures import architecture_of
 from embedding.distill import start_or_resume, write_vectors
 from embedding.encoder import DTYPES, Opening
 from embedding.lexical import need_packages
-from embedding.passages import Passage, read_passages
+from embedding.passages import SEPARATORS, Passage, read_passages
 from embedding.reranker import Reranker
 from embedding.search_index import (
     GENERATION,
@@ -37,6 +37,7 @@ from embedding.search_index import (
     write_index,
 )
 from embedding.teacher import TeacherNote, digest_of, open_vectors
+from pretraining.data.corpus import passed_over
 
 # The model that a clone brings.
 SHIPPED = Path(__file__).resolve().parent.parent / "models/embedding"
@@ -118,6 +119,8 @@ def index_passages(
             others = {name for name in others if not name.lstrip(".").startswith(GENERATION)}
         if others:
             raise ValueError(f"{folder} holds {min(others)}, no index. Name another folder.")
+    elif not adding and folder.is_dir():
+        read_note(folder)  # else it is known after all vectors that the folder is another's
     old = open_for(folder, opening) if adding else None
     kept = list(old.passages()) if old else []
     passages, repeated = distinct(found, {passage.text for passage in kept})
@@ -262,6 +265,15 @@ def index_files(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     need_packages("usearch", "bm25s", "rjieba")
     opening = Opening.of(args.model or read_note(args.index).model, args.dtype)
+    index = args.index.resolve()
+    if inside := next((path for path in args.files if Path(path).resolve() in index.parents), None):
+        raise ValueError(
+            f"{args.index} lies in {inside}, so the index would be read as a source the next time. "
+            "Choose a folder beside it."
+        )
+    for ending, count in passed_over(args.files).items():
+        if ending not in SEPARATORS:
+            print(f"left out, no text files: {count:,} × {ending}", file=sys.stderr)
     args.index.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(args.index / LOCK, timeout=0):

@@ -79,7 +79,10 @@ def read_note(folder: Path) -> IndexNote:
     try:
         return IndexNote(**read_json(folder / NOTE))
     except TypeError as error:
-        raise ValueError(f"{folder / NOTE} is not the note of an index: {error}") from error
+        raise ValueError(
+            f"{folder / NOTE} is not the note of an index ({error}): name another folder, or "
+            "remove this one and build the index anew."
+        ) from error
 
 
 class SearchIndex:

@@ -14,6 +14,7 @@ the run's tasks that it would train on; without a count, these are written as th
 """
 
 import argparse
+import dataclasses
 import heapq
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -124,7 +125,10 @@ def main() -> None:
             tokenizer = AutoTokenizer.from_pretrained(args.vocabulary, trust_remote_code=True)
             pieces = list(dict.fromkeys(filter(None, words_of(tokenizer))))
         elif args.run:
-            pieces = texts_of_run(load_run_file(args.run))
+            run = load_run_file(args.run)
+            if args.exclude:
+                run = dataclasses.replace(run, exclude=args.exclude)
+            pieces = texts_of_run(run)
             if args.count is not None:
                 pieces = draw_pieces(pieces, args.count, args.seed, longest=args.longest)
         else:

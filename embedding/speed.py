@@ -51,7 +51,9 @@ def megabytes_of(folder: Path) -> float | None:
     """What the weights and the tokenizer take on disk; None for a model on the Hub."""
     if not folder.is_dir():
         return None
-    files = [*folder.glob("**/*.safetensors"), *folder.glob("tokenizer*")]
+    # A checkout holds models in folders of its own, which are others.
+    patterns = ("*.safetensors", "*.bin", "[0-9]_*/*.safetensors", "[0-9]_*/*.bin", "tokenizer*")
+    files = [file for pattern in patterns for file in folder.glob(pattern)]
     return sum(file.stat().st_size for file in files) / 2**20
 
 

@@ -89,6 +89,23 @@ def _scored_tsv(file: Path, binary: bool) -> Pairs:
     return pairs
 
 
+def _labeled_pairs(file: Path, scores: dict[str, float | None]) -> Pairs:
+    """Pairs with the score of their label; labels without a score are left out."""
+    pairs = Pairs([], [], [], binary=True)
+    for number, (left, right, label) in rows_of_jsonl(file, "sentence1", "sentence2", "label"):
+        if str(label) not in scores:
+            raise ValueError(
+                f"{file}, line {number}: label {label!r}; one of {', '.join(scores)} expected."
+            )
+        if (score := scores[str(label)]) is not None:
+            pairs.left.append(left)
+            pairs.right.append(right)
+            pairs.scores.append(score)
+    if not pairs.scores:
+        raise ValueError(f"{file} holds no pairs.")
+    return pairs
+
+
 def rows_of_squad(file: Path) -> Iterator[tuple[str, str, int]]:
     """(context, question, where its first answer starts, or 0) of a file in SQuAD's format.
 
@@ -126,22 +143,13 @@ def afqmc(folder: Path) -> Pairs:
 def simclue(folder: Path) -> Pairs:
     """SimCLUE, `test_public`: do two sentences mean the same?"""
     file = folder / "simclue/test_public.json"
-    rows = [row for _, row in rows_of_jsonl(file, "sentence1", "sentence2", "label")]
-    left, right, labels = zip(*rows, strict=True)
-    return Pairs(list(left), list(right), [float(label) for label in labels], binary=True)
+    return _labeled_pairs(file, {"0": 0.0, "1": 1.0})
 
 
 def ocnli(folder: Path) -> Pairs:
     """OCNLI, dev: does the first sentence entail the second? Pairs labeled "-" are left out."""
-    rows = [
-        (first, second, float(label == "entailment"))
-        for _, (first, second, label) in rows_of_jsonl(
-            folder / "ocnli/dev.json", "sentence1", "sentence2", "label"
-        )
-        if label != "-"
-    ]
-    left, right, scores = zip(*rows, strict=True)
-    return Pairs(list(left), list(right), list(scores), binary=True)
+    scores = {"entailment": 1.0, "neutral": 0.0, "contradiction": 0.0, "-": None}
+    return _labeled_pairs(folder / "ocnli/dev.json", scores)
 
 
 def triclue(folder: Path) -> Ranking:

@@ -6,6 +6,7 @@ teacher.json     which teacher, which sentences, how many rows are written
 """
 
 import hashlib
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,7 +74,17 @@ def open_vectors(folder: Path, note: TeacherNote, mode: str) -> np.memmap:
     Raises:
         OSError, ValueError: if the file is missing or too short.
     """
-    return np.memmap(folder / VECTORS, np.float16, mode, shape=(note.count, note.size))
+    file, needed = folder / VECTORS, 2 * note.count * note.size
+    if mode != "w+" and (size := file.stat().st_size) != needed:
+        raise ValueError(
+            f"{file} has {size:,} bytes, not {needed:,}: it was cut off. Remove {folder} and start "
+            "anew."
+        )
+    vectors = np.memmap(file, np.float16, mode, shape=(note.count, note.size))
+    if mode == "w+" and hasattr(os, "posix_fallocate"):
+        with open(file, "r+b") as opened:  # a hole in a file kills who writes to it when disks fill
+            os.posix_fallocate(opened.fileno(), 0, needed)
+    return vectors
 
 
 def read_teacher(folder: Path) -> tuple[list[str], np.memmap]:

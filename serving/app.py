@@ -236,7 +236,7 @@ def main() -> None:
             css_paths=STYLE,
             footer_links=[],
             ssr_mode=False,
-            max_file_size="250mb",  # refused by Gradio itself, not stored first
+            max_file_size="10mb",  # above the page's own limit, so that its message is seen
         )
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"app: {error}")

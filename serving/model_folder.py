@@ -192,6 +192,7 @@ def _read_pooling(path: Path) -> Pooling | None:
             "and perhaps Dense or WordVectors before it, and Dense and Normalize behind it are "
             "supported."
         )
+    _check_prompts(path / "config_sentence_transformers.json")
     at = kinds.index("Pooling")
     file = path / modules[at][1] / "config.json"
     config = read_json(file)
@@ -212,6 +213,15 @@ def _read_pooling(path: Path) -> Pooling | None:
     if linear:
         _check_dense(linear / "config.json", "linear.Identity", EMBEDDING_OUTPUTS[1])
     return Pooling(mode, "Normalize" in kinds, dense, words, linear)
+
+
+def _check_prompts(file: Path) -> None:
+    prompts = read_json(file).get("prompts") if file.exists() else None
+    if used := {name: prompt for name, prompt in (prompts or {}).items() if prompt}:
+        raise ValueError(
+            f"{file}: the model puts prompts before its texts ({used}), which exports and the page "
+            "do not. Export a copy with empty prompts, and put them before the texts yourself."
+        )
 
 
 def _check_dense(file: Path, activation: str, output: str) -> None:

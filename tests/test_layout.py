@@ -50,11 +50,12 @@ MAY_IMPORT = {
     "pretraining/tokenizer/": LIBRARY | rooms("pretraining/data/"),
     "pretraining/run/": LIBRARY | rooms("pretraining/data/", "pretraining/tokenizer/"),
     "pretraining/files.py": set(),
+    "pretraining/machine.py": set(),
     "pretraining/plain_yaml.py": {"pretraining/files.py"},
     "serving/": LIBRARY | {"pretraining/data/sentences.py"},
     "embedding/": FILES_AND_YAML
     | {"word_vectors_chinese_modernbert.py"}
-    | {"pretraining/run/complete_checkpoints.py"}
+    | {"pretraining/run/complete_checkpoints.py", "pretraining/machine.py"}
     | {f"pretraining/data/{name}.py" for name in ("corpus", "draws", "sentences", "shortening")},
     "data_collator_wwm.py": set(),
     "examples/": set(),

@@ -471,3 +471,17 @@ def test_labels_of_another_shape_are_refused(make_model, training):
     model = make_model(cls=ChineseModernBertForMaskedLM).train(training)
     with pytest.raises(ValueError, match="labels"):
         model(input_ids=torch.full((1, 8), 7), labels=torch.full((1, 7), 7))
+
+
+def test_a_replica_of_data_parallel_which_has_no_parameters_needs_none(make_model, monkeypatch):
+    """torch gives it its weights as plain attributes; transformers' `device` fails there."""
+    model = make_model("sdpa")
+    expected = model(**pad_rows(documents(20, 9))).last_hidden_state
+    for module in model.modules():
+        weights = dict(module._parameters)
+        module._parameters.clear()
+        for name, weight in weights.items():
+            object.__setattr__(module, name, weight)
+    with pytest.raises(StopIteration):
+        model.device  # noqa: B018
+    assert torch.equal(model(**pad_rows(documents(20, 9))).last_hidden_state, expected)

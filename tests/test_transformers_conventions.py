@@ -106,20 +106,6 @@ def build(make_model):
 # --- outputs ----------------------------------------------------------------------------------
 
 
-def test_a_replica_of_data_parallel_which_has_no_parameters_needs_none(make_model, monkeypatch):
-    """torch gives it its weights as plain attributes; transformers' `device` fails there."""
-    model = make_model("sdpa")
-    expected = model(**pad_rows(documents(20, 9))).last_hidden_state
-    for module in model.modules():
-        weights = dict(module._parameters)
-        module._parameters.clear()
-        for name, weight in weights.items():
-            object.__setattr__(module, name, weight)
-    with pytest.raises(StopIteration):
-        model.device  # noqa: B018
-    assert torch.equal(model(**pad_rows(documents(20, 9))).last_hidden_state, expected)
-
-
 @every_model
 def test_the_first_arguments_are_the_usual_ones(build, cls):
     model, batch = build(cls), inputs_for(cls, FORMS["padded left"]())

@@ -41,9 +41,8 @@ def passages_of(line: str, length: int) -> list[str]:
         sentence = " ".join(line[start:end].split())
         if passages[-1] and len(passages[-1]) + len(sentence) > length:
             passages.append("")
-        passages[-1] += sentence
-        while len(passages[-1]) > length:
-            passages[-1:] = [passages[-1][:length], passages[-1][length:]]
+        whole = passages.pop() + sentence
+        passages += [whole[at : at + length] for at in range(0, len(whole), length)] or [""]
     return [passage for passage in passages if passage]
 
 

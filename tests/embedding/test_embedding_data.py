@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
@@ -176,6 +177,15 @@ def test_a_task_may_be_in_traditional_characters(jsonl):
     assert row == {"sentence1": "圖書館幾點關門", "sentence2": "閉館時間", "score": 1.0}
 
 
+def test_texts_of_the_test_sets_are_dropped_before_conversion_exchanges_words(jsonl):
+    question = "有什么软件可以免费打电话"  # 軟體 in Taiwan, and back again 软体
+    file = jsonl({"q": question, "t": "网络电话"}, {"q": QUERY, "t": TITLE})
+    spec = TaskSpec("task", "pairs", (file,), columns=("q", "t"), traditional=True)
+    held_out = SimpleNamespace(holds_any=lambda texts: question in list(texts))
+    loaded = load_task(spec, seed=0, held_out=held_out)
+    assert (len(loaded.rows), loaded.dropped) == (1, 1)
+
+
 def test_a_limit_beyond_the_rows_is_refused(jsonl):
     with pytest.raises(ValueError, match="limit 5, but only 1 rows"):
         rows_of("pairs", jsonl({"q": QUERY, "t": TITLE}), "q", "t", limit=5)
@@ -204,6 +214,7 @@ tasks:
         ("[q, t]", "[q, t], loss: cosent", "tasks.one.loss: 'cosent'; kind pairs has ranking"),
         ("[q, t]", "[q, t], prompts: [query]", "'query' is not among the run's prompts (none)"),
         ("kind: pairs", "kind: teacher", "tasks.one.teacher: name a folder"),
+        ("[q, t]", "[q, t], teacher: x", "tasks.one.teacher: only the kinds teacher and neighbors"),
         ("tasks:\n  one", "tasks: [\n  one", "not YAML"),
         ("output: out", "output: 5", "output: a text expected, not 5"),
         ("output: out", "output: out\ncompile: no", "compile: true or false expected, not 'no'"),

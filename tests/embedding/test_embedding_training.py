@@ -161,6 +161,16 @@ def test_an_output_that_holds_something_is_left_alone(run_file, tmp_path):
     assert (tmp_path / "full/mine.txt").read_text() == "keep"
 
 
+def test_vectors_that_were_cut_off_are_not_taken_for_zeros(tmp_path):
+    note = TeacherNote("teacher", "", "", "", 3, 8, 0)
+    open_vectors(tmp_path, note, "w+").flush()
+    file = next(tmp_path.glob("vectors*"))
+    assert file.stat().st_blocks * 512 >= file.stat().st_size == 48  # no hole
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(ValueError, match="has 40 bytes, not 48"):
+        open_vectors(tmp_path, note, "r+")
+
+
 def test_leaks_of_a_run_are_listed_by_task(run_file):
     held_out = SimpleNamespace(holds=lambda text: text == SENTENCES[0])
     found = leaks(load_run_file(run_file("leaky")), held_out)

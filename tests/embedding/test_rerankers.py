@@ -90,6 +90,14 @@ def test_a_trained_one_opens_and_puts_the_right_text_first(architecture, trained
     assert scores.reshape(4, 4).argmax(axis=1).tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(("outputs", "architecture"), [(1, "cross_encoder"), (3, "bi_encoder")])
+def test_a_classifier_with_one_output_is_a_reranker(tmp_path, outputs, architecture):
+    settings = {"architectures": ["BertForSequenceClassification"]}
+    settings["id2label"] = {str(number): str(number) for number in range(outputs)}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert architecture_of(str(tmp_path)) == architecture
+
+
 def test_only_the_best_of_bm25_are_read_again(trained):
     reranker = search.open_reranker(str(trained["cross_encoder"]))
     reranker.depth = 2

@@ -305,6 +305,23 @@ def test_what_is_no_index_is_refused(build, call, tmp_path):
     with pytest.raises(SystemExit, match=r"holds letter.txt, no index"):
         build()
     assert (tmp_path / "index/letter.txt").exists()
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/index.json").write_text('{"pages": 3}', encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"is not the note of an index .* name another folder"):
+        build(name="site")
+    assert not (tmp_path / "site/unfinished").exists()
+
+
+def test_an_index_does_not_lie_among_its_sources(build, call, tiny_encoder, tmp_path, capsys):
+    build()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").write_text("图书馆九点关门。", encoding="utf-8")
+    (tmp_path / "notes/b.md").write_text("# 笔记", encoding="utf-8")
+    command = "build", tmp_path / "notes", "--model", tiny_encoder, "--index"
+    with pytest.raises(SystemExit, match=r"index lies in .*notes, so the index would be read"):
+        call(*command, tmp_path / "notes/index")
+    call(*command, tmp_path / "other")
+    assert "left out, no text files: 1 × .md" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", [search_index.VECTORS, search_index.STARTS, "index.json"])
@@ -325,4 +342,3 @@ def test_opening_of_a_folder_without_a_model_comes_before_reading(call, tmp_path
     with pytest.raises(SystemExit, match="no such folder"):
         call("build", "nowhere.txt", "--index", tmp_path / "index", "--model", "./nowhere")
     assert not (tmp_path / "index").exists()
-    assert Opening.of(str(ROOT)).fingerprint() == Opening.of(f"{ROOT}/.").fingerprint()

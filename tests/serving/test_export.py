@@ -326,6 +326,13 @@ def test_modules_that_do_something_else_are_refused(folder, refused):
     assert "the modules are Transformer, Normalize, Pooling" in refused(folder)
 
 
+def test_prompts_are_refused(folder, refused):
+    write_modules(folder, "Transformer", "Pooling")
+    settings = {"prompts": {"query": "查询：", "document": ""}}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    assert "puts prompts before its texts ({'query': '查询：'})" in refused(folder)
+
+
 def test_another_dense_layer_is_refused(folder, refused):
     write_modules(folder, "Transformer", "Dense", "Pooling")
     (folder / "1_Dense").mkdir()

@@ -93,6 +93,11 @@ def test_other_weights_or_settings_are_exported_anew(folder, tmp_path):
     settings = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(settings | {"norm_eps": 1e-3}))
     assert cached_export(copy) != cached_export(folder)
+    (copy / "config.json").write_text(json.dumps(settings))
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert cached_export(copy) != cached_export(folder)
 
 
 def test_an_embedding_model_or_its_export_gives_the_vectors(folder, exported, embedding):
