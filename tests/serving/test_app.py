@@ -247,11 +247,11 @@ def refuses_bad_files(visitor: Visitor, folder: Path) -> None:
     (folder / "legacy.txt").write_bytes("今天下雨。".encode("gb18030"))
     (folder / "empty.txt").write_bytes(b"")
     with open(folder / "large.txt", "wb") as large:
-        large.truncate(200_000_000)
+        large.truncate(5_000_000)
     for name, message in (
         ("legacy.txt", "The file is not UTF-8 text"),
         ("empty.txt", "The file is empty"),
-        ("large.txt", "The file is too large (200.0 MB)"),
+        ("large.txt", "The file is too large (5.0 MB)"),
     ):
         visitor.drop(folder / name)
         visitor.reads("search-state", message)
