@@ -16,6 +16,7 @@ try:
         character_starts,
         context_in_window,
         group_spans,
+        longest_input,
         overlapping_windows,
     )
 except ImportError:  # imported from a checkout, where the files are not a package
@@ -23,6 +24,7 @@ except ImportError:  # imported from a checkout, where the files are not a packa
         character_starts,
         context_in_window,
         group_spans,
+        longest_input,
         overlapping_windows,
     )
 
@@ -74,7 +76,8 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
             question, context: the same as arguments; several questions may share one context.
             top_k: the number of answers, most probable first (1).
             max_answer_len: tokens of the longest answer (30).
-            max_seq_len: tokens of a window, question included (the model's context).
+            max_seq_len: tokens of a window, question included (by default as many as model and
+                tokenizer take).
             doc_stride: tokens that neighboring windows share (128), fewer where windows are small.
             handle_impossible_answer: whether "no answer" ("", 0, 0) is a candidate (False).
 
@@ -115,7 +118,7 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
         return preprocess, {}, kwargs
 
     def preprocess(self, inputs, max_seq_len=None, doc_stride=128):
-        max_seq_len = max_seq_len or self.model.config.max_position_embeddings
+        max_seq_len = max_seq_len or longest_input(self.tokenizer, self.model.config)
         question = self.tokenizer(inputs["question"], add_special_tokens=False)["input_ids"]
         size = max_seq_len - len(question) - 3  # [CLS] question [SEP] context [SEP]
         if size < 1:

@@ -40,6 +40,11 @@ def group_spans(spans, borders: Collection[int]) -> tuple[np.ndarray, np.ndarray
     return np.array(firsts), np.stack([spans[firsts, 0], ends], axis=1)
 
 
+def longest_input(tokenizer, config) -> int:
+    """How many tokens the model takes at once, special tokens included."""
+    return min(tokenizer.model_max_length, config.max_position_embeddings)
+
+
 def overlapping_windows(tokens: int, size: int, overlap: int) -> list[tuple[int, int]]:
     """(start, stop) of windows of `size` tokens that cover all of them.
 

@@ -21,6 +21,7 @@ try:
         character_starts,
         context_in_window,
         group_spans,
+        longest_input,
         overlapping_windows,
     )
 except ImportError:  # imported from a checkout, where the files are not a package
@@ -28,6 +29,7 @@ except ImportError:  # imported from a checkout, where the files are not a packa
         character_starts,
         context_in_window,
         group_spans,
+        longest_input,
         overlapping_windows,
     )
 
@@ -127,7 +129,7 @@ class ChineseModernBertTokenClassificationPipeline(TokenClassificationPipeline):
     def preprocess(
         self, sentence, is_split_into_words=False, delimiter=" ", strategy=NONE, stride=None
     ):
-        size = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings) - 2
+        size = longest_input(self.tokenizer, self.model.config) - 2
         if stride is None:
             stride = min(128, size // 2)
         if not 0 <= stride < size:

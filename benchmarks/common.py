@@ -25,11 +25,6 @@ CPU = torch.device("cpu")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def default_device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def seconds(run: Callable[[], object], device: torch.device = CPU) -> float:
     """Seconds of one call, including the work that it leaves to the device."""
     start = synchronized(device)

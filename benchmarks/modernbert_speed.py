@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import torch
 from transformers import ModernBertConfig, ModernBertModel
 
-from common import default_device, interleaved, machine, median_ratio
+from common import interleaved, machine, median_ratio
 from inputs import mixed_lengths, padded_batch
 from modeling_chinese_modernbert import ChineseModernBertModel
+from pretraining.machine import default_device
 from serving.modernbert_source import convert_config
 
 WORKLOADS = {

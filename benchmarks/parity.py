@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
-from common import DTYPES, default_device
+from common import DTYPES
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertModel
 from pretraining.files import write_json
+from pretraining.machine import default_device
 
 # Relative to the largest state or gradient.
 FP32_TOLERANCE = 1e-5

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from common import ROOT, default_device
+from common import ROOT
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from data_collator_wwm import IGNORED
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.files import write_json
+from pretraining.machine import default_device
 
 
 def packed_corpus(seq_len: int, device: torch.device) -> dict[str, torch.Tensor]:

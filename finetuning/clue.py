@@ -22,7 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from finetuning.baselines import BASELINE_HEADS, BASELINES, baseline
-from finetuning.models import device, environment
+from finetuning.models import environment
 from finetuning.plan import Plan, read_plan
 from finetuning.predictions import write_predictions
 from finetuning.results import (
@@ -37,6 +37,7 @@ from finetuning.splits import Split, check_metric, describe, load, subset
 from finetuning.tasks import LIMITED, Task
 from finetuning.training import SETTINGS_FILE, WARMUP, WEIGHT_DECAY, Run, train
 from pretraining.files import read_json, write_json
+from pretraining.machine import default_device
 
 
 def run(plan: Plan) -> list[dict]:
@@ -101,7 +102,7 @@ def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
         result = read_json(file)
         changed = changed_settings(result["settings"], settings)
         if seed is not None:
-            here = environment(device()) | {"compiled": plan.compile}
+            here = environment(default_device()) | {"compiled": plan.compile}
             changed += changed_environment(result, here)
         if changed:
             raise ValueError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetuning.spans import IGNORED, Tokens, encode, frame, windows
+from spans_chinese_modernbert import context_in_window
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,8 @@ def decode(logits, decoding: EntityDecoding) -> list[list[list]]:
     scores = [np.empty((len(tokens), len(decoding.tags))) for tokens in decoding.texts]
     room = [np.full(len(tokens), -1) for tokens in decoding.texts]
     for row, (number, start, stop) in zip(logits, decoding.rows, strict=True):
-        place, total = np.arange(start, stop), len(decoding.texts[number])
         # A token is judged where it has most context on the side where it has less.
-        left = np.where(start == 0, total, place - start)
-        right = np.where(stop == total, total, stop - 1 - place)
-        context = np.minimum(left, right)
+        context = np.minimum(*context_in_window(start, stop, len(decoding.texts[number])))
         better = context > room[number][start:stop]
         inside = np.asarray(row, dtype=np.float64)[decoding.offset :][: stop - start]
         scores[number][start:stop][better] = inside[better]

@@ -108,11 +108,6 @@ def environment(place: torch.device) -> dict:
     }
 
 
-def device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-
-
 def bf16_is_fast(place: torch.device) -> bool:
     """Whether the device multiplies in bf16, so that autocast saves time."""
     if place.type == "cuda":

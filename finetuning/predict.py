@@ -16,10 +16,10 @@ from transformers import AutoTokenizer
 
 from finetuning.choice_data import BLANK
 from finetuning.heads import HEADS
-from finetuning.models import device
 from finetuning.tasks import Task
 from finetuning.training import SETTINGS_FILE, outputs
 from pretraining.files import read_json
+from pretraining.machine import default_device
 
 # What an example of each head holds, besides what may be left out.
 _NEEDED = {
@@ -54,7 +54,9 @@ class Predictor:
         self._settings = self._head.settings(self.task)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
         self._tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
-        self._model = self._head.auto.from_pretrained(folder, trust_remote_code=True).to(device())
+        self._model = self._head.auto.from_pretrained(folder, trust_remote_code=True).to(
+            default_device()
+        )
 
     def __call__(self, examples: list[dict]) -> list:
         """The answers to examples.

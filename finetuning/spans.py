@@ -5,10 +5,14 @@ its length against this (`BORDERS`); `representable` tells which spans a way can
 """
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import regex  # a requirement of transformers
+
+from spans_chinese_modernbert import overlapping_windows
+from tokenization_chinese_modernbert import word_ends
 
 IGNORED = -100  # transformers' label of what does not count
 BORDERS = ("plain", "words", "characters")
@@ -55,11 +59,11 @@ def encode(text: str, tokenizer, borders: str) -> Tokens:
     Args:
         tokenizer: a fast tokenizer of transformers.
         borders: where tokens have to end besides the tokenizer's own choice: "plain", nowhere;
-            "words", at the end of each word as rjieba cuts the text; "characters", around each Han
-            character.
+            "words", at the end of each word (`tokenization_chinese_modernbert.word_ends`);
+            "characters", around each Han character.
 
     Raises:
-        ImportError: if words are wanted and rjieba is not installed.
+        ImportError: if words are wanted and rjieba or opencc is not installed.
         ValueError: on a tokenizer that gives no offsets, or on unknown borders.
     """
     if not getattr(tokenizer, "is_fast", False):
@@ -98,11 +102,8 @@ _encode_piece = functools.lru_cache(maxsize=100_000)(_encode)
 def _pieces(text: str, borders: str) -> list[str]:
     if borders == "characters":
         return _CHARACTERS.findall(text)
-    try:
-        import rjieba
-    except ImportError as error:
-        raise ImportError("words as borders of tokens need rjieba: pip install rjieba") from error
-    return rjieba.cut(text)
+    edges = [0, *word_ends(text).tolist()]
+    return [text[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def windows(tokens: int, size: int, stride: int) -> list[tuple[int, int]]:
@@ -118,10 +119,7 @@ def windows(tokens: int, size: int, stride: int) -> list[tuple[int, int]]:
             f"windows of {size} tokens cannot start {stride} apart; raise max_length, or choose a "
             "stride of at least 1 and at most the tokens of a window."
         )
-    if tokens <= size:
-        return [(0, tokens)]
-    last = tokens - size
-    return [(start, start + size) for start in (*range(0, last, stride), last)]
+    return overlapping_windows(tokens, size, size - stride)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from finetuning.heads import HEADS
-from finetuning.models import Model, bf16_is_fast, device, environment
+from finetuning.models import Model, bf16_is_fast, environment
 from finetuning.spans import clear_caches
 from finetuning.splits import Split
 from finetuning.tasks import Task
 from pretraining.files import write_json
+from pretraining.machine import default_device
 
 SETTINGS_FILE = "task.json"  # of a fine-tuned folder
 WARMUP = 0.1  # of the steps
@@ -113,7 +114,7 @@ def train(
     model, tokenizer = run.model.build(head, classes, run.seed)
     tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True  # rows have all inputs
     _check_context(task, model)
-    place = device()
+    place = default_device()
     model.to(place)
     inputs = {
         name: head.features(split.examples, tokenizer, settings, training=name == "train")

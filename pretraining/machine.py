@@ -3,6 +3,8 @@
 import platform
 from pathlib import Path
 
+import torch
+
 
 def processor() -> str:
     """The processor's name, as its maker writes it where the system says so."""
@@ -13,3 +15,8 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

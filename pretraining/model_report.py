@@ -28,6 +28,7 @@ from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.encoding import open_with_tokenizer
 from pretraining.data.rows import Rows
 from pretraining.data.tokens import token_lengths, token_spellings
+from pretraining.machine import default_device
 from pretraining.run import ngram_baseline
 from pretraining.run.evaluation import (
     EvaluationRows,
@@ -56,7 +57,7 @@ def predict(folder: str, held_out: Rows, collator: Callable) -> np.ndarray:
     Returns:
         (masked tokens, 2), of these as from `reduce_logits`.
     """
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = default_device()
     model = ChineseModernBertForMaskedLM.from_pretrained(folder, dtype=torch.float32)
     model.eval().to(device)
     features, at_once = EvaluationRows(held_out), max(1, BATCH_TOKENS // held_out.seq_len)

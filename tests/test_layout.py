@@ -52,7 +52,8 @@ MAY_IMPORT = {
     "pretraining/files.py": set(),
     "pretraining/machine.py": set(),
     "pretraining/plain_yaml.py": {"pretraining/files.py"},
-    "serving/": LIBRARY | {"pretraining/data/sentences.py"},
+    "finetuning/": REMOTE_CODE | FILES_AND_YAML | {"pretraining/machine.py"},
+    "serving/": REMOTE_CODE | {"pretraining/files.py", "pretraining/data/sentences.py"},
     "embedding/": FILES_AND_YAML
     | {"word_vectors_chinese_modernbert.py"}
     | {"pretraining/run/complete_checkpoints.py", "pretraining/machine.py"}

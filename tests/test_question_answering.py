@@ -161,6 +161,12 @@ def test_no_span_counts_twice_where_windows_overlap(qa):
     assert torch.allclose(scores, torch.full_like(scores, 1 / len(answers)))
 
 
+def test_windows_are_as_long_as_both_model_and_tokenizer_allow(qa, tokenizer, monkeypatch):
+    named = qa(question=QUESTION, context=TEXT * 4, top_k=10_000, max_seq_len=32, doc_stride=8)
+    monkeypatch.setattr(tokenizer, "model_max_length", 32)
+    assert qa(question=QUESTION, context=TEXT * 4, top_k=10_000, doc_stride=8) == named
+
+
 @pytest.mark.parametrize("text", [text for text in HOSTILE.values() if text.strip()])
 def test_no_answer_cuts_a_character(qa, text):
     borders = character_starts(text) | {len(text)}

@@ -16,11 +16,12 @@ from transformers import AutoModel, AutoTokenizer, set_seed
 
 from experiments.entity_spans.span_head import SpanCollator, SpanTagger, decode, features
 from finetuning.heads import HEADS
-from finetuning.models import Model, device
+from finetuning.models import Model
 from finetuning.splits import load, subset
 from finetuning.tasks import TASKS
 from finetuning.training import Progress, Run, fit, outputs, train
 from pretraining.files import read_json, write_json
+from pretraining.machine import default_device
 
 LIMITS = {"train_examples": 4_000, "epochs": 6}  # those of experiments/clue/run.yaml
 RATES = (1e-4, 3e-4, 6e-4)
@@ -35,7 +36,7 @@ def train_spans(run: Run, splits: dict) -> dict:
     options = {"trust_remote_code": True}
     encoder = AutoModel.from_pretrained(run.model.folder, dtype=torch.float32, **options)
     tokenizer = AutoTokenizer.from_pretrained(run.model.folder, **options)
-    model = SpanTagger(encoder, len(task.labels)).to(device())
+    model = SpanTagger(encoder, len(task.labels)).to(default_device())
     collator = SpanCollator(tokenizer, len(task.labels))
     inputs = {
         name: features(splits[name].examples, tokenizer, task.labels, task.borders)

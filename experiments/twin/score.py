@@ -38,6 +38,7 @@ from pretraining.data.tokens import (
     tokenizer_sha256,
 )
 from pretraining.files import check_file, write_json
+from pretraining.machine import default_device
 
 BATCH_TOKENS = 2048
 KINDS = (ChineseModernBertForMaskedLM, BertForMaskedLM)  # in the order of --tokenizers
@@ -229,7 +230,7 @@ def score(folder: Path, tokenizers: Sequence[Path], corpus: Sequence[str]) -> Sc
     if not pieces:
         raise ValueError(f"{' '.join(corpus)}: nothing to mask; give more text.")
     model = KINDS[number].from_pretrained(folder, dtype=torch.float32).eval()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(default_device())
     return of_documents(pieces, *vocabularies[number].scores(model, pieces, number))
 
 

@@ -50,8 +50,8 @@ def test_with_characters_every_span_of_han_characters_can_be_given(ours):
     assert tokens.spans.tolist() == [[n, n + 1] for n in range(7)]
 
 
-def test_with_words_no_token_crosses_their_ends(ours):
-    text = "他说的确实在理"
+@pytest.mark.parametrize("text", ["他说的确实在理", "這個圖書館在陽臺對面，開門時間還沒確定"])
+def test_with_words_no_token_crosses_their_ends(ours, text):
     ends = {start + len(word) for word, start, _ in ours.segment(text)}
     spans = encode(text, ours, "words").spans.tolist()
     assert {end for _, end in spans} >= ends
