@@ -652,7 +652,7 @@ class ChineseModernBertWithHead(ChineseModernBertPreTrainedModel):
         self.head = ChineseModernBertPredictionHead(config)
 
     def unpad_inputs(self, **inputs) -> dict:
-        """The encoder's, which see."""
+        """Unpads inputs as the encoder does."""
         return self.model.enter(**inputs)
 
 

@@ -146,7 +146,7 @@ def make_blocks(sequence: int, window: int, device: torch.device) -> Blocks:
 
 @dataclass(frozen=True, eq=False)
 class StaticPlan:
-    """What the layers of a static forward share; the face of an `AttentionPlan`.
+    """What the layers of a static forward share; the interface of an `AttentionPlan`.
 
     Attributes:
         stream: the places of the batch.

@@ -30,7 +30,7 @@ SHRINKAGE = 0.1  # of a teacher's vectors, see `whitening`
 STATES, WHITENED, SHRINKAGE_OF_STATES = 0.25, 4_000, 1.0
 
 
-def words_of(tokenizer) -> list[str]:
+def token_texts(tokenizer) -> list[str]:
     """The text of each token, without spaces; empty where it has none of its own, as bytes do."""
     specials = set(tokenizer.all_special_ids)
     texts = ("" if n in specials else tokenizer.decode([n]).strip() for n in range(len(tokenizer)))
@@ -74,7 +74,7 @@ def start_as_bag_of_words(
     transformer, words, pooling = model[0], model[1], model[2]
     tokenizer, vocab_size = model.tokenizer, words.vocab_size
     share, rarity = _counts(tokenizer, texts, vocab_size)
-    known = words_of(tokenizer) + [""] * (vocab_size - len(tokenizer))
+    known = token_texts(tokenizer) + [""] * (vocab_size - len(tokenizer))
     table = _table(*_known(known, *teacher), rarity, words.size)
     table = table[_simplified_tokens(tokenizer.get_vocab(), vocab_size)]
     _set(words.codes, *_codes(table, share, rarity, words.code_size))

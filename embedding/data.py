@@ -49,7 +49,8 @@ def load_task(spec: TaskSpec, seed: int, held_out: HeldOut | None = None) -> Loa
         raise ValueError(f"{_source(spec)} has no rows to train on.")
     kept = _not_held_out(examples, held_out)
     if spec.traditional:
-        # Of both scripts: conversion exchanges words, too, so that the way back is another text.
+        # Of both scripts: conversion exchanges words, too, so that converting back gives another
+        # text.
         kept = [
             {key: to_traditional(v) if isinstance(v, str) else v for key, v in example.items()}
             for example in kept

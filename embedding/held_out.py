@@ -27,7 +27,7 @@ def long_sentences(text: str) -> list[str]:
     return [sentence for sentence in sentences if len(sentence) >= SHORTEST_SENTENCE]
 
 
-def texts_of(task: Task) -> list[str]:
+def task_texts(task: Task) -> list[str]:
     """Every text of a task, and the sentences of its documents."""
     if isinstance(task, Pairs):
         return [*task.left, *task.right]
@@ -48,7 +48,7 @@ class HeldOut:
         self._texts = {
             key
             for name in TASKS
-            for text in texts_of(read_task(name, tasks))
+            for text in task_texts(read_task(name, tasks))
             if (key := normalized(text))
         }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from embedding.held_out import HeldOut
 from embedding.run_file import RunFile, load_run_file
-from embedding.train import load_data, texts_of
+from embedding.train import load_data, row_texts
 
 
 def leaks(run: RunFile, held_out: HeldOut) -> dict[str, list[str]]:
@@ -29,7 +29,7 @@ def leaks(run: RunFile, held_out: HeldOut) -> dict[str, list[str]]:
     for tasks in [run.tasks] + [original] * any(task.traditional for task in run.tasks):
         rows, _ = load_data(dataclasses.replace(run, tasks=tasks))
         for name, data in rows.items():
-            found[name] |= {text for text in set(texts_of(data)) if held_out.holds(text)}
+            found[name] |= {text for text in set(row_texts(data)) if held_out.holds(text)}
     return {name: sorted(texts) for name, texts in found.items()}
 
 

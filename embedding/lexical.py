@@ -28,7 +28,7 @@ class Bigrams:
         return TfidfVectorizer(analyzer="char", ngram_range=(1, 2)).fit(texts)
 
 
-def need_packages(*names: str, install: str = "'.[train,embed]'") -> None:
+def need_packages(*names: str, install: str = "'.[embed]'") -> None:
     """Checks that packages are installed.
 
     Args:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from embedding.bag_of_words import words_of
+from embedding.bag_of_words import token_texts
 from embedding.data import load_task
 from embedding.held_out import HeldOut
 from embedding.run_file import RunFile, load_run_file
@@ -123,7 +123,7 @@ def main() -> None:
         check_file(args.output)
         if args.vocabulary:
             tokenizer = AutoTokenizer.from_pretrained(args.vocabulary, trust_remote_code=True)
-            pieces = list(dict.fromkeys(filter(None, words_of(tokenizer))))
+            pieces = list(dict.fromkeys(filter(None, token_texts(tokenizer))))
         elif args.run:
             run = load_run_file(args.run)
             if args.exclude:

@@ -1,8 +1,8 @@
 """Public Chinese tasks for sentence vectors: similarity, ranking, retrieval.
 
 Each reader takes the folder of unpacked tasks (`stsb/`, `simclue/`, …, in their original formats)
-and returns `Pairs`, `Ranking` or `Retrieval`. Nothing here trains: the test sets are named in
-`TASKS`, and `embedding/leakage.py` reads the same files to keep them out of training.
+and returns `Pairs`, `Ranking` or `Retrieval`. Nothing here trains: `TASKS` names the test sets,
+`embedding/held_out.py` keeps their texts out of training, and `embedding/leakage.py` checks it.
 """
 
 from collections.abc import Callable, Iterator

@@ -121,7 +121,7 @@ def _groups(
     return Dataset.from_dict(columns | {"label": np.asarray(kept)[groups].tolist()})
 
 
-def texts_of(rows: Dataset) -> list[str]:
+def row_texts(rows: Dataset) -> list[str]:
     """All texts of a task's rows, column by column."""
     columns = [column for column in rows.column_names if column not in LABELS]
     return [text for column in columns for text in rows[column]]
@@ -179,7 +179,7 @@ def train(run: RunFile) -> BaseModel:
     check_output(run.output)
     words = read_teacher(run.word_vectors) if run.word_vectors else None
     rows, vectors = load_data(run)
-    texts = list(itertools.chain(*map(texts_of, rows.values())))
+    texts = list(itertools.chain(*map(row_texts, rows.values())))
     arguments = arguments_for(run, rows)
     set_seed(run.seed)
     model = Opening.of(run.model, dtype="fp32").open(run.architecture)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serving.model_folder import ModelFolder
-from serving.runtime import Forward
+from serving.runtime import Forward, padded
 
 # fp32 sums in another order: between two of torch's own attention backends the logits of the small
 # model differ by 3e-6 of the largest.
@@ -60,8 +60,9 @@ def batches_for(folder: ModelFolder) -> list[Batch]:
     rows = [encoding.ids for encoding in tokenizer.encode_batch(list(TEXTS))]
     long = [token for row in rows for token in row] * 3
     several = [rows, rows[:3], [long[: folder.max_tokens], rows[1]]]
-    batches = [padded(folder, [rows[0][:1]], "right"), padded(folder, rows[2:3], "right")]
-    return batches + [padded(folder, some, side) for some in several for side in ("left", "right")]
+    batches = [batch_of(folder, [rows[0][:1]], "right"), batch_of(folder, rows[2:3], "right")]
+    sides = [(some, side) for some in several for side in ("left", "right")]
+    return batches + [batch_of(folder, *each) for each in sides]
 
 
 def longest(folder: ModelFolder) -> int:
@@ -69,14 +70,9 @@ def longest(folder: ModelFolder) -> int:
     return max(ids.shape[-1] for ids, _ in batches_for(folder))
 
 
-def padded(folder: ModelFolder, rows: Sequence[Sequence[int]], side: str) -> Batch:
+def batch_of(folder: ModelFolder, rows: Sequence[Sequence[int]], side: str) -> Batch:
     """Ids and mask (batch, sequence), or for multiple choice (batch, 1, sequence)."""
-    width = max(map(len, rows))
-    ids = np.full((len(rows), width), folder.config.get("pad_token_id") or 0, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for place, row in enumerate(rows):
-        there = slice(width - len(row), width) if side == "left" else slice(len(row))
-        ids[place, there], mask[place, there] = row, 1
+    ids, mask = padded(rows, folder.config.get("pad_token_id") or 0, side)
     if folder.head == "ForMultipleChoice":
         return ids[:, None], mask[:, None]
     return ids, mask
@@ -117,7 +113,7 @@ def timed(folder: ModelFolder, sides: Mapping[str, Forward]) -> dict[str, dict[s
     row = [token for text in folder.tokenizer().encode_batch(list(TEXTS)) for token in text.ids] * 4
     figures: dict[str, dict[str, float]] = {name: {} for name in sides}
     for key, (count, length, rounds) in SPEEDS.items():
-        ids, mask = padded(folder, [row[:length]] * count, "right")
+        ids, mask = batch_of(folder, [row[:length]] * count, "right")
         times: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(rounds + 1):
             for name, forward in sides.items():

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from serving.modernbert_source import Source
+from serving.runtime import padded
 
 # Largest difference, relative to the largest output. fp32 adds up the same numbers in another
 # order, which after 22 layers moves the outputs by some 1e-6 of their size; a wrong norm, window or
@@ -120,13 +121,8 @@ def probe_documents(source: Source) -> list[Tensor]:
 
 def pad(documents: list[Tensor], side: str, pad_id: int) -> dict[str, Tensor]:
     """One document a row, (documents, longest) each."""
-    width = max(map(len, documents))
-    ids = torch.full((len(documents), width), pad_id)
-    mask = torch.zeros_like(ids)
-    for row, document in enumerate(documents):
-        place = slice(width - len(document), width) if side == "left" else slice(len(document))
-        ids[row, place], mask[row, place] = document, 1
-    return {"input_ids": ids, "attention_mask": mask}
+    ids, mask = padded([document.tolist() for document in documents], pad_id, side)
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
 
 def pack(documents: list[Tensor]) -> dict[str, Tensor]:

@@ -77,7 +77,7 @@ def weight_files(names: Iterable[str]) -> list[str]:
 
 
 def other_files(names: Iterable[str]) -> list[str]:
-    """What belongs to a model beside weights and `config.json`: tokenizer, card, licence, modules.
+    """What belongs to a model beside weights and `config.json`: tokenizer, card, license, modules.
 
     Other formats of the weights do not.
     """

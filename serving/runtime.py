@@ -1,4 +1,4 @@
-"""A model folder in torch, ONNX Runtime or OpenVINO, with one face.
+"""A model folder in torch, ONNX Runtime or OpenVINO, with one interface.
 
 model = Runtime.open("exported", "onnx", int8=True)
 model.fill_masks(["今天[MASK]气很好。"])
@@ -44,6 +44,19 @@ def softmax(x: np.ndarray) -> np.ndarray:
     """Probabilities along the last axis."""
     exponents = np.exp(x - x.max(axis=-1, keepdims=True))
     return exponents / exponents.sum(axis=-1, keepdims=True)
+
+
+def padded(
+    rows: Sequence[Sequence[int]], pad_id: int, side: str = "right"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask (rows, longest), int64, of rows of ids."""
+    width = max(map(len, rows))
+    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for place, row in enumerate(rows):
+        there = slice(width - len(row), width) if side == "left" else slice(len(row))
+        ids[place, there], mask[place, there] = row, 1
+    return ids, mask
 
 
 class Runtime:
@@ -106,14 +119,8 @@ class Runtime:
         order = sorted(range(len(texts)), key=lambda place: len(encoded[place]))
         for first in range(0, len(order), self.batch_size):
             places = order[first : first + self.batch_size]
-            width = max(len(encoded[place]) for place in places)
-            shape = len(places), width
-            ids = np.full(shape, self.folder.config.get("pad_token_id") or 0, dtype=np.int64)
-            mask = np.zeros(shape, dtype=np.int64)
-            for row, place in enumerate(places):
-                length = len(encoded[place])
-                ids[row, :length], mask[row, :length] = encoded[place], 1
-            yield places, ids, mask
+            pad_id = self.folder.config.get("pad_token_id") or 0
+            yield places, *padded([encoded[place] for place in places], pad_id)
 
     def outputs(self, texts: Sequence[str], name: str) -> list[np.ndarray]:
         """One of the model's outputs for each text, without padding.

@@ -61,19 +61,21 @@ class Encoder:
             mark, encode = self._mark_by_offsets, self.tokenizer.encode_batch
         else:
             mark, encode = self._mark, self.tokenizer.encode_batch_fast  # without offsets
+        # First, since it says what is wrong with a text; tokenizers says that it is no text.
+        words = [self.segmenter.word_starts(text) for text in texts]
         encodings = encode(texts, add_special_tokens=False)
-        return [mark(*pair) for pair in zip(texts, encodings, strict=True)]
+        return [mark(*each) for each in zip(texts, words, encodings, strict=True)]
 
-    def _mark(self, text: str, encoding) -> np.ndarray:
+    def _mark(self, text: str, words: np.ndarray, encoding) -> np.ndarray:
         ids = np.array(encoding.ids, dtype=np.uint16)
         lengths = self.lengths[ids]
         starts = lengths.cumsum() - lengths
         begins = np.zeros(len(text) + 1, dtype=bool)
-        begins[self.segmenter.word_starts(text)] = True
+        begins[words] = True
         # The later bytes of a character lie, by this count, where the next one starts.
         return ids | np.where(begins[starts] & (lengths > 0), WORD_START, np.uint16(0))
 
-    def _mark_by_offsets(self, text: str, encoding) -> np.ndarray:
+    def _mark_by_offsets(self, text: str, words: np.ndarray, encoding) -> np.ndarray:
         """As `_mark`, for tokens whose lengths do not add up to the text.
 
         A word also starts with a token if it began in what was dropped before it.
@@ -81,7 +83,6 @@ class Encoder:
         ids = np.array(encoding.ids, dtype=np.uint16)
         starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
         before = np.concatenate([np.zeros(min(1, len(ends)), dtype=np.int64), ends[:-1]])
-        words = self.segmenter.word_starts(text)
         # Tokens of one character, such as the parts of a Korean syllable, share its offsets.
         begun = words.searchsorted(starts, side="right") > words.searchsorted(before)
         return ids | np.where(begun, WORD_START, np.uint16(0))

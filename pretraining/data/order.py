@@ -11,7 +11,8 @@ from pretraining.data.rows import Rows
 # trillion tokens would take 9 GB in every process, and reads all over the disk would be slow.
 GROUP_TOKENS = 1 << 32
 
-_DEAL = (1 << 32) - 1  # seeds the division into groups, where a group's number seeds its shuffle
+# Seeds the order of all shards; a group's number seeds the shuffle within it.
+_SHARD_ORDER = (1 << 32) - 1
 
 
 class TrainingOrder(Dataset):
@@ -98,13 +99,13 @@ class TrainingOrder(Dataset):
     def _shuffle(self, epoch: int, place: int) -> "_Group":
         """The group that contains a place of an epoch."""
         sizes = np.array([shard["rows"] for shard in self.rows.manifest["shards"]])
-        dealt = np.random.default_rng((self.seed, epoch, _DEAL)).permutation(len(sizes))
-        ends = sizes[dealt].cumsum()
-        numbers = (ends - sizes[dealt]) * self.rows.seq_len // GROUP_TOKENS
+        shuffled = np.random.default_rng((self.seed, epoch, _SHARD_ORDER)).permutation(len(sizes))
+        ends = sizes[shuffled].cumsum()
+        numbers = (ends - sizes[shuffled]) * self.rows.seq_len // GROUP_TOKENS
         number = numbers[np.searchsorted(ends, place, side="right")]
         here = np.flatnonzero(numbers == number)
         following = numbers[here[-1] + 1 : here[-1] + 2]
-        shards, next_shards = np.sort(dealt[here]), dealt[np.isin(numbers, following)]
+        shards, next_shards = np.sort(shuffled[here]), shuffled[np.isin(numbers, following)]
         begins = sizes.cumsum() - sizes
         rows = np.concatenate([begins[shard] + np.arange(sizes[shard]) for shard in shards])
         np.random.default_rng((self.seed, epoch, int(number))).shuffle(rows)

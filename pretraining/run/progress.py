@@ -75,7 +75,7 @@ class ProgressReport(TrainerCallback):
                 leave=False,
                 disable=args.disable_tqdm or None,
             )
-            self._say(heading())
+            tqdm.write(heading())
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.bar is not None:
@@ -94,12 +94,9 @@ class ProgressReport(TrainerCallback):
         if done := state.global_step - self.first:
             pace = (time.perf_counter() - self.begun) / done
             entry["left"] = duration(pace * (state.max_steps - state.global_step))
-        self._say(report(entry))
+        tqdm.write(report(entry))
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-    def _say(self, line: str) -> None:
-        tqdm.write(line)

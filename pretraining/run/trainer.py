@@ -4,7 +4,8 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
 
-from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, choose_attention
+from backends_chinese_modernbert import choose_attention
+from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.tokens import token_lengths
 from pretraining.run.configuration import RunConfigError
 from pretraining.run.evaluation import (

@@ -18,7 +18,7 @@ from embedding.bag_of_words import (
     leave_layers_out,
     put_words_beside,
     start_as_bag_of_words,
-    words_of,
+    token_texts,
 )
 from embedding.data import load_task
 from embedding.encoder import Opening
@@ -295,7 +295,7 @@ def test_a_student_may_have_fewer_layers_longer_vectors_and_half_the_bytes(run_f
 def teacher_of_words():
     """Words and a teacher's vectors of them, in which rain is nearly snow."""
     words = list(
-        filter(None, words_of(AutoTokenizer.from_pretrained(ROOT, trust_remote_code=True)))
+        filter(None, token_texts(AutoTokenizer.from_pretrained(ROOT, trust_remote_code=True)))
     )
     vectors = np.random.default_rng(0).normal(size=(len(words), 40))
     rain, snow = (words.index(word) for word in "雨雪")

@@ -21,7 +21,7 @@ from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from conftest import ROOT, SHAPE, save_with_tokenizer
+from model_folders import ROOT, SHAPE, save_with_tokenizer
 from modeling_chinese_modernbert import ChineseModernBertForTokenClassification
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

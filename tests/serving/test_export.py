@@ -15,6 +15,7 @@ import modeling_chinese_modernbert as modeling
 import runtimes
 from embedding.bag_of_words import put_words_beside
 from embedding.student import whiten, widen_vectors
+from model_folders import save_with_tokenizer
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
 from serving import export, export_check, javascript_cases
 from serving.export_check import Agreement, batches_for, compare
@@ -37,13 +38,6 @@ TOLERANCE = 2e-5
 SENTENCE = "他们在河边的小屋里住了整整一个夏天，每天清晨都去划船。"
 # One token between the two that frame a text, some, several windows, more than the context.
 TEXTS = ["好", "今天[MASK]气很好，我们去公园[MASK]步吧。", SENTENCE, SENTENCE * 12, SENTENCE * 40]
-
-
-def save(model, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "tokenization_chinese_modernbert.py"):
-        shutil.copy(ROOT / name, folder)
-    return folder
 
 
 def write_modules(folder: Path, *kinds: str, pooling: str = "mean") -> None:
@@ -71,7 +65,9 @@ def run(*arguments) -> None:
 def masked_lm(make_model, tmp_path_factory):
     """A model folder and its export, in every format."""
     folder = tmp_path_factory.mktemp("masked-lm")
-    save(make_model("eager", ChineseModernBertForMaskedLM, **SHAPE), folder / "model")
+    save_with_tokenizer(
+        make_model("eager", ChineseModernBertForMaskedLM, **SHAPE), folder / "model"
+    )
     (folder / "model/README.md").write_text("---\nlicense: apache-2.0\n---\n# Card\n")
     run("--model", folder / "model", "--output", folder / "exported", "--int8")
     return folder / "model", folder / "exported"
@@ -81,7 +77,9 @@ def masked_lm(make_model, tmp_path_factory):
 def embedder(request, make_model, tmp_path_factory):
     """A folder of sentence-transformers with longer vectors than states, and its ONNX export."""
     folder = tmp_path_factory.mktemp("embedder")
-    encoder = save(make_model("eager", ChineseModernBertModel, **SHAPE), folder / "encoder")
+    encoder = save_with_tokenizer(
+        make_model("eager", ChineseModernBertModel, **SHAPE), folder / "encoder"
+    )
     model = SentenceTransformer(str(encoder), trust_remote_code=True)
     if request.param == "a dense layer":
         widen_vectors(model, 48)
@@ -158,7 +156,7 @@ def test_vectors_are_those_of_sentence_transformers(embedder):
 )
 def test_a_file_of_each_head_gives_what_torch_gives(make_model, tmp_path, head, outputs):
     cls = getattr(modeling, f"ChineseModernBertFor{head}")
-    save(make_model("eager", cls, **SHAPE), tmp_path / "model")
+    save_with_tokenizer(make_model("eager", cls, **SHAPE), tmp_path / "model")
     run("--model", tmp_path / "model", "--output", tmp_path / "exported", "--formats", "onnx")
     ids = np.random.default_rng(0).integers(5, SHAPE["vocab_size"], (3, 140))
     mask = np.ones_like(ids)

@@ -47,7 +47,7 @@ def embedder(model) -> Runtime:
 # --- what is read -------------------------------------------------------------------------------
 
 
-def test_a_model_that_does_not_know_its_mask_says_how_to_mend_it(runtime):
+def test_a_model_that_does_not_know_its_mask_says_how_to_fix_it(runtime):
     nameless = replace(runtime.folder, config=runtime.folder.config | {"mask_token_id": None})
     with pytest.raises(ValueError, match=r"config\.json has no mask_token_id: set it"):
         Runtime(nameless, runtime.forward).fill_masks(["今天[MASK]雨。"])
@@ -70,7 +70,7 @@ def test_a_long_text_is_cut_between_tokens_and_what_is_lost_is_counted(runtime):
     assert (whole.text, whole.dropped) == (SENTENCE, 0)
 
 
-def test_half_a_surrogate_pair_is_replaced(runtime):
+def test_an_unpaired_surrogate_is_replaced(runtime):
     assert page.read_input("好\ud83d好", runtime.tokenizer, 10).text == "好\ufffd好"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SHAPE, save_with_tokenizer
+from model_folders import SHAPE, save_with_tokenizer
 from modeling_chinese_modernbert import ChineseModernBertForTokenClassification
 from serving import page_models
 from serving.page_models import Models, cached_export

@@ -1,4 +1,4 @@
-"""The guard stops a run before its weights are spoilt, and says where."""
+"""The guard stops a run before its weights are ruined, and says where."""
 
 import json
 from types import SimpleNamespace
@@ -44,6 +44,7 @@ def test_a_loss_that_is_no_number_stops_even_the_first_log(guard):
 
 def test_other_logs_do_not_count(guard):
     guard.on_log(None, state(1), None, logs={"eval_loss": float("nan")})
+    assert not guard.losses
 
 
 def test_a_resumed_run_remembers_its_losses_and_forgets_its_stop(guard, tmp_path):

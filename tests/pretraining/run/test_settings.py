@@ -125,7 +125,7 @@ def test_an_optimizer_whose_package_is_missing_is_refused(refused, monkeypatch):
     assert "stage2.training.optim: You need to install `torch-optimi`" in message
 
 
-def test_rows_that_cannot_be_dealt_are_refused(refused):
+def test_rows_that_cannot_be_divided_evenly_are_refused(refused):
     message = refused("stage2.rows_per_step=3")
     assert (
         "stage2.rows_per_step: 3 rows cannot be divided evenly among 1 processes in batches of 2"

@@ -1,0 +1,34 @@
+"""Folders of tiny models, as a page or an export opens them."""
+
+import json
+import shutil
+from pathlib import Path
+
+# As small as a model can be: every length up to the longest is checked when it is exported.
+SHAPE = {
+    "vocab_size": 32_000,
+    "num_hidden_layers": 1,
+    "layer_types": ["full_attention"],
+    "max_position_embeddings": 200,
+}
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def save_with_tokenizer(model, folder: Path) -> Path:
+    """Writes a model and the tokenizer at the root."""
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "tokenization_chinese_modernbert.py"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def make_embedding_model(folder: Path) -> Path:
+    """Turns the folder of an encoder into one of an embedding model: the first token's state."""
+    modules = [
+        {"idx": number, "path": path, "type": f"st.{path[2:] or 'Transformer'}"}
+        for number, path in enumerate(("", "1_Pooling"))
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": "cls"}))
+    return folder
