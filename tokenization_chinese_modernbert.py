@@ -108,7 +108,8 @@ class ChineseModernBertTokenizer(PreTrainedTokenizerFast):
             return text
         ids = [token_ids] if isinstance(token_ids, int) else token_ids
         tokens = self.convert_ids_to_tokens(ids, skip_special_tokens=skip_special_tokens)
-        return self.convert_tokens_to_string(tokens)
+        # None: an id that is in no vocabulary, which tokenizers leaves out, too.
+        return self.convert_tokens_to_string([token for token in tokens if token is not None])
 
     def train_new_from_iterator(self, *args, **kwargs):
         """Refuses: transformers would train a tokenizer without the 256 byte tokens.

@@ -118,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=f"{__doc__}\n{MARKING}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("rows", type=Path, help="the folder of the row set")
+    parser.add_argument("rows", help="the folder of the row set")
     parser.add_argument("--tokenizer", type=Path, default=Path("."), help="its folder")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--row", type=int, help="show this row; the first is 0")

@@ -129,7 +129,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--rows", type=Path, required=True, help="row set to count in")
+    add("--rows", required=True, help="row set to count in")
     add("--model", type=Path, required=True, help="configuration of the fresh model (JSON)")
     add("--output", type=Path, required=True, help="model folder to make, or an empty one")
     add("--seed", type=int, default=1, help="of all that is random (default: %(default)s)")

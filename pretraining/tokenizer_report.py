@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from pretraining.data.corpus import read_documents
 from pretraining.tokenizer.report import open_peer, print_report
 
 
@@ -29,11 +30,13 @@ def main() -> None:
     )
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of tokenizer.json")
     parser.add_argument("--corpus", nargs="+", required=True, help="files, folders or patterns")
+    parser.add_argument("--text_field", default="text", help="field that holds the text")
     add_peers(parser)
     arguments = parser.parse_args()
     try:
         peers = {name: open_peer(name) for name in arguments.beside}
-        print_report(arguments.tokenizer / "tokenizer.json", arguments.corpus, peers)
+        documents = read_documents(arguments.corpus, arguments.text_field)
+        print_report(arguments.tokenizer / "tokenizer.json", documents, peers)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"tokenizer_report: {error}")
 

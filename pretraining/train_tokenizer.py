@@ -8,9 +8,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from pretraining.data.corpus import read_documents
+from pretraining.data.corpus import find_files, read_documents
 from pretraining.data.rows import MAX_VOCAB_SIZE
 from pretraining.data.weighting import read_weights
+from pretraining.files import check_file
 from pretraining.tokenizer.report import open_peer, print_report
 from pretraining.tokenizer.training import save, smallest_size, train
 from pretraining.tokenizer_report import add_peers
@@ -42,7 +43,12 @@ def main() -> None:
     smallest = smallest_size()
     if not smallest < arguments.vocab_size <= MAX_VOCAB_SIZE:
         parser.error(f"--vocab_size must be more than {smallest} and at most {MAX_VOCAB_SIZE}.")
+    if arguments.characters_per_stratum < 1:
+        parser.error("--characters_per_stratum must be at least 1.")
     try:
+        check_file(arguments.output / "tokenizer.json")
+        if arguments.report:
+            find_files(arguments.report)
         peers = {name: open_peer(name) for name in arguments.beside}
         documents = read_documents(arguments.corpus, arguments.text_field)
         content = train(
@@ -54,7 +60,8 @@ def main() -> None:
         )
         save(content, arguments.output)
         if arguments.report:
-            print_report(arguments.output / "tokenizer.json", arguments.report, peers)
+            documents = read_documents(arguments.report, arguments.text_field)
+            print_report(arguments.output / "tokenizer.json", documents, peers)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"train_tokenizer: {error}")
 

@@ -82,7 +82,7 @@ def kind_of(file: str) -> str | None:
 
 
 def find_files(paths: Sequence[str]) -> list[str]:
-    """The corpus files behind files, folders and patterns, in a fixed order.
+    """The corpus files behind files, folders and patterns, each once, in a fixed order.
 
     Args:
         paths: of this machine, or with a protocol that fsspec knows: `hf://datasets/user/name`
@@ -113,7 +113,7 @@ def find_files(paths: Sequence[str]) -> list[str]:
                 )
         local = "file" in system.protocol
         files += found if local else [system.unstrip_protocol(file) for file in found]
-    return files
+    return list(dict.fromkeys(files))  # a file may be named by its folder, too
 
 
 def passed_over(paths: Sequence[str]) -> Counter:
@@ -271,13 +271,7 @@ def _document(record: dict | bytes, file: str, number: int, text_field: str) -> 
             "unpaired surrogate",
             f"{where}: the text holds an unpaired surrogate; fix or drop the line.",
         ) from error
-    domain, script = (record.get(name) or "unknown" for name in ("domain", "script"))
-    if not (isinstance(domain, str) and isinstance(script, str)):
-        raise CorpusError(
-            "domain or script is no text",
-            f"{where}: the fields 'domain' and 'script' must be texts, got {domain!r} and "
-            f"{script!r}; put numbers into quotes.",
-        )
+    domain, script = (str(record.get(name) or "unknown") for name in ("domain", "script"))
     return Document(text, domain, script, number)
 
 

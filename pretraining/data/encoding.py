@@ -106,7 +106,7 @@ def check_tokenizer(name: str, manifest: dict, tokenizer_file: Path) -> None:
         )
 
 
-def open_with_tokenizer(folder: Path, tokenizer_file: Path) -> tuple[Rows, Tokenizer]:
+def open_with_tokenizer(folder: str | Path, tokenizer_file: Path) -> tuple[Rows, Tokenizer]:
     """A row set and the tokenizer it was made with.
 
     Raises:

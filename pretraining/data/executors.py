@@ -2,9 +2,12 @@
 
 import inspect
 import math
+import multiprocessing
 import sys
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -81,11 +84,33 @@ class Stage:
 
 
 class LocalExecutor(LocalPipelineExecutor):
-    """datatrove's executor for one machine, without its messages on the terminal."""
+    """datatrove's executor for one machine, without its messages on the terminal.
+
+    A worker that the system kills ends the work; datatrove would wait for its task forever.
+    """
 
     def run(self) -> PipelineStats | None:
         logger.disable("datatrove")
-        return super().run()
+        if self.workers > 1:
+            self._run_in_processes()
+        return super().run()  # what is left
+
+    def _run_in_processes(self) -> None:
+        if self.depends and not self.depends._launched:
+            self.depends.run()
+        ranks = self.get_incomplete_ranks(range(self.tasks))
+        with ProcessPoolExecutor(self.workers, multiprocessing.get_context("forkserver")) as pool:
+            running = [pool.submit(self._run_for_rank, rank) for rank in ranks]
+            try:
+                for each in as_completed(running):
+                    each.result()
+            except BrokenProcessPool as error:
+                raise ChildProcessError(
+                    "a worker was killed, perhaps for lack of memory; repeat the command with "
+                    "fewer --workers."
+                ) from error
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         logger.disable("datatrove")  # perhaps in another process

@@ -110,7 +110,7 @@ def check_filters(filters: Mapping[str, dict]) -> None:
     """Checks the names of filters and of their thresholds.
 
     Raises:
-        ValueError: if there is no such filter or threshold.
+        ValueError: if there is no such filter or threshold, or one is missing or no number.
     """
     for name, thresholds in filters.items():
         if name not in _FILTERS:
@@ -123,6 +123,20 @@ def check_filters(filters: Mapping[str, dict]) -> None:
         if unknown := [each for each in thresholds if each not in known]:
             there = ", ".join(known) or "none"
             raise ValueError(f"{name}: no threshold {unknown[0]!r}; there are {there}.")
+        for each in known:
+            required = parameters[each].default is inspect.Parameter.empty
+            if required and thresholds.get(each) is None:
+                raise ValueError(f"{name}: give a threshold {each!r}, like configs/filters.yaml.")
+        for each, value in thresholds.items():
+            if not _is_threshold(value):
+                raise ValueError(f"{name}.{each}: a number expected, not {value!r}.")
+
+
+def _is_threshold(value: object) -> bool:
+    """Whether YAML gave a number, true or false, or pairs of numbers, as repetition takes them."""
+    if isinstance(value, list):
+        return all(map(_is_threshold, value))
+    return value is None or isinstance(value, int | float)
 
 
 def document_filters(filters: Mapping[str, dict]) -> list[PipelineStep]:

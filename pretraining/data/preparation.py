@@ -85,7 +85,10 @@ class Preparation:
 
     def __post_init__(self):
         if (self.output / MANIFEST).exists():
-            raise RowsError(f"{self.output} exists already; remove it or choose another --output.")
+            raise RowsError(
+                f"{self.output} exists already; remove it and {self.work.path}, or choose another "
+                "--output."
+            )
         if self.seq_len < 3:
             raise ValueError(
                 f"seq_len {self.seq_len} has no room for a token between [CLS] and [SEP]."
@@ -114,9 +117,11 @@ class Preparation:
             OSError, ValueError: on input that cannot be used, or if OUTPUT.work was begun with
                 other settings. No half-written file is left.
         """
-        plan = self._plan(find_files(self.corpus), execution.workers)
+        plan = self._plan(_corpus_files(self.corpus), execution.workers)
         stages = self._stages(plan)
-        if not self._begun(plan):
+        if self._begun(plan):
+            self._check_what_was_written()
+        else:
             write_json(self.work.plan, plan)
         execution.run(stages, self.work)
         if execution.kind == "slurm":
@@ -144,7 +149,7 @@ class Preparation:
                 f"{elsewhere[0]}: the number of its files is not known without contacting it; give "
                 "--tasks."
             )
-        files = [*elsewhere, *find_files([path for path in self.corpus if "://" not in path])]
+        files = [*elsewhere, *_corpus_files([path for path in self.corpus if "://" not in path])]
         plan = self._plan(files, execution.workers)
         self._begun({key: plan[key] for key in plan if key != "files" or not elsewhere})
         return execution.scripts(self._stages(plan), self.work)
@@ -202,6 +207,20 @@ class Preparation:
             )
         return True
 
+    def _check_what_was_written(self) -> None:
+        """Checks that the shards of the tasks that are done are there.
+
+        Raises:
+            RowsError: if one is not.
+        """
+        for counts in sorted(self.work.counts.glob("*.json")):
+            for shard in read_json(counts)["shards"]:
+                if not (self.output / shard["file"]).exists():
+                    raise RowsError(
+                        f"{self.output / shard['file']} is missing, though {self.work.path} says "
+                        "that it was written; remove that folder too and repeat the command."
+                    )
+
     def _stages(self, plan: dict) -> list[Stage]:
         """The stages of the work, in order."""
         filters, tasks, work = self.filters, plan["tasks"], self.work
@@ -246,3 +265,16 @@ class Preparation:
             Stage("rows", [*documents, rows], tasks),
             Stage("manifest", [manifest], 1),
         ]
+
+
+def _corpus_files(paths: Sequence[str]) -> list[str]:
+    """The corpus files, without what a preparation has written beside its output among them."""
+
+    def is_work(folder: Path) -> bool:
+        return folder.name.endswith(".work") and (folder / "plan.json").exists()
+
+    return [
+        file
+        for file in find_files(paths)
+        if "://" in file or not any(map(is_work, Path(file).parents))
+    ]

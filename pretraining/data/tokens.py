@@ -63,6 +63,12 @@ def is_wordpiece(tokenizer: Tokenizer) -> bool:
     return isinstance(tokenizer.model, WordPiece)
 
 
+def _special_ids(tokenizer: Tokenizer) -> set[int]:
+    """Ids of the special tokens; a user's added tokens stand for text."""
+    added = tokenizer.get_added_tokens_decoder()
+    return {index for index, token in added.items() if token.special}
+
+
 def token_spellings(tokenizer: Tokenizer) -> list[str]:
     """The text of each id, without the prefix that WordPiece writes before later tokens of a word.
 
@@ -70,7 +76,7 @@ def token_spellings(tokenizer: Tokenizer) -> list[str]:
     Python's `surrogateescape`. Further bytes and special tokens are empty.
     """
     prefix = tokenizer.model.continuing_subword_prefix if is_wordpiece(tokenizer) else ""
-    special = tokenizer.get_added_tokens_decoder()
+    special = _special_ids(tokenizer)
     spellings = [""] * tokenizer.get_vocab_size()
     for token, index in tokenizer.get_vocab().items():
         byte = _BYTES.get(token)
@@ -101,7 +107,7 @@ def first_ordinary_id(tokenizer: Tokenizer) -> int:
     """
     last = tokenizer.token_to_id(BYTE_TOKENS[-1])
     if is_wordpiece(tokenizer):
-        last = max(tokenizer.get_added_tokens_decoder(), default=None)
+        last = max(_special_ids(tokenizer), default=None)
     if last is None:
         raise ValueError(
             f"the tokenizer has no token {BYTE_TOKENS[-1]}, so no byte fallback; train one with "

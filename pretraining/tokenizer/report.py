@@ -13,8 +13,8 @@ from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
-from pretraining.data.corpus import Document, read_documents
-from pretraining.data.tokens import BYTE_TOKENS, UNKNOWN, open_tokenizer
+from pretraining.data.corpus import Document
+from pretraining.data.tokens import BYTE_TOKENS, UNKNOWN, is_wordpiece, open_tokenizer
 from pretraining.data.words import Segmenter, crosses_border
 from pretraining.files import read_json, read_text
 from pretraining.tokenizer.sampling import stratum_of
@@ -143,9 +143,9 @@ def _per_token(counts: Counter) -> str:
 
 
 def print_report(
-    tokenizer_file: Path, corpus: list[str], peers: dict[str, PreTrainedTokenizerFast]
+    tokenizer_file: Path, documents: Iterable[Document], peers: dict[str, PreTrainedTokenizerFast]
 ) -> None:
-    """Measures a tokenizer on a corpus and prints the table.
+    """Measures a tokenizer on documents and prints the table.
 
     Raises:
         ImportError, OSError, ValueError: if the tokenizer or the corpus cannot be read, or the
@@ -155,13 +155,15 @@ def print_report(
     content = read_json(tokenizer_file)
     size = len(content["model"]["vocab"])
     tokenizers = {f"{size:,} entries": own}
-    if size > LEGACY_SIZE:
+    if size > LEGACY_SIZE and not is_wordpiece(own):
         shrink(content, LEGACY_SIZE)
         tokenizers[f"cut to {LEGACY_SIZE:,}"] = Tokenizer.from_str(json.dumps(content))
     for tokenizer in tokenizers.values():
         tokenizer.encode_special_tokens = True  # a literal "[MASK]" is text here
-    tokenizers |= {Path(name).name: peer.backend_tokenizer for name, peer in peers.items()}
-    report = measure(tokenizers, read_documents(corpus))
+    short = [Path(name).name for name in peers]
+    names = short if len(set(short)) == len(short) else peers
+    tokenizers |= dict(zip(names, (peer.backend_tokenizer for peer in peers.values()), strict=True))
+    report = measure(tokenizers, documents)
     print(as_markdown(report))
     sizes = [tokenizer.get_vocab_size() for tokenizer in tokenizers.values()]
     shares = [f"{embedding_share(size):.1%} ({size:,} entries)" for size in sorted(set(sizes))]

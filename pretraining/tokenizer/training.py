@@ -6,6 +6,8 @@ segmenter. Nothing is normalized: what is decoded is what was encoded.
 """
 
 import json
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,7 +29,7 @@ from pretraining.data.tokens import (
     token_lengths,
 )
 from pretraining.data.words import HAN, Segmenter, crosses_border
-from pretraining.files import replacing, write_json
+from pretraining.files import write_json
 from pretraining.tokenizer.sampling import Sample, check_domains, share
 from pretraining.tokenizer.vocabulary import RESERVED, alphabet, guaranteed, shrink
 from tokenization_chinese_modernbert import ChineseModernBertTokenizer
@@ -178,6 +180,11 @@ def train(
     check_domains(weights, sample.domains())
     characters = alphabet(counts)
     characters.discard(SEPARATOR)
+    if (smallest := len(FIXED) + len(characters)) >= vocab_size:
+        raise ValueError(
+            f"--vocab_size {vocab_size} leaves no room for words: the characters of this text "
+            f"and what belongs to every vocabulary take {smallest} entries."
+        )
     shown = marked_texts(sample, seed, weights)
     tokenizer = learn(shown, characters, vocab_size + SURPLUS)
     if tokenizer.get_vocab_size() < vocab_size:
@@ -208,10 +215,12 @@ def train(
 
 def save(content: dict, folder: Path) -> None:
     """Writes tokenizer.json and tokenizer_config.json, each complete or not at all."""
-    with replacing(folder / "tokenizer.json") as temporary:
-        write_json(temporary, content)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        file = Path(temporary) / "tokenizer.json"
+        write_json(file, content)
         ChineseModernBertTokenizer(
-            tokenizer_file=str(temporary),
+            tokenizer_file=str(file),
             pad_token=PAD,
             unk_token=UNKNOWN,
             cls_token=CLS,
@@ -219,4 +228,7 @@ def save(content: dict, folder: Path) -> None:
             mask_token=MASK,
             model_max_length=8192,
             clean_up_tokenization_spaces=False,
-        ).save_pretrained(folder)
+        ).save_pretrained(temporary)
+        write_json(file, content)  # not as the tokenizers library orders it
+        for each in sorted(Path(temporary).iterdir()):
+            os.replace(each, folder / each.name)

@@ -2,14 +2,16 @@
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+from datatrove.pipeline.base import PipelineStep
 
 from corpora import ROOT, TEXTS, TOKENIZER, many_texts, prepare, shards_of, write_corpus
 from pretraining.data.corpus import CorpusError
-from pretraining.data.executors import Execution, slurm_options
+from pretraining.data.executors import Execution, Stage, WorkFolder, slurm_options
 from pretraining.data.preparation import Preparation
 from pretraining.data.rows import RowsError, open_rows
 
@@ -25,6 +27,20 @@ def corpora(tmp_path):
         write_corpus(folder / f"{name}.jsonl", [name + text for text in many_texts(20)])
     prepare(folder, tmp_path / "local", tasks=2)
     return folder
+
+
+class KillsItsWorker(PipelineStep):
+    """As the system does when memory runs out."""
+
+    def run(self, data=None, rank=0, world_size=1):
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_ends_the_work(tmp_path):
+    stage = Stage("rows", [KillsItsWorker()], tasks=2)
+    with pytest.raises(ChildProcessError, match=r"a worker was killed, .* fewer --workers"):
+        Execution("local", workers=2).run([stage], WorkFolder(tmp_path / "work"))
 
 
 def preparation(corpus: Path | str, output: Path, **settings) -> Preparation:

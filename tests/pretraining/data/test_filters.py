@@ -69,6 +69,8 @@ def test_the_examples_of_filters_are_some():
         ("lenght: {minimum: 5}", r"no filter 'lenght'; there are length"),
         ("length: {min: 5}", r"length: no threshold 'min'; there are minimum, maximum"),
         ("length: 5", r"length: must hold thresholds"),
+        ("length: {minimum: many}", r"length\.minimum: a number expected, not 'many'"),
+        ("chinese:", r"chinese: give a threshold 'minimum'"),
         ("- length", r"keys and values expected, such as `length"),
         ("length: {", r"not YAML"),
     ],

@@ -4,6 +4,7 @@ import codecs
 import collections
 import gzip
 import json
+import shutil
 import socket
 from pathlib import Path
 
@@ -154,8 +155,22 @@ def test_refused_bad_input_stops_the_work_and_leaves_no_row_set(corpus, tmp_path
 
 def test_an_existing_output_is_kept(corpus, tmp_path):
     prepare(corpus, tmp_path / "rows")
-    with pytest.raises(RowsError, match="rows exists already"):
+    with pytest.raises(RowsError, match=r"rows exists already; remove it and .*rows\.work"):
         prepare(corpus, tmp_path / "rows")
+
+
+def test_a_restart_whose_shards_are_gone_is_refused(corpus, tmp_path):
+    prepare(corpus, tmp_path / "rows")
+    shutil.rmtree(tmp_path / "rows")
+    with pytest.raises(RowsError, match=r"rows-.*arrow is missing, .*remove that folder too"):
+        prepare(corpus, tmp_path / "rows")
+
+
+def test_what_a_preparation_leaves_within_the_corpus_is_no_part_of_it(corpus, tmp_path):
+    corpus.write_bytes(corpus.read_bytes() + b"{broken\n")
+    first = prepare(tmp_path, tmp_path / "rows")
+    assert (tmp_path / "rows.work" / "bad_input" / "00000.jsonl").read_text(encoding="utf-8")
+    assert prepare(tmp_path, tmp_path / "others")["shards"] == first["shards"]
 
 
 def test_a_tokenizer_without_the_special_tokens_is_refused(corpus, tmp_path):

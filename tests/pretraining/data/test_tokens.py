@@ -67,6 +67,16 @@ def test_a_tokenizer_without_byte_tokens_is_refused():
         special_token_ids(other)
 
 
+def test_a_token_that_a_user_added_stands_for_its_text():
+    own = open_tokenizer(TOKENIZER)
+    own.add_tokens(["长江大桥头"])
+    assert token_lengths(own)[own.token_to_id("长江大桥头")] == 5
+    other = Tokenizer(models.WordPiece({"[UNK]": 0, "花": 1}, unk_token="[UNK]"))
+    other.add_special_tokens(["[UNK]"])
+    other.add_tokens(["桥头"])
+    assert first_ordinary_id(other) == 1
+
+
 def test_in_a_wordpiece_text_follows_the_special_tokens():
     entries = ["[PAD]", "花", "[UNK]", "ing", "##ing"]
     vocabulary = {entry: number for number, entry in enumerate(entries)}

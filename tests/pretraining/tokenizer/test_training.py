@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
@@ -18,6 +19,7 @@ from pretraining.tokenizer.training import (
     smallest_size,
 )
 from pretraining.tokenizer.vocabulary import shrink
+from tokenization_chinese_modernbert import ChineseModernBertTokenizer
 
 SENTENCES = [
     "小明每天早上骑自行车去学校。",
@@ -94,6 +96,27 @@ def test_too_little_text_for_the_vocabulary_is_refused():
     documents = [Document("太短。", "daily", "hans", 1)]
     with pytest.raises(ValueError, match="entries could be trained; give more text"):
         train(documents, 20_000)
+
+
+def test_a_size_that_cuts_characters_out_is_refused():
+    rare = "".join(map(chr, range(0x3400, 0x3400 + 50)))
+    documents = [*DOCUMENTS, Document(rare * 2, "daily", "hans", 1)]
+    with pytest.raises(ValueError, match=rf"no room for words: .* take {SMALLEST + 50} entries"):
+        train(documents, SMALLEST + 16)
+
+
+def test_a_tokenizer_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    training.save(train(), tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(ChineseModernBertTokenizer, "save_pretrained", full_disk)
+        training.save(train(size=SMALLEST + 8), tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def full_disk(self, folder: str) -> None:
+    (Path(folder) / "tokenizer.json").write_text("{", encoding="utf-8")
+    raise OSError("the disk is full")
 
 
 def test_a_weighted_domain_is_shown_so_many_times_as_often():
