@@ -79,10 +79,10 @@ class DataCollatorForWholeWordMasking:
     """Masks whole words. Create it by `for_tokenizer`, or by `for_rows` for packed rows.
 
     In each sequence, round(rate × maskable tokens) tokens are masked, or as many fewer as the
-    lengths of its words require. Mask units are words, except that a word of more than 16 tokens is
-    masked in parts. They are drawn in random order until the budget is full; a unit that no longer
-    fits is passed over. The tokens of a masked unit are all replaced by [MASK], all replaced by
-    random tokens, or all kept.
+    lengths of its words require; of ordinary features at least one word. Mask units are words,
+    except that a word of more than 16 tokens is masked in parts. They are drawn in random order
+    until the budget is full; a unit that no longer fits is passed over. The tokens of a masked unit
+    are all replaced by [MASK], all replaced by random tokens, or all kept.
 
     Features are dictionaries, and those of a batch have the same of the following keys. Ordinary
     features have
@@ -148,10 +148,12 @@ class DataCollatorForWholeWordMasking:
     def __post_init__(self):
         if not callable(self.mask_rate):
             _check_rate(self.mask_rate)
-        if min(self.replace) < 0 or len(self.replace) != 3 or abs(sum(self.replace) - 1) > 1e-6:
+        if len(self.replace) != 3 or min(self.replace) < 0 or abs(sum(self.replace) - 1) > 1e-6:
             raise ValueError(f"replace={self.replace}: it must be three shares that sum to 1.")
         if self.padding_side not in ("left", "right"):
             raise ValueError(f"padding_side={self.padding_side!r}: choose 'left' or 'right'.")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: it must be at least 0.")
         # Shared with all data-loader workers, which may be started anew for each epoch.
         self._has_warned = torch.zeros((), dtype=torch.bool, device="cpu").share_memory_()
 
@@ -392,6 +394,8 @@ class DataCollatorForWholeWordMasking:
         for row, (rate, generator) in zip(range(rows), draws, strict=False):
             budget = round(rate * (borders[row + 1] - borders[row]))
             of_row = lengths[first_units[row] : first_units[row + 1]]
+            if exact and rate and len(of_row):
+                budget = max(budget, int(of_row.min()))  # a short text has something to learn from
             units, filled = _choose(of_row, budget, generator)
             if exact and filled < budget:
                 units, filled = _choose_exactly(of_row, budget, generator)

@@ -5,6 +5,8 @@
 All values are shares from 0 to 1, as in `evaluate`'s own metrics.
 """
 
+import math
+
 try:
     import datasets
     import evaluate
@@ -82,11 +84,13 @@ class EntityF1(evaluate.Metric):
         from seqeval.scheme import IOB2
 
         strict = {"mode": "strict", "scheme": IOB2, "zero_division": 0}
+        # seqeval's mean over classes is NaN where neither side has an entity.
+        macro_f1 = float(f1_score(references, predictions, average="macro", **strict))
         return {
             "precision": float(precision_score(references, predictions, **strict)),
             "recall": float(recall_score(references, predictions, **strict)),
             "f1": float(f1_score(references, predictions, **strict)),
-            "macro_f1": float(f1_score(references, predictions, average="macro", **strict)),
+            "macro_f1": 0.0 if math.isnan(macro_f1) else macro_f1,
         }
 
 

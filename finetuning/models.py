@@ -77,7 +77,7 @@ class Model:
             config = AutoConfig.from_pretrained(self.folder, **options)
             model = head.auto.from_config(config, dtype=torch.float32, trust_remote_code=True)
         else:
-            # A folder may have been fine-tuned on another task: its head is not the new one's size.
+            # A folder may have been fine-tuned on another task, with a head of another size.
             model, report = head.auto.from_pretrained(
                 self.folder,
                 dtype=torch.float32,
@@ -86,7 +86,16 @@ class Model:
                 **options,
             )
             _refuse_other_shapes(self.folder, model, report["mismatched_keys"])
+            if classes is not None and self._knows_other_classes(type(model).__name__, classes):
+                new = head.auto.from_config(model.config, trust_remote_code=True)
+                model.classifier = new.to(torch.float32).classifier
         return model, AutoTokenizer.from_pretrained(self.folder, trust_remote_code=True)
+
+    def _knows_other_classes(self, architecture: str, classes: list[str]) -> bool:
+        """Whether the folder was fine-tuned, with this head, to tell other classes apart."""
+        stored = AutoConfig.from_pretrained(self.folder, trust_remote_code=True)
+        known = [stored.id2label[index] for index in sorted(stored.id2label)]
+        return architecture in (stored.architectures or ()) and known != classes
 
 
 def _refuse_other_shapes(folder: str, model, mismatched) -> None:

@@ -173,7 +173,8 @@ def _check(task: Task) -> None:
             raise ValueError(f"{key}: a whole number above 0 expected, not {value!r}")
     if not task.learning_rates or min(task.learning_rates) <= 0:
         raise ValueError(f"learning_rates: numbers above 0 expected, not {task.learning_rates}")
-    if not isinstance(task.held_out, float) or not 0 <= task.held_out < 1:
+    is_number = isinstance(task.held_out, int | float) and not isinstance(task.held_out, bool)
+    if not is_number or not 0 <= task.held_out < 1:
         raise ValueError(f"held_out: a share from 0 to below 1 expected, not {task.held_out!r}")
     if not isinstance(task.blanks, bool):
         raise ValueError(f"blanks: true or false expected, not {task.blanks!r}")

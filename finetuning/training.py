@@ -195,7 +195,9 @@ def fit(
     """
     task, place = run.task, next(model.parameters()).device
     if run.compile:
-        model.compile(dynamic=True)  # every batch has another number of tokens
+        # Not the head, which would be compiled anew for each number of classes. Every batch has
+        # another number of tokens.
+        model.base_model.compile(dynamic=True)
     data = Dataset.from_list(rows)
     steps = math.ceil(len(rows) / task.batch_size) * task.epochs
     with tempfile.TemporaryDirectory() as unused:

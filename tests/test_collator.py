@@ -313,6 +313,7 @@ def test_a_rate_by_the_step_needs_the_step(feature):
         ({"replace": (0.8, 0.1)}, r"replace=\(0.8, 0.1\): it must be three shares that sum to 1"),
         ({"replace": (0.8, 0.3, -0.1)}, "replace="),
         ({"replace": (0.8, 0.1, 0.2)}, "replace="),
+        ({"seed": -1}, "seed=-1: it must be at least 0"),
         ({"padding_side": "middle"}, "padding_side='middle': choose 'left' or 'right'"),
     ],
 )

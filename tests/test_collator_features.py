@@ -86,7 +86,9 @@ def test_words_of_ordinary_features_are_masked_whole_and_exactly(bert, rate):
         ([3, 3, 2, 2], 0.6, 6),
         ([5, 4, 4], 8 / 13, 8),
         ([3, 3], 0.5, 3),
-        ([3, 3], 0.4, 0),  # two tokens, but no word is as short
+        ([3, 3], 0.4, 3),  # two tokens, but no word is as short
+        ([1, 2], 0.15, 1),  # a short text has something to learn from
+        ([1, 2], 0.0, 0),
         ([7, 5, 3], 0.6, 8),  # 8, not the 9 that no words have together
         ([40], 0.5, 16),  # parts of 16, 16 and 8 have no 20 together
     ],

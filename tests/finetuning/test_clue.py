@@ -115,6 +115,18 @@ def test_models_can_be_saved_after_their_results_were_made(run_file, data):
     assert folders == ["seed-0-rate-0.001", "seed-0-rate-0.003"]
 
 
+def test_a_hidden_test_that_comes_later_is_answered(run_file, data):
+    content = yaml.safe_load(run_file.read_text(encoding="utf-8"))
+    clue.main([str(run_file), "--seeds", "1", "--save_models"])
+    lines = (json.dumps({"words": f"苹果{number}"}) for number in range(3))
+    (data / "hidden.json").write_text("\n".join(lines), encoding="utf-8")
+    content["tasks"][0]["fruit"]["files"]["hidden"] = str(data / "hidden.json")
+    run_file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    clue.main([str(run_file), "--seeds", "1", "--save_models"])
+    for name in ("tiny/fruit/seed-0-rate-0.001", "characters/fruit/result"):
+        assert len(read_predictions(data / f"results/{name}.json")["hidden"]) == 3
+
+
 def test_bad_data_is_refused_before_any_run(run_file, data):
     (data / "dev.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"fruit: .*the dev split, is missing"):

@@ -105,6 +105,21 @@ def test_another_encoder_of_transformers_takes_its_place(bert_folder, head):
     assert frame.cache_info().currsize == _encode_piece.cache_info().currsize == 0
 
 
+def test_what_was_fine_tuned_for_other_classes_begins_with_a_new_head(tiny_folder, tmp_path):
+    head, random = HEADS["classification"], Model(f"random:{tiny_folder}", "tiny")
+    model, tokenizer = random.build(head, ["a", "b"], 0)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with torch.no_grad():
+        before = model.classifier.weight
+        for classes, goes_on in ((["a", "b"], True), (["c", "d"], False)):
+            after, _ = Model(str(tmp_path), "tuned").build(head, classes, 1)
+            assert torch.equal(after.classifier.weight, before) == goes_on
+            assert torch.equal(
+                after.base_model.final_norm.weight, model.base_model.final_norm.weight
+            )
+
+
 def test_a_run_is_a_function_of_its_seed(tiny_folder):
     splits = made_up_splits("classification", train=32, dev=8)
     run = run_of(tiny_folder, "classification", epochs=1)
