@@ -6,6 +6,7 @@ sentence. The configuration of `ChineseModernBertForTokenClassification` names t
 """
 
 import itertools
+import types
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +102,8 @@ class ChineseModernBertTokenClassificationPipeline(TokenClassificationPipeline):
         # transformers takes what a call does not say for False, whatever `pipeline` was told.
         of_pipeline = self._preprocess_params.get("is_split_into_words", False)
         kwargs.setdefault("is_split_into_words", of_pipeline)
+        if kwargs["is_split_into_words"] and isinstance(inputs, types.GeneratorType):
+            inputs = list(inputs)  # transformers reads it once to see what it holds
         return super().__call__(inputs, **kwargs)
 
     def check_model_type(self, supported_models):

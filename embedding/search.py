@@ -88,8 +88,9 @@ def open_for(folder: Path, opening: Opening) -> SearchIndex:
     index = SearchIndex.open(folder)
     if opening.fingerprint() != index.note.fingerprint:
         raise ValueError(
-            f"{folder} was made with another model, other weights or prompts ({index.note.model}). "
-            "Name that model with --model, or build the index anew."
+            f"{folder} was made with another model, other weights or prompts "
+            f"({index.note.model}), or by an older version of this code. Name that model with "
+            "--model, or build the index anew."
         )
     return index
 
@@ -272,7 +273,7 @@ def index_files(args: argparse.Namespace) -> None:
             "Choose a folder beside it."
         )
     for ending, count in passed_over(args.files).items():
-        if ending not in SEPARATORS:
+        if not ending.endswith(tuple(SEPARATORS)):
             print(f"left out, no text files: {count:,} × {ending}", file=sys.stderr)
     args.index.mkdir(parents=True, exist_ok=True)
     try:

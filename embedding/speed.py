@@ -52,8 +52,10 @@ def megabytes_of(folder: Path) -> float | None:
     if not folder.is_dir():
         return None
     # A checkout holds models in folders of its own, which are others.
-    patterns = ("*.safetensors", "*.bin", "[0-9]_*/*.safetensors", "[0-9]_*/*.bin", "tokenizer*")
-    files = [file for pattern in patterns for file in folder.glob(pattern)]
+    files = list(folder.glob("tokenizer*"))
+    for part in (folder, *folder.glob("[0-9]_*")):
+        # Many models bring their weights in both formats.
+        files += list(part.glob("*.safetensors")) or list(part.glob("pytorch_model*.bin"))
     return sum(file.stat().st_size for file in files) / 2**20
 
 

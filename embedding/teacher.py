@@ -72,13 +72,13 @@ def open_vectors(folder: Path, note: TeacherNote, mode: str) -> np.memmap:
     """(count, size), fp16; mode "w+" makes the file, "r+" goes on with it, "r" reads.
 
     Raises:
-        OSError, ValueError: if the file is missing or too short.
+        OSError, ValueError: if the file is missing or of another length.
     """
     file, needed = folder / VECTORS, 2 * note.count * note.size
     if mode != "w+" and (size := file.stat().st_size) != needed:
         raise ValueError(
-            f"{file} has {size:,} bytes, not {needed:,}: it was cut off. Remove {folder} and start "
-            "anew."
+            f"{file} has {size:,} bytes, not {needed:,}: it is not the one that was begun. Remove "
+            f"{folder} and start anew."
         )
     vectors = np.memmap(file, np.float16, mode, shape=(note.count, note.size))
     if mode == "w+" and hasattr(os, "posix_fallocate"):

@@ -281,7 +281,7 @@ def test_given_words_are_judged_as_they_are(label):
     assert [entity["word"] for entity in entities] == ["周敏", "西安"]
     options = {"is_split_into_words": True, "aggregation_strategy": "first"}
     always = type(pipe)(model=pipe.model, tokenizer=pipe.tokenizer, **options)
-    assert always([words]) == [entities]
+    assert always([words]) == always(each for each in [words]) == [entities]
     assert always(text, is_split_into_words=False) == pipe(text, aggregation_strategy="first")
     entities = pipe([words], is_split_into_words=True, aggregation_strategy="max", delimiter="")
     check(entities[0], "".join(words))

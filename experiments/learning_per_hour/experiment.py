@@ -6,7 +6,7 @@ seeds: [1, 2]
 overrides: {stage1.muon.peak: 2.4e-3}        keys of base.yaml
 model: {num_hidden_layers: 9}                optional: keys of base.yaml's model configuration
 time_shares: [0.5, 0.5]                      of stages 1 and 2, if there are both
-speed_of: muon-1.2e-3                        optional: an experiment that is equally fast
+speed_of: muon                               optional: an experiment that is equally fast
 objective: replaced_tokens                   optional: in place of masked_tokens
 held_out: {everyday: ROWS/…}                 optional: row sets in place of the protocol's
 verdict: …                                   written by a person, after the runs

@@ -117,13 +117,17 @@ def find_files(paths: Sequence[str]) -> list[str]:
 
 
 def passed_over(paths: Sequence[str]) -> Counter:
-    """How many files of the folders among the paths `find_files` leaves out, by their ending."""
+    """How many files of the folders among the paths `find_files` leaves out, by their ending.
+
+    Hidden files and folders are not counted.
+    """
     endings: Counter = Counter()
     for path in paths:
         system, root = url_to_fs(path)
         if system.isdir(root):
-            names = (file.rpartition("/")[2] for file in system.find(root) if not kind_of(file))
-            endings.update("".join(Path(name).suffixes) or name for name in names)
+            files = (file for file in system.find(root) if not kind_of(file))
+            seen = (file for file in files if "/." not in file.removeprefix(root))
+            endings.update("".join(Path(file).suffixes) or "without an ending" for file in seen)
     return endings
 
 

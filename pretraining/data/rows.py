@@ -154,8 +154,8 @@ def open_rows(folder: str | Path, remember: bool = True) -> "Rows":
         return StreamedRows(_place_for(manifest), manifest, address=str(folder))
     folder = Path(folder)
     known = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = read_json(folder / CHECKED)
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        known = dict(read_json(folder / CHECKED))
 
     def check(shard: dict) -> list:
         file = folder / shard["file"]

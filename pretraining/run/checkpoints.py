@@ -39,9 +39,9 @@ def check_order(settings: StageSettings, data: StageData) -> None:
     file = folder / ORDER_FILE
     if not file.exists():
         return
+    begun, now = read_json(file), _order_facts(settings, data)
     # Older files do not name the masking.
-    begun, now = {"masking": "words"} | read_json(file), _order_facts(settings, data)
-    if changed := [key for key in now if begun[key] != now[key]]:
+    if changed := [key for key in now if key in begun and begun[key] != now[key]]:
         raise RunConfigError(
             f"{folder} was begun with another {' and '.join(changed)}, so its training order "
             "cannot be continued. Set it as it was, or output_dir to a new folder."

@@ -10,8 +10,15 @@ from pretraining.files import read_json
 
 def last_complete_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end, or None."""
-    # Somebody may have put a copy beside them, under another name.
-    checkpoints = [each for each in folder.glob("checkpoint-*") if _step_of(each).isdecimal()]
+    checkpoints = []
+    for each in folder.glob("checkpoint-*"):
+        if _step_of(each).isdecimal():
+            checkpoints.append(each)
+        else:
+            print(
+                f"{each} does not end in a step and is passed over. Move it elsewhere: Trainer may "
+                "delete it for a checkpoint, or keep it in place of one."
+            )
     for checkpoint in sorted(checkpoints, key=lambda each: int(_step_of(each)), reverse=True):
         if missing := _what_is_incomplete(checkpoint):
             print(f"{checkpoint} is incomplete ({missing}), looking for the one before it")

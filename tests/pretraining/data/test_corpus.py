@@ -9,7 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pretraining.data.corpus import CorpusError, find_files, read_documents, read_file, zstd
+from pretraining.data.corpus import (
+    CorpusError,
+    find_files,
+    passed_over,
+    read_documents,
+    read_file,
+    zstd,
+)
 
 LINES = [{"text": "第一篇", "domain": "food"}, {"text": "第二篇", "script": "hans"}]
 JSONL = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in LINES).encode()
@@ -78,6 +85,13 @@ def test_a_file_named_twice_is_read_once(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(JSONL)
     file = str(tmp_path / "a.jsonl")
     assert find_files([file, str(tmp_path), str(tmp_path / "*.jsonl")]) == [file]
+
+
+def test_what_a_folder_holds_besides_is_counted_by_its_ending(tmp_path):
+    for name in ("a.jsonl", "list.2024.csv", "README", "notes/LICENSE", ".git/config", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert passed_over([str(tmp_path)]) == {".2024.csv": 1, "without an ending": 2}
 
 
 def test_only_the_wanted_lines_are_read(tmp_path):

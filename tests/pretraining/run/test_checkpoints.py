@@ -29,10 +29,11 @@ def test_the_newest_is_taken(stage):
     assert last_complete_checkpoint(stage) == str(stage / "checkpoint-100")
 
 
-def test_a_copy_under_another_name_is_passed_over(stage):
+def test_a_copy_under_another_name_is_passed_over_and_named(stage, capsys):
     newest = last_complete_checkpoint(stage)
     shutil.copytree(newest, f"{newest}-copy")
     assert last_complete_checkpoint(stage) == newest
+    assert f"{newest}-copy does not end in a step" in capsys.readouterr().out
 
 
 def test_without_one_the_stage_starts_anew(tmp_path):
