@@ -403,7 +403,7 @@ def attend(
 
 def runs_eagerly_without_gradients() -> bool:
     """Whether a tensor that is not needed again may be overwritten; a graph plans that itself."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 def eager_attention(

@@ -367,10 +367,10 @@ class ChineseModernBertConfig(PreTrainedConfig):
             "mlp_dropout",
             "classifier_dropout",
         ):
-            if not 0 <= getattr(self, name) < 1:
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(
-                    f"ChineseModernBertConfig: {name} must lie in [0, 1), "
-                    f"got {getattr(self, name)!r}."
+                    f"ChineseModernBertConfig: {name} must lie in [0, 1), got {value!r}."
                 )
         if self.local_attention % 2:
             raise ValueError(

@@ -11,6 +11,8 @@ except ImportError:  # imported from a checkout, where the files are not a packa
     from products_chinese_modernbert import is_plain_linear, linear_cross_entropy
     from stream_chinese_modernbert import IGNORED
 
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
 
 def _per_item(total: Tensor, items: Tensor | int, num_items_in_batch: Tensor | int | None):
     """A summed loss divided by the items of the whole optimizer step, or else of this batch.
@@ -39,10 +41,12 @@ def masked_loss(
     Args:
         labels: (tokens,), none of them ignored.
     """
+    plain = is_plain_linear(decoder) and decoder.bias is not None
+    if x.device.type != "cpu" or not plain:
+        return token_loss(decoder(x), labels, num_items_in_batch)
     autocast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if autocast else decoder.weight.dtype
-    plain = is_plain_linear(decoder) and decoder.bias is not None
-    if x.device.type != "cpu" or not plain or dtype not in (torch.float32, torch.bfloat16):
+    if dtype not in (torch.float32, torch.bfloat16):
         return token_loss(decoder(x), labels, num_items_in_batch)
     total = linear_cross_entropy(x, decoder.weight, decoder.bias, labels, dtype)
     return _per_item(total, (labels != IGNORED).sum(), num_items_in_batch)
@@ -62,8 +66,13 @@ def document_loss(
     """The loss of (documents, num_labels) logits for one of transformers' three problem types.
 
     Raises:
-        ValueError: on labels whose number does not fit.
+        ValueError: on another type, or on labels whose number does not fit.
     """
+    if problem_type not in PROBLEM_TYPES:
+        raise ValueError(
+            f"config.problem_type {problem_type!r} is unknown; set {', '.join(PROBLEM_TYPES)}, or "
+            "None, which has it follow from the labels."
+        )
     single = problem_type == "single_label_classification"
     if labels.numel() != (len(logits) if single else logits.numel()):
         raise ValueError(
@@ -79,6 +88,9 @@ def document_loss(
 
 
 def answers_inside(positions: Tensor, logits: Tensor) -> Tensor:
-    """(batch,) positions, IGNORED where they lie outside the (batch, sequence) logits."""
-    positions = positions.view(-1)
-    return positions.where((positions >= 0) & (positions < logits.shape[1]), IGNORED)
+    """(batch,) positions, IGNORED outside the (batch, sequence) logits and in padding, whose logits
+    are the lowest there are."""
+    positions, last = positions.view(-1), logits.shape[1] - 1
+    there = logits.gather(1, positions.clamp(0, last)[:, None])[:, 0]
+    inside = (positions >= 0) & (positions <= last) & (there > torch.finfo(logits.dtype).min)
+    return positions.where(inside, IGNORED)

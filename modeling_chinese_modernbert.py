@@ -144,7 +144,9 @@ class ChineseModernBertRMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         exact = x.dtype == torch.float64
-        if x.device.type != "cpu" or exact or not runs_eagerly_without_gradients():
+        # A trace is the same with and without gradients, so that torch can check it.
+        written_out = runs_eagerly_without_gradients() or torch.jit.is_tracing()
+        if x.device.type != "cpu" or exact or not written_out:
             return super().forward(x)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = torch.rsqrt(length.square() / x.shape[-1] + self.eps)
@@ -220,7 +222,8 @@ class ChineseModernBertMLP(nn.Module):
             hidden, gate = self.Wi(x).chunk(2, dim=-1)
         active = self.act(hidden)
         # Without a backward pass the product may overwrite its factor, which saves memory.
-        gated = active.mul_(gate) if runs_eagerly_without_gradients() else active * gate
+        in_place = runs_eagerly_without_gradients() and not is_hooked(self.act)
+        gated = active.mul_(gate) if in_place else active * gate
         return self.Wo(self.drop(gated))
 
 
@@ -313,24 +316,27 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
             )
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
-    def attention_backend(self) -> tuple[str, str]:
+    def attention_backend(self, device: torch.device | None = None) -> tuple[str, str]:
         """The attention backend that a forward uses here and now, and why it is this one.
 
         It depends on the device, on the weights' type and on autocast.
 
+        Args:
+            device: of the tokens; None for the embeddings' own.
+
         Raises:
             ValueError: if the requested backend cannot work there; the message says how to fix it.
         """
-        # Not self.device, here and below: a replica of DataParallel has no parameters.
-        device = self.get_input_embeddings().weight.device
-        return choose_attention(self.config._attn_implementation, device, self.attention_dtype())
+        # Not self.device: a replica of DataParallel has no parameters.
+        device = device or self.get_input_embeddings().weight.device
+        dtype = self.attention_dtype(device)
+        return choose_attention(self.config._attn_implementation, device, dtype)
 
-    def attention_dtype(self) -> torch.dtype:
-        """The type of queries and keys here and now."""
-        weight = self.get_input_embeddings().weight
-        if torch.is_autocast_enabled(weight.device.type):
-            return torch.get_autocast_dtype(weight.device.type)
-        return weight.dtype
+    def attention_dtype(self, device: torch.device) -> torch.dtype:
+        """The type of queries and keys here and now, for tokens on a device."""
+        if torch.is_autocast_enabled(device.type):
+            return torch.get_autocast_dtype(device.type)
+        return self.base_model.final_norm.weight.dtype
 
     def compile(self, *args, **kwargs) -> None:
         """Compiles the parts that treat each token by itself, and leaves attention uncompiled.
@@ -397,7 +403,9 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
     def enter(self, **inputs) -> dict:
         """`unpad_inputs`, or the static form of it in a graph that is exported."""
         if is_exporting():
-            return static_inputs(self.config, self.attention_dtype(), **inputs)
+            ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+            dtype = self.attention_dtype((ids if embeds is None else embeds).device)
+            return static_inputs(self.config, dtype, **inputs)
         return self.unpad_inputs(compiled=torch.compiler.is_compiling(), **inputs)
 
     @torch.compiler.disable  # shapes that depend on the data; what it returns has one form for all
@@ -442,7 +450,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         )
         if output_attentions is None:
             output_attentions = self.config.output_attentions
-        backend = self._backend_for(output_attentions)
+        backend = self._backend_for(output_attentions, tokens.device)
         stream = make_stream(
             batch_shape=tokens.shape[:2],
             device=tokens.device,
@@ -458,7 +466,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             },
             backend=backend,
             windows={layer.attn.window for layer in self.layers},
-            dtype=self.attention_dtype(),
+            dtype=self.attention_dtype(tokens.device),
             output_attentions=output_attentions,
             # Attention weights have the batch's shape: such graphs are made for one batch alone.
             compiled=compiled and not output_attentions,
@@ -473,9 +481,9 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             "output_hidden_states": output_hidden_states,
         }
 
-    def _backend_for(self, output_attentions: bool) -> str:
+    def _backend_for(self, output_attentions: bool, device: torch.device) -> str:
         """The name of the attention backend; logs why it is this one."""
-        backend, reason = self.attention_backend()
+        backend, reason = self.attention_backend(device)
         if output_attentions and is_built_in(backend) and backend != "eager":
             logger.warning_once(
                 f"Attention is eager for calls with output_attentions, because {backend!r} does "
@@ -483,8 +491,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
                 "for all calls."
             )
             return "eager"
-        on_gpu = self.get_input_embeddings().weight.device.type == "cuda"
-        if backend == "sdpa" and on_gpu and reason != "as asked for":
+        if backend == "sdpa" and device.type == "cuda" and reason != "as asked for":
             logger.warning_once(f"Attention is {backend}: {reason}.")
         else:
             logger.info_once(f"Attention is {backend}: {reason}.")
@@ -592,7 +599,8 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
 
     def embed(self, tokens: Tensor, plan: AttentionPlan) -> Tensor:
         """(total_tokens,) ids or (total_tokens, embedding_width) -> (total_tokens, hidden_size)."""
-        if is_hooked(self.embeddings.tok_embeddings):
+        given = self.embeddings.tok_embeddings
+        if type(given) is not nn.Embedding or is_hooked(given):  # it may count on padded inputs
             padded = plan.stream.pad(tokens, self.config.pad_token_id or 0)
             return plan.stream.unpad(self.embeddings(padded))
         return in_chunks(self.embeddings, plan.chunk, tokens)

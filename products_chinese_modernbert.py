@@ -397,11 +397,22 @@ def _(x, weight, bias, labels, dtype):
 
 
 def _save_gradients(ctx, inputs, output):
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(*output[1:], *inputs[:4])
+    ctx.dtype = inputs[4]
 
 
 def _scaled_gradients(ctx, grad, *_):
-    return (*(x.float() * grad for x in ctx.saved_tensors), None, None)
+    *gradients, x, weight, bias, labels = ctx.saved_tensors
+    if not torch.is_grad_enabled():
+        return (*(each.float() * grad for each in gradients), None, None)
+    # With `create_graph` they are differentiated again. Views, since the weights may be tied: x can
+    # depend on them.
+    given = [each.view_as(each) for each in (x, weight, bias)]
+    logits = F.linear(*(each.to(ctx.dtype) for each in given)).float()
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    wanted = [each for each in given if each.requires_grad]
+    found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True))
+    return (*(next(found) if each.requires_grad else None for each in given), None, None)
 
 
 _loss.register_autograd(_scaled_gradients, setup_context=_save_gradients)

@@ -261,7 +261,8 @@ def rotary_angles(
         # Rounded once, so that they are the same on every device and in every exported graph: far
         # into a long text the last bit of a frequency moves the angle by a thousandth.
         size, theta = config.head_size, rope["rope_theta"]
-        frequencies = torch.tensor([theta ** (-i / size) for i in range(0, size, 2)], device=device)
+        powers = [theta ** (-i / size) for i in range(0, size, 2)]
+        frequencies = torch.tensor(powers, device=device, dtype=torch.float32)
     else:
         # Dynamic scaling depends on each document's own length, so that none changes another.
         frequencies, magnitude = ROPE_INIT_FUNCTIONS[rope["rope_type"]](

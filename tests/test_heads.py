@@ -135,6 +135,12 @@ def test_document_losses_are_torchs_own(make_head, num_labels, labels, problem, 
     assert outputs.loss.item() == pytest.approx(reference(logits, labels).item(), rel=1e-6)
 
 
+def test_an_unknown_problem_type_is_refused(make_head):
+    model = make_head(ChineseModernBertForSequenceClassification, problem_type="mse")
+    with pytest.raises(ValueError, match=r"problem_type 'mse' is unknown; set regression, "):
+        model(**pad_rows(documents(*LENGTHS)), labels=BINARY)
+
+
 def test_multi_label_takes_integers_when_told(make_head):
     model = make_head(
         ChineseModernBertForSequenceClassification, problem_type="multi_label_classification"
@@ -169,6 +175,16 @@ def test_answers_outside_the_sequence_are_ignored(make_head):
     assert (both - one).abs() <= TOLERANCE
     outside = torch.tensor([99, 99])
     assert model(**batch, start_positions=outside, end_positions=outside).loss == 0
+
+
+def test_answers_in_the_padding_are_ignored(make_head):
+    model = make_head(ChineseModernBertForQuestionAnswering)
+    batch = pad_rows(documents(30, 20), side="left")
+    first, last = torch.tensor([4, 0]), torch.tensor([7, 0])
+    inside = {name: value[:1] for name, value in batch.items()}
+    both = model(**batch, start_positions=first, end_positions=last).loss
+    one = model(**inside, start_positions=first[:1], end_positions=last[:1]).loss
+    assert (both - one).abs() <= TOLERANCE
 
 
 # --- gradient accumulation -----------------------------------------------------------------------

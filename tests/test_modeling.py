@@ -111,6 +111,16 @@ def test_inference_in_chunks_agrees_with_all_at_once(make_model, backend, shape,
         assert torch.equal(states[real_tokens(batch)], layer)
 
 
+def test_what_a_hook_on_the_activation_was_given_stays_as_it_was(make_model):
+    model, seen = make_model(), []
+    model.layers[0].mlp.act.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    batch = pad_rows(documents(20, 30))
+    with torch.no_grad():
+        model(**batch)
+    model(**batch)
+    assert (seen[0] - seen[1]).abs().max() <= STATE_TOLERANCE
+
+
 def test_inference_in_chunks_works_under_autocast(make_model, monkeypatch):
     model, batch = make_model("sdpa"), pad_rows(documents(50, 200, 131), "left")
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):

@@ -156,6 +156,20 @@ def test_the_masked_loss_of_bf16_is_near_that_of_fp32(make_model):
     assert_same_gradients(gradients, reference, 2**-3)
 
 
+def test_second_derivatives_of_the_masked_loss_are_those_of_the_logits(make_model):
+    model, batch = make_model("eager", ChineseModernBertForMaskedLM), masked_batch(40, 90, 3)
+    parameters = [model.decoder.weight, model.decoder.bias, model.model.layers[0].mlp.Wi.weight]
+
+    def curvature() -> list[torch.Tensor]:
+        gradients = torch.autograd.grad(model(**batch).loss, parameters, create_graph=True)
+        return torch.autograd.grad(sum(each.square().sum() for each in gradients), parameters)
+
+    expected = curvature()
+    model.train()
+    for ours, theirs in zip(curvature(), expected, strict=True):
+        assert (ours - theirs).norm() <= GRADIENT_TOLERANCE * theirs.norm()
+
+
 @pytest.mark.parametrize("label", [-1, VOCAB])
 def test_a_label_that_is_no_class_is_refused(make_model, label):
     model, batch = make_model(cls=ChineseModernBertForMaskedLM).train(), masked_batch(40)
