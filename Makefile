@@ -15,7 +15,7 @@ demo: $(VENV)/demo-installed
 	$(BIN)/python -m serving.app
 
 test: $(VENV)/test-installed lint
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ Hub, `flex_attention`, and functions registered with transformers' `AttentionInt
 them a token sees its own document only, and in local layers only as far as the window.
 
 What a backend needs (masks, a rectangular layout) is an `AttentionPlan`, made once a forward for
-all layers. It is immutable, as is the `TokenStream` that says what the tokens are.
+all layers. Nobody changes it, nor the `TokenStream` that says what the tokens are.
 """
 
 import functools
@@ -70,7 +70,7 @@ AMX_LONGEST = 256
 FLEX_BLOCK = 128
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Grid:
     """The tokens in rows of one length, for backends that take rectangular batches.
 
@@ -103,7 +103,7 @@ class Grid:
         return allowed.unsqueeze(1)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class AttentionPlan:
     """What the attention backend of a forward needs, shared by all layers.
 

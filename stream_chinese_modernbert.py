@@ -17,7 +17,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 IGNORED = -100
 
 
-@dataclass(frozen=True, eq=False)
+# Not frozen, as are the plan and the grid of attention: of frozen ones torch 2.11 reads every field
+# while it compiles, and makes another graph for each number of documents.
+@dataclass(eq=False)
 class TokenStream:
     """The real tokens of a batch, end to end, and the documents that they form.
 
@@ -54,7 +56,7 @@ class TokenStream:
     @property
     def documents(self) -> int:
         """How many documents there are."""
-        return len(self.bounds) - 1
+        return self.cu_seqlens.shape[0] - 1
 
     def unpad(self, x: Tensor) -> Tensor:
         """(batch, sequence, ...) -> (total_tokens, ...)."""

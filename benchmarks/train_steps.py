@@ -62,7 +62,8 @@ def main() -> None:
     config = ChineseModernBertConfig.from_json_file(arguments.size)
     with device:
         model = ChineseModernBertForMaskedLM(config).train()
-    run = torch.compile(model) if arguments.compile else model
+    if arguments.compile:
+        model.compile()
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate, fused=True)
     corpus = packed_corpus(arguments.seq_len, device)
     generator = torch.Generator(device=device).manual_seed(0)
@@ -85,7 +86,7 @@ def main() -> None:
         labels = batch["input_ids"].masked_fill(~chosen, IGNORED)
         batch["input_ids"] = batch["input_ids"].masked_fill(chosen, config.mask_token_id)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            loss = run(**batch, labels=labels).loss
+            loss = model(**batch, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -10,6 +10,7 @@ A Space runs this file as it is.
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -227,6 +228,9 @@ def main() -> None:
     arguments = parse()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("serving").setLevel(logging.INFO)
+    # Gradio asks its own address whether the page is up; no proxy knows it.
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1,localhost")))
     try:
         models = Models(arguments.model, arguments.embedding, arguments.export, arguments.entities)
         models.prepare_in_background()

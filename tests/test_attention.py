@@ -6,7 +6,6 @@ lengths, and a window of so many keys to the left and right, both ends included.
 
 import math
 import types
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +28,7 @@ from batches import (
     real_tokens,
     stream_of,
 )
+from model_folders import ROOT
 from states import (
     GRADIENT_TOLERANCE,
     STATE_TOLERANCE,
@@ -500,5 +500,5 @@ def test_weights_are_right_where_padding_lies_between_tokens(make_model):
 
 
 def test_every_backend_is_documented():
-    page = Path("docs/usage.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/usage.md").read_text(encoding="utf-8")
     assert [name for name in ATTENTION_BACKENDS if f"`{name}`" not in page] == []

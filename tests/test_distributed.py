@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors.torch import load_file
 
 import fsdp_on_cpu
@@ -80,6 +82,10 @@ def test_a_run_goes_on_with_another_number_of_processes(run_file, two_processes)
     assert losses(output) == pytest.approx(losses(two_processes), rel=2e-5)
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.18"),
+    reason="transformers 5.17 cannot load an optimizer on the CPUs of two processes",
+)
 def test_three_kills_change_no_bit(run_file, two_processes):
     output = run_file.parent / "disturbed"
     within = soak.disturb(run_file, output, processes=2, kills=3, seed=1)

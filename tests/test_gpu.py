@@ -23,5 +23,6 @@ import parity
 def test_backend_agrees_with_eager(backend, dtype):
     if backend == "flash_attention_2" and find_spec("flash_attn") is None:
         pytest.skip("flash-attn is not installed")
+    torch.compiler.reset()
     entries = parity.check(backend, parity.DTYPES[dtype], torch.device("cuda"), longest=8192)
     assert [entry for entry in entries if not entry["ok"]] == []

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoTokenizer, FillMaskPipeline
 from transformers.modeling_outputs import MaskedLMOutput
 
+from model_folders import ROOT
 from modeling_chinese_modernbert import (
     ChineseModernBertForMaskedLM,
     ChineseModernBertForMultipleChoice,
@@ -24,7 +25,7 @@ QUESTION = "谁在放风筝？"
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(".", trust_remote_code=True)
+    return AutoTokenizer.from_pretrained(ROOT, trust_remote_code=True)
 
 
 OURS = {

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from model_folders import ROOT
 from modeling_chinese_modernbert import ChineseModernBertForQuestionAnswering
 from question_answering_chinese_modernbert import ChineseModernBertQuestionAnsweringPipeline
 from spans_chinese_modernbert import character_starts
@@ -15,7 +16,7 @@ QUESTION = "谁在放风筝？"
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(".", trust_remote_code=True)
+    return AutoTokenizer.from_pretrained(ROOT, trust_remote_code=True)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.pipelines.token_classification import TokenClassificationPipeline
 
+from model_folders import ROOT
 from modeling_chinese_modernbert import ChineseModernBertForTokenClassification
 from spans_chinese_modernbert import (
     character_starts,
@@ -29,7 +30,7 @@ LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "PER")
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(".", trust_remote_code=True)
+    return AutoTokenizer.from_pretrained(ROOT, trust_remote_code=True)
 
 
 @pytest.fixture

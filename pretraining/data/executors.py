@@ -3,6 +3,7 @@
 import inspect
 import math
 import multiprocessing
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -193,9 +194,9 @@ class Execution:
         if self.kind == "ray":
             return RayPipelineExecutor(**arguments)
         # The jobs start elsewhere, with this environment and this code.
-        environment = f"export PYTHONPATH={ROOT}"
+        environment = f"export PYTHONPATH={shlex.quote(str(ROOT))}"
         if sys.prefix != sys.base_prefix:
-            environment = f"source {sys.prefix}/bin/activate; {environment}"
+            environment = f"source {shlex.quote(sys.prefix)}/bin/activate; {environment}"
         options = {"env_command": environment, **self.options}
         return SlurmPipelineExecutor(job_name=stage.name, **arguments, **options)
 

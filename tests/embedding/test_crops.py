@@ -71,7 +71,9 @@ def test_a_text_without_a_passage_gives_no_pair(text):
 def test_the_command_draws_pairs_and_leaves_out_those_of_the_tests(tmp_path, monkeypatch, capsys):
     documents = tmp_path / "documents.jsonl"
     rows = [{"text": f"第{number}天。{TEXT}"} for number in range(40)]
-    documents.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    documents.write_text(
+        "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8"
+    )
     output = tmp_path / "crops.jsonl"
     arguments = ["crops", "--documents", documents, "--output", output, "--count", 10]
 

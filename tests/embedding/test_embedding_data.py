@@ -24,7 +24,9 @@ def jsonl(tmp_path):
 
     def write(*rows: dict) -> Path:
         file = tmp_path / "rows.jsonl"
-        file.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+        file.write_text(
+            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8"
+        )
         return file
 
     return write
@@ -74,7 +76,7 @@ def test_an_entailed_and_a_contradicted_hypothesis_of_a_premise_make_a_triplet(j
 
 def test_scores_are_brought_to_0_to_1_and_tsv_columns_are_numbers(tmp_path):
     file = tmp_path / "sts.tsv"
-    file.write_text(f"{QUERY}\t{TITLE}\t4\n\n{QUERY}\t{OTHER}\t0\n")
+    file.write_text(f"{QUERY}\t{TITLE}\t4\n\n{QUERY}\t{OTHER}\t0\n", encoding="utf-8")
     rows = rows_of("scored", file, 0, 1, 2, score_range=(0, 5))
     assert [row["score"] for row in rows] == [0.8, 0.0]
 
@@ -228,10 +230,10 @@ tasks:
 )
 def test_a_wrong_run_file_is_refused(tmp_path, old, new, message):
     file = tmp_path / "run.yaml"
-    file.write_text(RUN)
+    file.write_text(RUN, encoding="utf-8")
     assert load_run_file(file).tasks[0].columns == ("q", "t")
     assert old in RUN
-    file.write_text(RUN.replace(old, new))
+    file.write_text(RUN.replace(old, new), encoding="utf-8")
     with pytest.raises(ValueError) as error:
         load_run_file(file)
     assert str(error.value).startswith(f"{file}: ")
@@ -240,7 +242,7 @@ def test_a_wrong_run_file_is_refused(tmp_path, old, new, message):
 
 def test_keys_can_be_set_on_the_command_line(tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text(RUN)
+    file.write_text(RUN, encoding="utf-8")
     run = load_run_file(file, ["seed=3", "tasks.one.limit=5", "training.learning_rate=1e-4"])
     assert (run.seed, run.tasks[0].limit, run.training) == (3, 5, {"learning_rate": 1e-4})
     for override, message in (("seed", "not of the form"), ("seed.x=1", "seed is not a group")):

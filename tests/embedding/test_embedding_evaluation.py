@@ -155,7 +155,7 @@ def tasks(tmp_path):
     for name, content in files.items():
         file = tmp_path / "tasks" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content)
+        file.write_text(content, encoding="utf-8")
     return tmp_path / "tasks"
 
 
@@ -172,18 +172,18 @@ def test_every_task_is_read_from_its_original_files(tasks):
 
 
 def test_a_missing_file_and_a_wrong_line_are_named(tasks):
-    (tasks / "afqmc/dev.txt").write_text("甲\t乙\t1\n甲乙 1\n")
+    (tasks / "afqmc/dev.txt").write_text("甲\t乙\t1\n甲乙 1\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"afqmc/dev\.txt, line 2: 1 fields, not 3"):
         read_task("afqmc", tasks)
     for content, message in (
         ("甲\t乙\t好\n", "line 1: score '好' is not a number"),
         ("", "no pairs"),
     ):
-        (tasks / "afqmc/dev.txt").write_text(content)
+        (tasks / "afqmc/dev.txt").write_text(content, encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             read_task("afqmc", tasks)
     for content in ('{"version": "1"}', '{"data": [{"paragraphs": [{"context": "甲"}]}]}', "[]"):
-        (tasks / "cmrc2018/cmrc2018_dev.json").write_text(content)
+        (tasks / "cmrc2018/cmrc2018_dev.json").write_text(content, encoding="utf-8")
         with pytest.raises(ValueError, match=r"cmrc2018_dev\.json is not in SQuAD's format"):
             read_task("cmrc", tasks)
     (tasks / "stsb/sts-b-test.txt").unlink()
@@ -236,7 +236,10 @@ def test_speed_is_measured_again_on_another_machine(evaluated, tiny_encoder, tmp
     assert evaluated(*options)[-1].endswith(" 100 | 7 |")
     assert evaluated(*options)[-1].endswith(" 100 | 7 |")
     file = tmp_path / "results.json"
-    file.write_text(file.read_text().replace('"machine": "', '"machine": "another '))
+    file.write_text(
+        file.read_text(encoding="utf-8").replace('"machine": "', '"machine": "another '),
+        encoding="utf-8",
+    )
     assert evaluated(*options)[-1].endswith(" 200 | 7 |")
 
 
@@ -260,7 +263,7 @@ def test_the_table_shows_speed_and_what_a_model_says_nothing_of():
 
 
 def test_a_file_that_holds_something_else_is_not_overwritten(evaluated, tmp_path):
-    (tmp_path / "results.json").write_text("[]")
+    (tmp_path / "results.json").write_text("[]", encoding="utf-8")
     with pytest.raises(SystemExit, match="does not hold figures of an evaluation"):
         evaluated("--models", "bigrams", "--only", "stsb")
     assert (tmp_path / "results.json").read_text() == "[]"

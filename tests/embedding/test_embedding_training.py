@@ -57,10 +57,12 @@ def run_file(tiny_encoder, teacher, tmp_path):
         "".join(
             f"{json.dumps({'q': text, 't': text[::-1]}, ensure_ascii=False)}\n"
             for text in SENTENCES
-        )
+        ),
+        encoding="utf-8",
     )
     scores.write_text(
-        "".join(f"{text}\t{SENTENCES[0]}\t{n % 6}\n" for n, text in enumerate(SENTENCES))
+        "".join(f"{text}\t{SENTENCES[0]}\t{n % 6}\n" for n, text in enumerate(SENTENCES)),
+        encoding="utf-8",
     )
     training = {
         "max_steps": 4,
@@ -87,7 +89,7 @@ def run_file(tiny_encoder, teacher, tmp_path):
 
     def write(name: str) -> Path:
         file = tmp_path / f"{name}.yaml"
-        file.write_text(json.dumps(run | {"output": str(tmp_path / name)}))
+        file.write_text(json.dumps(run | {"output": str(tmp_path / name)}), encoding="utf-8")
         return file
 
     return write
@@ -138,7 +140,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(run_file):
     file = run_file("other")
     work = work_folder(load_run_file(file))
     work.mkdir()
-    (work / "run.json").write_text('{"digest": "another"}')
+    (work / "run.json").write_text('{"digest": "another"}', encoding="utf-8")
     with pytest.raises(ValueError, match="a run of other settings or data"):
         train(load_run_file(file))
 
@@ -148,14 +150,14 @@ def test_data_that_changed_under_a_run_is_noticed(run_file):
     assert prepare_work(run) is None
     assert prepare_work(run) is None
     data = run.tasks[1].files[0]
-    data.write_text(data.read_text().replace("q", "Q"))  # as many bytes
+    data.write_text(data.read_text(encoding="utf-8").replace("q", "Q"))  # as many bytes
     with pytest.raises(ValueError, match="a run of other settings or data"):
         prepare_work(run)
 
 
 def test_an_output_that_holds_something_is_left_alone(run_file, tmp_path):
     (tmp_path / "full").mkdir()
-    (tmp_path / "full/mine.txt").write_text("keep")
+    (tmp_path / "full/mine.txt").write_text("keep", encoding="utf-8")
     with pytest.raises(ValueError, match="is not an empty folder"):
         train(load_run_file(run_file("full")))
     assert (tmp_path / "full/mine.txt").read_text() == "keep"
@@ -183,7 +185,9 @@ def test_leaks_of_a_run_are_listed_by_task(run_file):
 def test_mined_rows_train_as_triplets(tiny_encoder, tmp_path, monkeypatch, capsys):
     pairs, output = tmp_path / "pairs.jsonl", tmp_path / "mined.jsonl"
     rows = [{"q": text, "t": f"{text}真的"} for text in SENTENCES]
-    pairs.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    pairs.write_text(
+        "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8"
+    )
     arguments = ["--model", tiny_encoder, "--pairs", pairs, "--output", output]
     arguments += ["--columns", "q", "t"]
     # An untrained model says little of what is close; any margin would leave few.
@@ -209,7 +213,9 @@ def test_mined_rows_train_as_triplets(tiny_encoder, tmp_path, monkeypatch, capsy
 @pytest.fixture
 def distilled(tiny_encoder, tmp_path, monkeypatch, capsys):
     """Returns `distilled(*options)`: what the command printed; blocks of five sentences."""
-    (tmp_path / "sentences.txt").write_text("".join(f"{text}\n" for text in SENTENCES))
+    (tmp_path / "sentences.txt").write_text(
+        "".join(f"{text}\n" for text in SENTENCES), encoding="utf-8"
+    )
     monkeypatch.setattr(distill, "BLOCK", 5)
 
     def run(*options) -> str:
@@ -247,7 +253,7 @@ def test_a_teachers_vectors_are_those_of_the_model_and_a_kill_loses_one_block(
 
 def test_vectors_of_other_sentences_are_kept(distilled, tmp_path):
     distilled()
-    (tmp_path / "sentences.txt").write_text("换了一句话。\n")
+    (tmp_path / "sentences.txt").write_text("换了一句话。\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="of another teacher, prompt or other sentences"):
         distilled()
     assert read_teacher(tmp_path / "vectors")[0] == SENTENCES
@@ -260,14 +266,14 @@ def test_what_cannot_be_distilled_is_refused(distilled, tmp_path, monkeypatch):
         patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
         with pytest.raises(SystemExit, match="are free"):
             distilled()
-    (tmp_path / "sentences.txt").write_text("\n")
+    (tmp_path / "sentences.txt").write_text("\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="has no text"):
         distilled()
 
 
 def test_changed_sentences_are_noticed(teacher, tmp_path):
     shutil.copytree(teacher, tmp_path / "copy")
-    (tmp_path / "copy/sentences.txt").write_text("别的句子。\n")
+    (tmp_path / "copy/sentences.txt").write_text("别的句子。\n", encoding="utf-8")
     with pytest.raises(ValueError, match="was changed"):
         read_teacher(tmp_path / "copy")
 

@@ -90,7 +90,7 @@ def test_chid_of_clue_has_its_answers_in_a_file_of_their_own(write, kind):
     answers = {"#idiom000001#": 2, "#idiom000002#": 1, "#idiom000003#": 0}
     table = write(f"train_answer.{kind}", answers)
     if kind == "csv":
-        table.write_text("".join(f"{mark},{n}\n" for mark, n in answers.items()))
+        table.write_text("".join(f"{mark},{n}\n" for mark, n in answers.items()), encoding="utf-8")
     examples, _ = read_chid(write("train.json", [line], lines=True))
     assert [example["label"] for example in examples] == [2, 1, 0]
     assert [example["id"] for example in examples] == list(answers)

@@ -131,6 +131,8 @@ def test_the_command_reads_chid_and_writes_its_result(tmp_path, capsys):
     assert result["examples"] == 2 and result["texts"] == 1
     assert result["chance"] == pytest.approx(1 / 3)
     assert f"calibrated {result['calibrated']:.1%}" in capsys.readouterr().out
-    (folder / "test_public.json").write_text('{"candidates": ["一", "二"], "content": "#idiom#"}')
+    (folder / "test_public.json").write_text(
+        '{"candidates": ["一", "二"], "content": "#idiom#"}', encoding="utf-8"
+    )
     with pytest.raises(SystemExit, match="1 examples have no answer"):
         main(["--data", str(tmp_path)])

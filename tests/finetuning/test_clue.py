@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_up import made_up_splits
 
 from finetuning import clue
 from finetuning.plan import read_plan
 from finetuning.predictions import read_predictions
-from tests.finetuning.made_up import made_up_splits
 
 FILES = ("train", "dev", "test")
 NOTHING = {"predictions": {}}  # of a run that is not trained

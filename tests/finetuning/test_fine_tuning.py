@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from made_up import made_up_splits, made_up_task
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 from finetuning.heads import HEADS
@@ -13,7 +14,6 @@ from finetuning.models import Model
 from finetuning.predict import Predictor, example_of, parse
 from finetuning.spans import _encode_piece, frame
 from finetuning.training import Run, fit, outputs, train
-from tests.finetuning.made_up import made_up_splits, made_up_task
 
 
 def run_of(folder, head: str, **settings) -> Run:

@@ -5,13 +5,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from finetuning.spans import BORDERS, encode, frame, windows
+from model_folders import ROOT
 
 TEXT = "小明在南京市图书馆看了3.5小时《Python入门》，𠀋字也有。"
 
 
 @pytest.fixture(scope="module")
 def ours():
-    return AutoTokenizer.from_pretrained(".", trust_remote_code=True)
+    return AutoTokenizer.from_pretrained(ROOT, trust_remote_code=True)
 
 
 @pytest.fixture(scope="module")

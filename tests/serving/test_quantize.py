@@ -35,7 +35,11 @@ def tied_model(bias=True):
 
 
 def run(model, ids):
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    options = onnxruntime.SessionOptions()
+    if any(node.op_type == "MatMulInteger" for node in model.graph.node):
+        # As serving/runtime.py has it: without VNNI, these products would saturate.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     return session.run(["embedded", "logits"], {"ids": ids})
 
 

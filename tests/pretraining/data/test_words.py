@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretraining.data.words import Segmenter, crosses_border
@@ -27,6 +27,7 @@ def test_words_join_to_the_text(text):
     assert "".join(segmenter.segment(text)) == text
 
 
+@settings(deadline=None)  # the first call reads a table
 @given(st.text())
 def test_words_of_any_text_join_to_it(text):
     assert "".join(segmenter.segment(text)) == text
@@ -189,6 +190,7 @@ def split_words(tmp_path_factory):
     return Segmenter(file)
 
 
+@settings(deadline=None)
 @given(st.text("读《河边》·α New Ab1，", max_size=30))
 def test_words_join_to_the_text_with_a_dictionary_of_overlapping_words(split_words, text):
     assert "".join(split_words.segment(text)) == text
