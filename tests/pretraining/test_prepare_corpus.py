@@ -66,7 +66,7 @@ def test_files_of_a_folder_that_are_no_corpus_are_counted(corpus, tmp_path, run,
     run(folder, tmp_path / "rows", "--workers", "1")
     told = capsys.readouterr().err
     assert "no corpus files, left out: 2 × .json.gz\n" in told
-    assert "no corpus files, left out: 1 × LICENSE\n" in told
+    assert "no corpus files, left out: 1 × without an ending\n" in told
 
 
 def test_a_restart_has_the_tasks_of_before_however_many_workers(corpus, tmp_path):
