@@ -14,6 +14,8 @@ from pretraining.files import sha256_of
 RANDOM = "random:"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _BESIDE = ("config.json", "tokenizer*", "vocab*", "*_chinese_modernbert.py")
+# What the models of transformers call their last layer.
+_CLASSIFIERS = ("classifier", "score", "logits_proj", "classification_head")
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,10 @@ class Model:
             )
             _refuse_other_shapes(self.folder, model, report["mismatched_keys"])
             if classes is not None and self._knows_other_classes(type(model).__name__, classes):
-                new = head.auto.from_config(model.config, trust_remote_code=True)
-                model.classifier = new.to(torch.float32).classifier
+                new = head.auto.from_config(model.config, trust_remote_code=True).to(torch.float32)
+                for name in _CLASSIFIERS:
+                    if hasattr(model, name):
+                        setattr(model, name, getattr(new, name))
         return model, AutoTokenizer.from_pretrained(self.folder, trust_remote_code=True)
 
     def _knows_other_classes(self, architecture: str, classes: list[str]) -> bool:

@@ -190,6 +190,16 @@ def test_checkpoints_open_elsewhere_with_equal_logits(run_dir, tmp_path):
         assert torch.equal(model(**inputs).logits, logits)
 
 
+def test_a_second_stage_under_way_goes_on_without_the_first(run_dir, workspace, tmp_path):
+    shutil.copytree(run_dir / "stage2", tmp_path / "stage2")
+    shutil.rmtree(tmp_path / "stage2" / "final")
+    run_here(workspace, "--stage", "2", f"output_dir={tmp_path}", "--resume")
+    before, after = (
+        load_file(folder / "stage2/final/model.safetensors") for folder in (run_dir, tmp_path)
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_a_run_resumes_from_the_newest_checkpoint_that_is_whole(
     workspace, run_dir, tmp_path, monkeypatch, caplog
 ):

@@ -16,6 +16,7 @@ from transformers.integrations import get_available_reporting_integrations
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from pretraining.data.rows import MAX_VOCAB_SIZE
 from pretraining.files import read_json
+from pretraining.run.complete_checkpoints import last_complete_checkpoint
 from pretraining.run.configuration import LearningRate, Run, RunConfigError, Schedule, Stage
 from pretraining.run.schedules import DampedCosine, WarmupStableDecay, mask_rate
 
@@ -207,6 +208,10 @@ def _source(run: Run, number: int, alone: bool) -> str | None:
     if source is None and number == 2:
         source = str(stage_folder(run, 1) / "final")
         if alone and not Path(source, "model.safetensors").exists():
+            # A stage that is under way needs what it began with no more.
+            checkpoint = last_complete_checkpoint(stage_folder(run, 2))
+            if checkpoint and Path(checkpoint, "model.safetensors").exists():
+                return checkpoint
             raise RunConfigError(
                 f"stage 2 starts from stage 1's weights, and {source} holds none. Train stage 1 "
                 "first (--stage both), or name a model folder in stage2.init_from."
