@@ -110,11 +110,13 @@ def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
                 "again, or choose another --output."
             )
         # Baselines and models that are saved answer the hidden test, which may have come later.
-        answered = (folder is None and seed is not None) or all(
+        answers_hidden = seed is None or plan.save_models
+        same_hidden = all(
             result["settings"][part].get("hidden") == settings[part].get("hidden")
             for part in ("files", "examples")
         )
-        if answered and (folder is None or (folder / SETTINGS_FILE).exists()):
+        is_saved = folder is None or (folder / SETTINGS_FILE).exists()
+        if is_saved and (same_hidden or not answers_hidden):
             return result
     if seed is None:
         result = baseline(model.source, task, splits)

@@ -72,7 +72,7 @@ def longest(folder: ModelFolder) -> int:
 
 def batch_of(folder: ModelFolder, rows: Sequence[Sequence[int]], side: str) -> Batch:
     """Ids and mask (batch, sequence), or for multiple choice (batch, 1, sequence)."""
-    ids, mask = padded(rows, folder.config.get("pad_token_id") or 0, side)
+    ids, mask = padded(rows, folder.pad_id, side)
     if folder.head == "ForMultipleChoice":
         return ids[:, None], mask[:, None]
     return ids, mask

@@ -91,6 +91,11 @@ class ModelFolder:
         """The longest input that the model is made for."""
         return self.config["max_position_embeddings"]
 
+    @property
+    def pad_id(self) -> int:
+        """The id of padding; any will do where the configuration names none."""
+        return self.config.get("pad_token_id") or 0
+
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; it cuts off what is longer than the model's context."""
         tokenizer = Tokenizer.from_file(str(self.path / "tokenizer.json"))

@@ -119,8 +119,7 @@ class Runtime:
         order = sorted(range(len(texts)), key=lambda place: len(encoded[place]))
         for first in range(0, len(order), self.batch_size):
             places = order[first : first + self.batch_size]
-            pad_id = self.folder.config.get("pad_token_id") or 0
-            yield places, *padded([encoded[place] for place in places], pad_id)
+            yield places, *padded([encoded[place] for place in places], self.folder.pad_id)
 
     def outputs(self, texts: Sequence[str], name: str) -> list[np.ndarray]:
         """One of the model's outputs for each text, without padding.

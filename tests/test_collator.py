@@ -435,5 +435,6 @@ def test_alone_in_a_folder_it_trains_a_bert_of_transformers(tmp_path):
     losses, masked = results["ordinary"]
     # 22, 11, 17 and 20 maskable tokens: the three shorter ones are cut before [SEP].
     assert masked == [[round(0.3 * tokens) for tokens in (22, 11, 17, 20)]] * 10
+    assert min(losses) > 0
     _, masked = results["packed"]
     assert masked == [[round(0.05 * step * (22 + 19))] * 4 for step in range(10)]

@@ -448,6 +448,10 @@ def test_nothing_masked_is_a_loss_and_gradient_of_zero(make_model, training, num
     assert all((gradient == 0).all() for gradient in gradients.values())
 
 
+def test_trainer_is_told_that_the_loss_is_normalized():
+    assert ChineseModernBertForMaskedLM.accepts_loss_kwargs is True
+
+
 # --- transformers' flattening collator --------------------------------------------------------
 
 

@@ -123,7 +123,8 @@ def test_held_out_rows_are_evaluated_at_the_end(run_dir):
         last = [e for e in json.loads(file.read_text(encoding="utf-8")) if "eval_loss" in e][-1]
         assert last["step"] == STEPS[stage]
         assert 0 < last["eval_most_frequent_rate"] < 0.2
-        assert {"eval_masked_accuracy", "eval_bits_per_character"} <= set(last)
+        assert 0 <= last["eval_masked_accuracy"] <= 1
+        assert last["eval_bits_per_character"] > 0
 
 
 def test_stage_two_starts_from_stage_ones_weights_and_changes_them(run_dir):

@@ -271,7 +271,7 @@ def _corpus_files(paths: Sequence[str]) -> list[str]:
     """The corpus files, without what a preparation has written beside its output among them."""
 
     def is_work(folder: Path) -> bool:
-        return folder.name.endswith(".work") and (folder / "plan.json").exists()
+        return folder.name.endswith(".work") and WorkFolder(folder).plan.exists()
 
     return [
         file
