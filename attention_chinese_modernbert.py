@@ -35,7 +35,7 @@ try:
         trains_by_products,
     )
     from .static_chinese_modernbert import StaticPlan, static_attention
-    from .stream_chinese_modernbert import TokenStream
+    from .stream_chinese_modernbert import TokenStream, moved
 except ImportError:  # imported from a checkout, where the files are not a package
     from backends_chinese_modernbert import is_flash
     from products_chinese_modernbert import (
@@ -46,7 +46,7 @@ except ImportError:  # imported from a checkout, where the files are not a packa
         trains_by_products,
     )
     from static_chinese_modernbert import StaticPlan, static_attention
-    from stream_chinese_modernbert import TokenStream
+    from stream_chinese_modernbert import TokenStream, moved
 
 # ---------------------------------------------------------------------------------------------
 # The plan: what a backend needs, made once a forward for all layers
@@ -83,6 +83,10 @@ class Grid:
     token: Tensor
     document: Tensor
     place: Tensor
+
+    def to(self, device: torch.device | str | int) -> "Grid":
+        """The same grid on another device."""
+        return moved(self, device)
 
     def spread(self, x: Tensor) -> Tensor:
         """(total_tokens, heads, head size) -> (rows, heads, width, head size), zeros elsewhere."""
@@ -142,6 +146,16 @@ class AttentionPlan:
     def longest(self) -> int:
         """Tokens of the longest document."""
         return self.stream.longest if self.extent is None else self.extent.shape[0]
+
+    def to(self, device: torch.device | str | int) -> "AttentionPlan":
+        """The plan for layers on another device: what accelerate calls between two of them."""
+        if self.stream.positions.device == torch.device(device):
+            return self
+        plan = moved(self, device)
+        plan.block_masks = {
+            window: make_block_mask(plan.stream, window) for window in plan.block_masks
+        }
+        return plan
 
 
 def make_plan(

@@ -26,7 +26,7 @@ def _per_item(total: Tensor, items: Tensor | int, num_items_in_batch: Tensor | i
 
 def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
     """Cross-entropy in fp32 of (..., classes) logits over the labels (...) that are not ignored."""
-    logits, labels = logits.flatten(0, -2).float(), labels.flatten()
+    logits, labels = logits.flatten(0, -2).float(), labels.flatten().to(logits.device)
     total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
     return _per_item(total, (labels != IGNORED).sum(), num_items_in_batch)
 
@@ -83,14 +83,15 @@ def document_loss(
     if single:
         return token_loss(logits, labels.view(-1), num_items_in_batch)
     loss = F.mse_loss if problem_type == "regression" else F.binary_cross_entropy_with_logits
-    total = loss(logits.float(), labels.view_as(logits).float(), reduction="sum")
+    labels = labels.view_as(logits).to(logits.device, torch.float32)
+    total = loss(logits.float(), labels, reduction="sum")
     return _per_item(total, logits.numel(), num_items_in_batch)
 
 
 def answers_inside(positions: Tensor, logits: Tensor) -> Tensor:
     """(batch,) positions, IGNORED outside the (batch, sequence) logits and in padding, whose logits
     are the lowest there are."""
-    positions, last = positions.view(-1), logits.shape[1] - 1
+    positions, last = positions.view(-1).to(logits.device), logits.shape[1] - 1
     there = logits.gather(1, positions.clamp(0, last)[:, None])[:, 0]
     inside = (positions >= 0) & (positions <= last) & (there > torch.finfo(logits.dtype).min)
     return positions.where(inside, IGNORED)

@@ -590,7 +590,7 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
             if torch.compiler.is_compiling():
                 hidden_states = [plan.stream.pad(state) for state in hidden_states]
         if places is not None and early is None:
-            x = x[places]
+            x = x[places.to(x.device)]
         return BaseModelOutput(
             last_hidden_state=x,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,

@@ -4,8 +4,11 @@ Inputs are unpadded once on entry and outputs re-padded once; in between, the mo
 (total_tokens, hidden_size) and knows neither rows nor padding.
 """
 
+import dataclasses
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,10 +61,14 @@ class TokenStream:
         """How many documents there are."""
         return self.cu_seqlens.shape[0] - 1
 
+    def to(self, device: torch.device | str | int) -> "TokenStream":
+        """The same tokens on another device."""
+        return moved(self, device)
+
     def unpad(self, x: Tensor) -> Tensor:
         """(batch, sequence, ...) -> (total_tokens, ...)."""
         x = x.reshape(-1, *x.shape[2:])
-        return x if self.indices is None else x[self.indices]
+        return x if self.indices is None else x[self.indices.to(x.device)]
 
     @torch.compiler.disable  # its shapes follow the padding, not the tokens
     def pad(self, x: Tensor, value: float = 0.0) -> Tensor:
@@ -69,7 +76,7 @@ class TokenStream:
         batch, sequence = self.batch_shape
         if self.indices is not None:
             padded = x.new_full((batch * sequence, *x.shape[1:]), value)
-            x = padded.index_copy(0, self.indices, x)
+            x = padded.index_copy(0, self.indices.to(x.device), x)
         return x.view(batch, sequence, *x.shape[1:])
 
     def pool(self, x: Tensor, pooling: str) -> Tensor:
@@ -78,8 +85,24 @@ class TokenStream:
         Padding on either side and packing make no difference.
         """
         if pooling == "cls":
-            return x[self.cu_seqlens[:-1].long()]
-        return torch.segment_reduce(x.float(), "mean", lengths=self.lengths, axis=0).to(x.dtype)
+            return x[self.cu_seqlens[:-1].long().to(x.device)]
+        lengths = self.lengths.to(x.device)
+        return torch.segment_reduce(x.float(), "mean", lengths=lengths, axis=0).to(x.dtype)
+
+
+def moved(parts: Any, device: torch.device | str | int) -> Any:
+    """A data class with its tensors, and what holds such, on another device."""
+
+    def on_device(value):
+        if isinstance(value, Mapping):
+            return {key: on_device(each) for key, each in value.items()}
+        if isinstance(value, tuple):
+            return tuple(map(on_device, value))
+        return value.to(device) if hasattr(value, "to") else value
+
+    return dataclasses.replace(
+        parts, **{name: on_device(value) for name, value in vars(parts).items()}
+    )
 
 
 def check_inputs(

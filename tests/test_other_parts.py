@@ -1,10 +1,19 @@
-"""Models of which a user has replaced or offloaded a part."""
+"""Models of which a user has replaced, offloaded or moved a part."""
 
 import accelerate
+import pytest
 import torch
+from accelerate.hooks import attach_execution_device_hook
 
 from batches import documents, pad_rows
-from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from modeling_chinese_modernbert import (
+    ChineseModernBertForMaskedLM,
+    ChineseModernBertForMultipleChoice,
+    ChineseModernBertForQuestionAnswering,
+    ChineseModernBertForSequenceClassification,
+    ChineseModernBertForTokenClassification,
+    ChineseModernBertModel,
+)
 from states import STATE_TOLERANCE, masked_batch
 
 
@@ -42,3 +51,41 @@ def test_offloaded_weights_give_the_same(make_model):
         expected = model(**batch).logits
         accelerate.cpu_offload(model, execution_device="cpu")
         assert (model(**batch).logits - expected).abs().max() <= STATE_TOLERANCE
+
+
+def divided(model):
+    """The model with what comes after its first layer on another device, as `device_map` does it.
+
+    Tensors of "meta" have no values, but torch refuses to mix them with others.
+    """
+    encoder = model.base_model
+    heads = [part for part in model.children() if part not in (encoder, *encoder.children())]
+    for part in (*encoder.layers[1:], encoder.final_norm, *heads):
+        part.to("meta")
+        attach_execution_device_hook(part, "meta")
+    return model
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+def test_layers_may_lie_on_two_devices(make_model, backend, training):
+    batch = pad_rows(documents(40, 20))
+    tokens, rows = batch["input_ids"], torch.tensor([0, 1])
+    answers = {"start_positions": rows, "end_positions": rows}
+    choices = {name: x[:, None].expand(-1, 2, -1) for name, x in batch.items()}
+    for cls, inputs in {
+        ChineseModernBertModel: batch,
+        ChineseModernBertForMaskedLM: masked_batch(40, 20),
+        ChineseModernBertForSequenceClassification: batch | {"labels": rows},
+        ChineseModernBertForTokenClassification: batch | {"labels": tokens % 2},
+        ChineseModernBertForQuestionAnswering: batch | answers,
+        ChineseModernBertForMultipleChoice: choices | {"labels": rows},
+    }.items():
+        model = make_model(backend, cls).train(training)
+        whole = model(**inputs, output_hidden_states=True)
+        parts = divided(model)(**inputs, output_hidden_states=True)
+        for name, tensor in whole.items():
+            if name == "hidden_states":
+                assert [x.device.type for x in parts[name]][1:3] == ["cpu", "meta"]
+            else:
+                assert (parts[name].device.type, parts[name].shape) == ("meta", tensor.shape)
