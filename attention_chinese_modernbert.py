@@ -552,6 +552,8 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
     """
     if by_products(q, q.dtype) and runs_eagerly_without_gradients():
         return products(q * q.shape[-1] ** -0.5, k, v, mask)
+    if q.device.type == "mps":  # where torch 2.11 misreads views (pytorch/pytorch#181133)
+        q, k, v = (x.contiguous() for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 

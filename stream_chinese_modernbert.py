@@ -87,7 +87,12 @@ class TokenStream:
         if pooling == "cls":
             return x[self.cu_seqlens[:-1].long().to(x.device)]
         lengths = self.lengths.to(x.device)
-        return torch.segment_reduce(x.float(), "mean", lengths=lengths, axis=0).to(x.dtype)
+        try:
+            means = torch.segment_reduce(x.float(), "mean", lengths=lengths, axis=0)
+        except NotImplementedError:  # on Apple's GPUs, as of torch 2.13
+            sums = x.new_zeros(self.documents, x.shape[1], dtype=torch.float32)
+            means = sums.index_add(0, self.document.to(x.device), x.float()) / lengths[:, None]
+        return means.to(x.dtype)
 
 
 def moved(parts: Any, device: torch.device | str | int) -> Any:
