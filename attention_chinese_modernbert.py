@@ -471,7 +471,7 @@ def sdpa_attention(
     if plan.grid is None:
         return sdpa_per_document(q, k, v, plan.stream.cu_seqlens)
     q, k, v = (plan.grid.spread(x) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=plan.grid.visible(None))
+    out = dot_product_attention(q, k, v, plan.grid.visible(None))
     return plan.grid.gather(out.transpose(1, 2))
 
 
@@ -548,9 +548,9 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
     Args:
         q: (batch, heads, queries, head size).
         k, v: (batch, heads, keys, head size).
-        mask: additive, (batch, 1, queries, keys).
+        mask: additive, (batch, 1, queries, keys); in a compiled graph also a boolean one.
     """
-    if by_products(q, q.dtype) and runs_eagerly_without_gradients():
+    if runs_eagerly_without_gradients() and by_products(q, q.dtype):
         return products(q * q.shape[-1] ** -0.5, k, v, mask)
     if q.device.type == "mps":  # where torch 2.11 misreads views (pytorch/pytorch#181133)
         q, k, v = (x.contiguous() for x in (q, k, v))

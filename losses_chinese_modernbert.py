@@ -93,5 +93,5 @@ def answers_inside(positions: Tensor, logits: Tensor) -> Tensor:
     are the lowest there are."""
     positions, last = positions.view(-1).to(logits.device), logits.shape[1] - 1
     there = logits.gather(1, positions.clamp(0, last)[:, None])[:, 0]
-    inside = (positions >= 0) & (positions <= last) & (there > torch.finfo(logits.dtype).min)
+    inside = (positions >= 0) & (positions <= last) & (there != torch.finfo(logits.dtype).min)
     return positions.where(inside, IGNORED)

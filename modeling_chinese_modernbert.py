@@ -222,7 +222,8 @@ class ChineseModernBertMLP(nn.Module):
             hidden, gate = self.Wi(x).chunk(2, dim=-1)
         active = self.act(hidden)
         # Without a backward pass the product may overwrite its factor, which saves memory.
-        in_place = runs_eagerly_without_gradients() and not is_hooked(self.act)
+        free = active is not hidden and not is_hooked(self.act)
+        in_place = runs_eagerly_without_gradients() and free
         gated = active.mul_(gate) if in_place else active * gate
         return self.Wo(self.drop(gated))
 
@@ -322,13 +323,12 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
         It depends on the device, on the weights' type and on autocast.
 
         Args:
-            device: of the tokens; None for the embeddings' own.
+            device: of the tokens; None for the weights' own.
 
         Raises:
             ValueError: if the requested backend cannot work there; the message says how to fix it.
         """
-        # Not self.device: a replica of DataParallel has no parameters.
-        device = device or self.get_input_embeddings().weight.device
+        device = device or self._some_weight().device
         dtype = self.attention_dtype(device)
         return choose_attention(self.config._attn_implementation, device, dtype)
 
@@ -336,7 +336,14 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
         """The type of queries and keys here and now, for tokens on a device."""
         if torch.is_autocast_enabled(device.type):
             return torch.get_autocast_dtype(device.type)
-        return self.base_model.final_norm.weight.dtype
+        return self._some_weight().dtype
+
+    def _some_weight(self) -> Tensor:
+        """A weight of the usual type, of a part that nobody has replaced."""
+        # Not the first parameter: a replica of DataParallel has none.
+        encoder = self.base_model
+        parts = (encoder.final_norm, encoder.layers[0].mlp_norm, self.get_input_embeddings())
+        return next(part.weight for part in parts if hasattr(part, "weight"))
 
     def compile(self, *args, **kwargs) -> None:
         """Compiles the parts that treat each token by itself, and leaves attention uncompiled.

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 # Scores that are formed at a time: 8 MiB in bf16, which fit in the cache.
 SCORES = 2**22
@@ -40,9 +41,10 @@ _NAMESPACE = f"{re.sub(r'[^0-9a-zA-Z]', '_', __name__)}_{_VERSION}"
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody registered a hook on the module."""
+    """Whether somebody registered a hook on the module, or one on all modules."""
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in names)
+    everywhere = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
+    return any(getattr(module, name) for name in names) or any(everywhere)
 
 
 def is_plain_linear(module: nn.Module) -> bool:

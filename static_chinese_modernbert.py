@@ -90,11 +90,15 @@ class PaddedStream:
 
     def pool(self, x: Tensor, pooling: str) -> Tensor:
         """(batch * sequence, size) -> (batch, size): each row's mean, or with "cls" first token."""
-        x, real = x.view(*self.batch_shape, x.shape[-1]), self.real.unsqueeze(-1).to(x.dtype)
+        # A sum over a long text would overflow fp16, and its count is not exact in bf16.
+        states, real = (
+            x.view(*self.batch_shape, x.shape[-1]).float(),
+            self.real.unsqueeze(-1).float(),
+        )
         if pooling == "cls":
             # The first token has one real token up to itself, itself.
             real = real * (real.cumsum(1) == 1)
-        return (x * real).sum(1) / real.sum(1)
+        return ((states * real).sum(1) / real.sum(1)).to(x.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,13 +86,16 @@ class TokenStream:
         """
         if pooling == "cls":
             return x[self.cu_seqlens[:-1].long().to(x.device)]
+        if x.device.type == "mps":  # which has no segment_reduce, as of torch 2.13
+            return self.means_by_index(x.float()).to(x.dtype)
         lengths = self.lengths.to(x.device)
-        try:
-            means = torch.segment_reduce(x.float(), "mean", lengths=lengths, axis=0)
-        except NotImplementedError:  # on Apple's GPUs, as of torch 2.13
-            sums = x.new_zeros(self.documents, x.shape[1], dtype=torch.float32)
-            means = sums.index_add(0, self.document.to(x.device), x.float()) / lengths[:, None]
-        return means.to(x.dtype)
+        return torch.segment_reduce(x.float(), "mean", lengths=lengths, axis=0).to(x.dtype)
+
+    def means_by_index(self, x: Tensor) -> Tensor:
+        """(total_tokens, size) -> (documents, size), in an order of summation that may vary."""
+        sums = x.new_zeros(self.documents, x.shape[1])
+        sums = sums.index_add(0, self.document.to(x.device), x)
+        return sums / self.lengths.to(x.device)[:, None]
 
 
 def moved(parts: Any, device: torch.device | str | int) -> Any:

@@ -111,12 +111,12 @@ def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
             )
         # Baselines and models that are saved answer the hidden test, which may have come later.
         answers_hidden = seed is None or plan.save_models
-        same_hidden = all(
-            result["settings"][part].get("hidden") == settings[part].get("hidden")
+        new_hidden = "hidden" in settings["files"] and any(
+            result["settings"][part].get("hidden") != settings[part]["hidden"]
             for part in ("files", "examples")
         )
         is_saved = folder is None or (folder / SETTINGS_FILE).exists()
-        if is_saved and (same_hidden or not answers_hidden):
+        if is_saved and not (new_hidden and answers_hidden):
             return result
     if seed is None:
         result = baseline(model.source, task, splits)
@@ -152,6 +152,7 @@ def _settings(plan: Plan, model, task: Task, splits, seed, rate) -> dict:
         "weight_decay": WEIGHT_DECAY,
         "files": {part: list(split.files) for part, split in splits.items()},
         "examples": {part: len(split.examples) for part, split in splits.items()},
+        "content": {part: split.digest for part, split in splits.items()},
         "unused": {part: dict(split.skipped) for part, split in splits.items() if split.skipped},
         **{
             name: list(value) if isinstance(value, tuple) else value

@@ -67,7 +67,8 @@ class Model:
             seed: of the weights that are random.
 
         Raises:
-            ValueError: if weights of the encoder are not of the shape that its configuration says.
+            ValueError: if weights of the encoder are missing, or not of the shape that its
+                configuration says.
         """
         set_seed(seed)
         names = {}
@@ -88,6 +89,7 @@ class Model:
                 **options,
             )
             _refuse_other_shapes(self.folder, model, report["mismatched_keys"])
+            _refuse_missing(self.folder, model, report["missing_keys"])
             if classes is not None and self._knows_other_classes(type(model).__name__, classes):
                 new = head.auto.from_config(model.config, trust_remote_code=True).to(torch.float32)
                 for name in _CLASSIFIERS:
@@ -109,6 +111,18 @@ def _refuse_other_shapes(folder: str, model, mismatched) -> None:
         raise ValueError(
             f"{folder}: {names[0]} does not have the shape that config.json says; the weights "
             "belong to another configuration."
+        )
+
+
+def _refuse_missing(folder: str, model, missing) -> None:
+    """Without a word transformers would train what is missing from random weights."""
+    encoder = f"{model.base_model_prefix}."
+    # Masked models are stored without BERT's pooler, which belongs to the head.
+    names = sorted(n for n in missing if n.startswith(encoder) and ".pooler." not in n)
+    if names:
+        raise ValueError(
+            f"{folder}: {len(names)} weights of the encoder are not in its files, such as "
+            f"{names[0]}; they belong to another configuration, or were saved under other names."
         )
 
 

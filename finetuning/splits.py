@@ -1,8 +1,11 @@
 """The splits of a task: read, checked, and nothing in train that is scored later."""
 
+import hashlib
+import json
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -19,6 +22,12 @@ class Split:
     examples: list[dict]
     files: tuple[str, ...]
     skipped: Counter
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the examples, which tells two states of a file or a data set apart."""
+        content = json.dumps(self.examples, ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def load(task: Task, folder: Path) -> tuple[Task, dict[str, Split]]:

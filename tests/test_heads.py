@@ -1,5 +1,7 @@
 """Fine-tuning heads: what they pool, what they lose, and that accumulation changes nothing."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -185,6 +187,15 @@ def test_answers_in_the_padding_are_ignored(make_head):
     both = model(**batch, start_positions=first, end_positions=last).loss
     one = model(**inside, start_positions=first[:1], end_positions=last[:1]).loss
     assert (both - one).abs() <= TOLERANCE
+
+
+def test_a_model_that_has_diverged_does_not_look_perfect(make_head):
+    model = make_head(ChineseModernBertForQuestionAnswering)
+    torch.nn.init.constant_(model.classifier.bias, math.nan)
+    answer = torch.tensor([4, 5])
+    assert model(
+        **pad_rows(documents(30, 20)), start_positions=answer, end_positions=answer
+    ).loss.isnan()
 
 
 # --- gradient accumulation -----------------------------------------------------------------------

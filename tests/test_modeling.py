@@ -11,6 +11,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import DataCollatorWithFlattening
 
 import attention_chinese_modernbert as attention
@@ -111,14 +112,27 @@ def test_inference_in_chunks_agrees_with_all_at_once(make_model, backend, shape,
         assert torch.equal(states[real_tokens(batch)], layer)
 
 
-def test_what_a_hook_on_the_activation_was_given_stays_as_it_was(make_model):
-    model, seen = make_model(), []
-    model.layers[0].mlp.act.register_forward_hook(lambda _m, _i, out: seen.append(out))
+@pytest.mark.parametrize(("part", "activation"), [("act", "gelu"), ("Wi", "linear")])
+def test_what_a_hook_inside_a_layer_was_given_stays_as_it_was(make_model, part, activation):
+    model, seen = make_model(hidden_activation=activation), []
+    hooked = getattr(model.layers[0].mlp, part)
+    hooked.register_forward_hook(lambda _m, _i, out: seen.append(out))
     batch = pad_rows(documents(20, 30))
     with torch.no_grad():
         model(**batch)
     model(**batch)
     assert (seen[0] - seen[1]).abs().max() <= STATE_TOLERANCE
+
+
+def test_a_hook_on_all_modules_sees_each_projection_in_inference_too(make_model):
+    model, batch, seen = make_model(), pad_rows(documents(20, 30)), []
+    handle = register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        with torch.no_grad():
+            model(**batch)
+    finally:
+        handle.remove()
+    assert {layer.mlp.Wi for layer in model.layers} <= set(seen)
 
 
 def test_inference_in_chunks_works_under_autocast(make_model, monkeypatch):

@@ -38,6 +38,16 @@ def test_something_else_may_take_the_embeddings_place(make_model):
     assert torch.equal(model(**batch).logits, expected)
 
 
+def test_something_else_may_take_the_final_norms_place(make_model):
+    """Such as nothing, for whoever wants the states before it."""
+    model, batch = make_model(), pad_rows(documents(30, 20))
+    expected, norm = model(**batch).last_hidden_state, model.final_norm
+    model.set_input_embeddings(Wrapper(model.get_input_embeddings(), dimensions=2))
+    model.final_norm = torch.nn.Identity()
+    assert (norm(model(**batch).last_hidden_state) - expected).abs().max() <= STATE_TOLERANCE
+    assert model.attention_backend()[0] == "sdpa"
+
+
 def test_a_decoder_without_a_weight_of_its_own_trains(make_model):
     model, batch = make_model(cls=ChineseModernBertForMaskedLM).train(), masked_batch(40)
     expected = model(**batch).loss

@@ -82,6 +82,13 @@ def test_a_graph_of_each_head_gives_what_the_stream_gives(make_model, head):
         assert difference <= STATE_TOLERANCE, name
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_long_texts_are_pooled_in_full_precision(dtype):
+    rows = make_padded_stream(torch.ones(1, 4001, dtype=torch.long), None, None)
+    states = torch.full((4001, 1), 30.0, dtype=dtype)  # together more than fp16 can hold
+    assert rows.pool(states, "mean").tolist() == [[30.0]]
+
+
 def test_dynamo_makes_the_same_graph_and_a_mask_is_not_needed(make_model):
     model = make_model("eager", **TWO_LAYERS)
     graph = graph_of(model, {"input_ids": torch.ones(2, 70, dtype=torch.long)}, strict=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
 from fsspec.core import has_magic, url_to_fs
 
 from pretraining.files import decode, other_encoding
@@ -84,6 +85,8 @@ def kind_of(file: str) -> str | None:
 def find_files(paths: Sequence[str]) -> list[str]:
     """The corpus files behind files, folders and patterns, each once, in a fixed order.
 
+    What is hidden in a folder is passed over.
+
     Args:
         paths: of this machine, or with a protocol that fsspec knows: `hf://datasets/user/name`
             is a data set on the Hub.
@@ -98,7 +101,7 @@ def find_files(paths: Sequence[str]) -> list[str]:
             if has_magic(root) and not system.exists(root):
                 found = [each for each in sorted(system.glob(root)) if system.isfile(each)]
             elif system.isdir(root):
-                found = [each for each in sorted(system.find(root)) if kind_of(each)]
+                found = [each for each in _files_of(system, root) if kind_of(each)]
             else:
                 found = [root] if system.exists(root) else []
         except FileNotFoundError:  # the Hub's answer to a pattern in a folder that is not there
@@ -119,16 +122,20 @@ def find_files(paths: Sequence[str]) -> list[str]:
 def passed_over(paths: Sequence[str]) -> Counter:
     """How many files of the folders among the paths `find_files` leaves out, by their ending.
 
-    Hidden files and folders are not counted.
+    Hidden ones are not counted.
     """
     endings: Counter = Counter()
     for path in paths:
         system, root = url_to_fs(path)
         if system.isdir(root):
-            files = (file for file in system.find(root) if not kind_of(file))
-            seen = (file for file in files if "/." not in file.removeprefix(root))
-            endings.update("".join(Path(file).suffixes) or "without an ending" for file in seen)
+            left_out = (Path(file) for file in _files_of(system, root) if not kind_of(file))
+            endings.update("".join(file.suffixes) or "without an ending" for file in left_out)
     return endings
+
+
+def _files_of(system: AbstractFileSystem, root: str) -> list[str]:
+    """The files of a folder, in order, without what is hidden, such as an editor's copies."""
+    return sorted(file for file in system.find(root) if "/." not in file.removeprefix(root))
 
 
 def read_documents(
@@ -275,8 +282,20 @@ def _document(record: dict | bytes, file: str, number: int, text_field: str) -> 
             "unpaired surrogate",
             f"{where}: the text holds an unpaired surrogate; fix or drop the line.",
         ) from error
-    domain, script = (str(record.get(name) or "unknown") for name in ("domain", "script"))
+    domain, script = (_name(record.get(field), field, where) for field in ("domain", "script"))
     return Document(text, domain, script, number)
+
+
+def _name(value: object, field: str, where: str) -> str:
+    """A domain's or a script's name, which some corpora give as a number."""
+    if value is None or value == "":
+        return "unknown"
+    if isinstance(value, list | dict):
+        raise CorpusError(
+            "domain or script is no name",
+            f"{where}: the field {field!r} must be a text or a number, not {value!r}.",
+        )
+    return str(value)
 
 
 def _decode(content: bytes, where: str) -> str:

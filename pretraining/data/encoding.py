@@ -48,6 +48,10 @@ class Encoder:
                 f"{tokenizer_file}: {self.tokenizer.get_vocab_size()} entries; row files hold ids "
                 f"of 15 bits, so at most {MAX_VOCAB_SIZE}."
             )
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        # Such tokens of a user take blanks along, which their spelling does not have.
+        with_blanks = any((each.lstrip or each.rstrip) and not each.special for each in added)
+        self.by_offsets = with_blanks or is_wordpiece(self.tokenizer)
         self.lengths = token_lengths(self.tokenizer)
         self.segmenter = Segmenter(dictionary)
 
@@ -57,7 +61,7 @@ class Encoder:
         Raises:
             ValueError: if a text holds an unpaired surrogate.
         """
-        if is_wordpiece(self.tokenizer):
+        if self.by_offsets:
             mark, encode = self._mark_by_offsets, self.tokenizer.encode_batch
         else:
             mark, encode = self._mark, self.tokenizer.encode_batch_fast  # without offsets

@@ -100,6 +100,7 @@ class LocalExecutor(LocalPipelineExecutor):
         if self.depends and not self.depends._launched:
             self.depends.run()
         ranks = self.get_incomplete_ranks(range(self.tasks))
+        others = set(multiprocessing.active_children())
         with ProcessPoolExecutor(self.workers, multiprocessing.get_context("forkserver")) as pool:
             running = [pool.submit(self._run_for_rank, rank) for rank in ranks]
             try:
@@ -111,6 +112,9 @@ class LocalExecutor(LocalPipelineExecutor):
                     "fewer --workers."
                 ) from error
             finally:
+                if not all(each.done() for each in running):  # what runs may still take hours
+                    for worker in set(multiprocessing.active_children()) - others:
+                        worker.terminate()
                 pool.shutdown(cancel_futures=True)
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
@@ -128,15 +129,23 @@ def check_filters(filters: Mapping[str, dict]) -> None:
             if required and thresholds.get(each) is None:
                 raise ValueError(f"{name}: give a threshold {each!r}, like configs/filters.yaml.")
         for each, value in thresholds.items():
-            if not _is_threshold(value):
+            if value is None and type(None) in get_args(parameters[each].annotation):
+                continue  # this one is not applied
+            if isinstance(parameters[each].default, tuple):
+                if not _are_pairs(value):
+                    raise ValueError(f"{name}.{each}: pairs of numbers expected, not {value!r}.")
+            elif not isinstance(value, int | float):
                 raise ValueError(f"{name}.{each}: a number expected, not {value!r}.")
+            elif made is HanFilter and not 0 <= value <= 1:
+                raise ValueError(f"{name}.{each}: a share from 0 to 1 expected, not {value!r}.")
 
 
-def _is_threshold(value: object) -> bool:
-    """Whether YAML gave a number, true or false, or pairs of numbers, as repetition takes them."""
-    if isinstance(value, list):
-        return all(map(_is_threshold, value))
-    return value is None or isinstance(value, int | float)
+def _are_pairs(value: object) -> bool:
+    """Whether YAML gave pairs of numbers, as repetition takes them for its n-grams."""
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int | float) for n in pair)
+        for pair in value
+    )
 
 
 def document_filters(filters: Mapping[str, dict]) -> list[PipelineStep]:

@@ -89,6 +89,14 @@ def test_results_of_other_settings_are_not_taken_for_these(run_file):
         clue.run(plan)
 
 
+def test_a_result_of_other_texts_is_not_taken_for_one_of_these(run_file, data):
+    clue.run(read_plan(run_file, {"models": ["majority"]}))
+    train = (data / "train.json").read_text(encoding="utf-8")
+    (data / "train.json").write_text(train.replace("train0", "another"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"result\.json: was made with other settings \(content\)"):
+        clue.run(read_plan(run_file, {"models": ["majority"]}))
+
+
 def test_each_split_that_is_scored_or_trained_on_can_be_a_fixed_subset(run_file):
     sizes = {"train_examples": 20, "dev_examples": 6, "test_examples": 5}
     [result] = clue.run(read_plan(run_file, {"models": ["majority"], **sizes}))
@@ -125,6 +133,11 @@ def test_a_hidden_test_that_comes_later_is_answered(run_file, data):
     clue.main([str(run_file), "--seeds", "1", "--save_models"])
     for name in ("tiny/fruit/seed-0-rate-0.001", "characters/fruit/result"):
         assert len(read_predictions(data / f"results/{name}.json")["hidden"]) == 3
+    # Where it is not there, its answers stay.
+    del content["tasks"][0]["fruit"]["files"]["hidden"]
+    run_file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    clue.main([str(run_file), "--seeds", "1", "--save_models"])
+    assert "hidden" in read_predictions(data / "results/tiny/fruit/seed-0-rate-0.001.json")
 
 
 def test_bad_data_is_refused_before_any_run(run_file, data):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from made_up import made_up_splits, made_up_task
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 from finetuning.heads import HEADS
@@ -61,6 +62,17 @@ def test_a_model_with_another_head_begins_a_new_one(tiny_folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
     with pytest.raises(ValueError, match=r"layers\.0\.mlp\.\w+\.weight does not have the shape"):
         saved.build(HEADS["classification"], ["a", "b"], 0)
+
+
+def test_an_encoder_of_which_weights_are_missing_is_refused(tiny_folder, tmp_path):
+    """Such as those that torch.compile renamed."""
+    model, _ = Model(f"random:{tiny_folder}", "tiny").build(HEADS["tokens"], ["O", "B-x"], 0)
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    renamed = {name.replace("model.", "_orig_mod."): each for name, each in weights.items()}
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"\d+ weights of the encoder are not in its files"):
+        Model(str(tmp_path), "renamed").build(HEADS["tokens"], ["O", "B-x"], 0)
 
 
 def test_a_folder_without_its_task_is_refused(tmp_path):

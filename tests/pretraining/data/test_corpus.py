@@ -63,6 +63,8 @@ def test_folders_and_patterns_are_read_in_the_order_of_names(tmp_path):
     for name, text in (("b.jsonl", "乙"), ("a.jsonl", "甲")):
         (tmp_path / name).write_text(json.dumps({"text": text}) + "\n\n", encoding="utf-8")
     (tmp_path / "README.md").write_text("what is here", encoding="utf-8")
+    (tmp_path / ".copies").mkdir()
+    (tmp_path / ".copies" / "a.jsonl").write_text('{"text": "甲"}', encoding="utf-8")
     for path in (tmp_path, tmp_path / "*.jsonl"):
         assert [document.text for document in read(path)] == ["甲", "乙"]
 
@@ -75,10 +77,10 @@ def test_another_field_can_hold_the_text(tmp_path):
 
 
 def test_a_domain_may_be_a_number(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b'{"text": "x", "domain": 3}\n{"text": "x", "domain": null}')
-    assert [document.domain for document in read_file(str(tmp_path / "a.jsonl"))] == [
-        *("3", "unknown")
-    ]
+    lines = [f'{{"text": "x", "domain": {value}}}' for value in ("3", "0", "null", '""')]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    domains = [document.domain for document in read_file(str(tmp_path / "a.jsonl"))]
+    assert domains == ["3", "0", "unknown", "unknown"]
 
 
 def test_a_file_named_twice_is_read_once(tmp_path):
@@ -115,6 +117,11 @@ def test_only_the_wanted_lines_are_read(tmp_path):
         ),
         (b'{"text": ""}', "empty document", r"line 3: the field 'text' must be .* not empty"),
         (b'{"text": 5}', "empty document", r"line 3: the field 'text' must be a text"),
+        (
+            b'{"text": "x", "domain": ["a"]}',
+            "domain or script is no name",
+            r"line 3: the field 'domain' must be a text or a number, not \['a'\]",
+        ),
         (rb'{"text": "\ud800"}', "unpaired surrogate", r"line 3: .* an unpaired surrogate"),
     ],
 )

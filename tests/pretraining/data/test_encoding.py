@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from data_collator_wwm import split_row
@@ -49,6 +49,16 @@ def test_a_token_has_the_bit_exactly_where_a_word_starts(encoder):
             assert start == (begin in words and begin not in seen)
             seen.add(begin)  # the later bytes of a character share its offset
         assert starts[0]
+
+
+def test_a_users_token_that_takes_blanks_along_moves_no_word(encoder, tmp_path):
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
+    tokenizer.add_tokens([AddedToken("ＡＢ", lstrip=True, rstrip=True)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    text = "今天天气好"
+    (alone,) = encoder.encode([text])
+    (behind,) = Encoder(tmp_path / "tokenizer.json").encode([f"买 ＡＢ  {text}"])
+    assert behind[-len(alone) :].tolist() == alone.tolist()
 
 
 def test_lengths_of_a_texts_tokens_sum_to_the_text(encoder):

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,30 @@ def test_a_worker_that_is_killed_ends_the_work(tmp_path):
     stage = Stage("rows", [KillsItsWorker()], tasks=2)
     with pytest.raises(ChildProcessError, match=r"a worker was killed, .* fewer --workers"):
         Execution("local", workers=2).run([stage], WorkFolder(tmp_path / "work"))
+
+
+class FailsBesideALongTask(PipelineStep):
+    """Task 0 fails as soon as task 1, which takes hours, is under way in another process."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        self.file = file
+
+    def run(self, data=None, rank=0, world_size=1):
+        if rank == 1:
+            self.file.write_text(str(os.getpid()))
+            time.sleep(3600)
+        while not (self.file.exists() and self.file.read_text()):
+            time.sleep(0.02)
+        raise ValueError("a broken line")
+
+
+def test_a_task_that_fails_does_not_wait_for_the_others(tmp_path):
+    stage = Stage("rows", [FailsBesideALongTask(tmp_path / "process")], tasks=2)
+    with pytest.raises(ValueError, match="a broken line"):
+        Execution("local", workers=2).run([stage], WorkFolder(tmp_path / "work"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "process").read_text()), 0)
 
 
 def preparation(corpus: Path | str, output: Path, **settings) -> Preparation:
