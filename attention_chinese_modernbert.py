@@ -9,6 +9,7 @@ What a backend needs (masks, a rectangular layout) is an `AttentionPlan`, made o
 all layers. Nobody changes it, nor the `TokenStream` that says what the tokens are.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -84,10 +85,6 @@ class Grid:
     document: Tensor
     place: Tensor
 
-    def to(self, device: torch.device | str | int) -> "Grid":
-        """The same grid on another device."""
-        return moved(self, device)
-
     def spread(self, x: Tensor) -> Tensor:
         """(total_tokens, heads, head size) -> (rows, heads, width, head size), zeros elsewhere."""
         return F.pad(x, (0, 0, 0, 0, 0, 1))[self.token].transpose(1, 2)
@@ -151,11 +148,10 @@ class AttentionPlan:
         """The plan for layers on another device: what accelerate calls between two of them."""
         if self.stream.positions.device == torch.device(device):
             return self
-        plan = moved(self, device)
-        plan.block_masks = {
-            window: make_block_mask(plan.stream, window) for window in plan.block_masks
-        }
-        return plan
+        plan = moved(dataclasses.replace(self, block_masks={}), device)
+        # These hold a function of the tokens, which cannot be moved.
+        masks = {window: make_block_mask(plan.stream, window) for window in self.block_masks}
+        return dataclasses.replace(plan, block_masks=masks)
 
 
 def make_plan(

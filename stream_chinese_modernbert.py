@@ -61,10 +61,6 @@ class TokenStream:
         """How many documents there are."""
         return self.cu_seqlens.shape[0] - 1
 
-    def to(self, device: torch.device | str | int) -> "TokenStream":
-        """The same tokens on another device."""
-        return moved(self, device)
-
     def unpad(self, x: Tensor) -> Tensor:
         """(batch, sequence, ...) -> (total_tokens, ...)."""
         x = x.reshape(-1, *x.shape[2:])
@@ -99,9 +95,11 @@ class TokenStream:
 
 
 def moved(parts: Any, device: torch.device | str | int) -> Any:
-    """A data class with its tensors, and what holds such, on another device."""
+    """A data class with all tensors in it on another device."""
 
     def on_device(value):
+        if dataclasses.is_dataclass(value):
+            return moved(value, device)
         if isinstance(value, Mapping):
             return {key: on_device(each) for key, each in value.items()}
         if isinstance(value, tuple):

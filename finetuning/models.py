@@ -88,8 +88,7 @@ class Model:
                 output_loading_info=True,
                 **options,
             )
-            _refuse_other_shapes(self.folder, model, report["mismatched_keys"])
-            _refuse_missing(self.folder, model, report["missing_keys"])
+            _check_encoder(self.folder, model, report)
             if classes is not None and self._knows_other_classes(type(model).__name__, classes):
                 new = head.auto.from_config(model.config, trust_remote_code=True).to(torch.float32)
                 for name in _CLASSIFIERS:
@@ -104,25 +103,25 @@ class Model:
         return architecture in (stored.architectures or ()) and known != classes
 
 
-def _refuse_other_shapes(folder: str, model, mismatched) -> None:
+def _check_encoder(folder: str, model, report: dict) -> None:
+    """Refuses weights of which transformers would train a part from random numbers."""
     encoder = f"{model.base_model_prefix}."
-    names = sorted(entry[0] for entry in mismatched if entry[0].startswith(encoder))
-    if names:
+    mismatched = sorted(name for name, *_ in report["mismatched_keys"] if name.startswith(encoder))
+    if mismatched:
         raise ValueError(
-            f"{folder}: {names[0]} does not have the shape that config.json says; the weights "
+            f"{folder}: {mismatched[0]} does not have the shape that config.json says; the weights "
             "belong to another configuration."
         )
-
-
-def _refuse_missing(folder: str, model, missing) -> None:
-    """Without a word transformers would train what is missing from random weights."""
-    encoder = f"{model.base_model_prefix}."
     # Masked models are stored without BERT's pooler, which belongs to the head.
-    names = sorted(n for n in missing if n.startswith(encoder) and ".pooler." not in n)
-    if names:
+    missing = sorted(
+        name
+        for name in report["missing_keys"]
+        if name.startswith(encoder) and ".pooler." not in name
+    )
+    if missing:
         raise ValueError(
-            f"{folder}: {len(names)} weights of the encoder are not in its files, such as "
-            f"{names[0]}; they belong to another configuration, or were saved under other names."
+            f"{folder}: {len(missing)} weights of the encoder are not in its files, such as "
+            f"{missing[0]}; they belong to another configuration, or were saved under other names."
         )
 
 
