@@ -30,7 +30,7 @@ def to_onnx(folder: ModelFolder, model: nn.Module, file: Path) -> None:
     """
     # Example sizes of which no two are the same, nor 1: the graph holds for all others too.
     choices = (3,) if folder.head == "ForMultipleChoice" else ()
-    ids = torch.ones(2, *choices, 100, dtype=torch.long)
+    ids = torch.ones(2, *choices, min(100, folder.max_tokens), dtype=torch.long)
     names = ("batch", *("choices" for _ in choices))
     sizes = [torch.export.Dim(name, min=1, max=2**16) for name in names]
     sizes.append(torch.export.Dim("sequence", min=1, max=folder.max_tokens))

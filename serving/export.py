@@ -137,11 +137,12 @@ def copy_beside(folder: ModelFolder, output: Path) -> None:
         shutil.copyfile(file, target)
     if (modules := folder.path / "modules.json").is_file():
         # The graph's token embeddings are those that the pooling takes.
-        inside = folder.pooling.inside
+        pooling = folder.pooling
+        inside = pooling.inside if pooling else None
         kept = [each for each in read_json(modules) if folder.path / each["path"] != inside]
         write_json(output / "modules.json", kept)
-        if linear := folder.pooling.linear:
-            shutil.copytree(linear, output / linear.name)
+        if pooling and pooling.linear:
+            shutil.copytree(pooling.linear, output / pooling.linear.name)
 
 
 def main() -> None:
@@ -150,6 +151,7 @@ def main() -> None:
         check_output(arguments.output)
         check_packages(arguments.formats)
         folder = open_model_folder(arguments.model)
+        folder.tokenizer()  # a damaged one is told before the long work
         with new_folder(arguments.output) as output:
             convert(folder, arguments.formats, arguments.int8, output)
             files = check(folder, arguments.formats, arguments.int8, output)

@@ -68,12 +68,14 @@ class ModelFolder:
         config: content of its config.json.
         head: end of the class's name, of `HEADS`.
         pooling: of an embedding model, else None.
+        longest_text: tokens at which a text is cut: the context, or less where the folder says so.
     """
 
     path: Path
     config: dict
     head: str
     pooling: Pooling | None
+    longest_text: int
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -97,10 +99,18 @@ class ModelFolder:
         return self.config.get("pad_token_id") or 0
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer; it cuts off what is longer than the model's context."""
-        tokenizer = Tokenizer.from_file(str(self.path / "tokenizer.json"))
+        """The tokenizer; it cuts off what is longer than `longest_text`.
+
+        Raises:
+            ValueError: if its file is damaged.
+        """
+        file = self.path / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises no other
+            raise ValueError(f"{file} is no file of a tokenizer: {error}") from error
         tokenizer.no_padding()
-        tokenizer.enable_truncation(self.max_tokens)
+        tokenizer.enable_truncation(self.longest_text)
         return tokenizer
 
     def load(self, dtype: torch.dtype = torch.float32, attention: str | None = None) -> nn.Module:
@@ -178,26 +188,40 @@ def open_model_folder(path: Path) -> ModelFolder:
             f"{path / 'config.json'}: architectures is {config.get('architectures')}; expected one "
             f"of {', '.join(_PREFIX + name for name in HEADS)}."
         )
-    return ModelFolder(path, config, head, _read_pooling(path))
+    return ModelFolder(path, config, head, _read_pooling(path), _longest_text(path, config))
+
+
+def _read_if_there(file: Path) -> dict:
+    return read_json(file) if file.is_file() else {}
+
+
+def _longest_text(path: Path, config: dict) -> int:
+    """Tokens at which sentence-transformers or transformers cut a text."""
+    own = _read_if_there(path / "sentence_bert_config.json").get("max_seq_length")
+    own = own or _read_if_there(path / "tokenizer_config.json").get("model_max_length")
+    context = config["max_position_embeddings"]
+    return min(own or context, context)
 
 
 def _read_pooling(path: Path) -> Pooling | None:
     """The pooling of an embedding model, None for other models.
 
     Raises:
-        ValueError: if its modules do something else.
+        ValueError: if its modules do something else, or its texts are changed before they are read.
     """
     if not (path / "modules.json").is_file():
         return None
+    _check_texts(path)
     modules = [(m["type"].rsplit(".", 1)[-1], m["path"]) for m in read_json(path / "modules.json")]
     kinds = [kind for kind, _ in modules]
+    if kinds == ["Transformer"]:  # a CrossEncoder: the head says all
+        return None
     if kinds not in _ARRANGEMENTS:
         raise ValueError(
             f"{path / 'modules.json'}: the modules are {', '.join(kinds)}; Transformer, Pooling, "
             "and perhaps Dense or WordVectors before it, and Dense and Normalize behind it are "
             "supported."
         )
-    _check_prompts(path / "config_sentence_transformers.json")
     at = kinds.index("Pooling")
     file = path / modules[at][1] / "config.json"
     config = read_json(file)
@@ -206,7 +230,8 @@ def _read_pooling(path: Path) -> Pooling | None:
         for key, value in config.items()
         if key.startswith("pooling_mode_") and value
     }
-    mode = config.get("pooling_mode") or " and ".join(modes)
+    mode = config.get("pooling_mode") or list(modes)
+    mode = " and ".join(mode) if isinstance(mode, list) else mode
     mode = {"mean_tokens": "mean", "cls_token": "cls"}.get(mode, mode)
     if mode not in ("mean", "cls"):
         raise ValueError(f"{file}: the pooling is {mode!r}; 'mean' and 'cls' are supported.")
@@ -217,16 +242,32 @@ def _read_pooling(path: Path) -> Pooling | None:
         _check_dense(dense / "config.json", "activation.GELU", EMBEDDING_OUTPUTS[0])
     if linear:
         _check_dense(linear / "config.json", "linear.Identity", EMBEDDING_OUTPUTS[1])
+    if normalize := behind.get("Normalize"):
+        _check_names(normalize / "config.json", EMBEDDING_OUTPUTS[1])
     return Pooling(mode, "Normalize" in kinds, dense, words, linear)
 
 
-def _check_prompts(file: Path) -> None:
-    prompts = read_json(file).get("prompts") if file.exists() else None
-    if used := {name: prompt for name, prompt in (prompts or {}).items() if prompt}:
+def _check_texts(path: Path) -> None:
+    """Refuses a model whose texts sentence-transformers changes before the tokenizer sees them.
+
+    Raises:
+        ValueError: naming the setting and what to do.
+    """
+    file = path / "config_sentence_transformers.json"
+    prompts = _read_if_there(file).get("prompts") or {}
+    if used := {name: prompt for name, prompt in prompts.items() if prompt}:
         raise ValueError(
             f"{file}: the model puts prompts before its texts ({used}), which exports and the page "
             "do not. Export a copy with empty prompts, and put them before the texts yourself."
         )
+    file = path / "sentence_bert_config.json"
+    settings = _read_if_there(file)
+    for key in ("do_lower_case", "processing_kwargs"):
+        if settings.get(key):
+            raise ValueError(
+                f"{file}: {key} is {settings[key]!r}, by which exports and the page do not go. "
+                "Export a copy without it, and prepare the texts in that way yourself."
+            )
 
 
 def _check_dense(file: Path, activation: str, output: str) -> None:
@@ -236,14 +277,26 @@ def _check_dense(file: Path, activation: str, output: str) -> None:
         ValueError: if it is another.
     """
     config = read_json(file)
-    wanted = {
-        "activation_function": f"torch.nn.modules.{activation}",
-        "module_input_name": output,
-        "module_output_name": output,
-    }
-    for key, value in wanted.items():
-        if config.get(key) != value:
-            raise ValueError(f"{file}: {key} is {config.get(key)!r}; {value!r} is supported.")
+    wanted, given = f"torch.nn.modules.{activation}", config.get("activation_function")
+    if given != wanted:
+        raise ValueError(f"{file}: activation_function is {given!r}; {wanted!r} is supported.")
+    if config.get("use_residual"):
+        raise ValueError(f"{file}: use_residual is true; a dense layer without it is supported.")
+    _check_names(file, output)
+
+
+def _check_names(file: Path, output: str) -> None:
+    """Refuses a module that changes something else than `output`; a missing file has defaults.
+
+    Raises:
+        ValueError: if it does.
+    """
+    config = _read_if_there(file)
+    read = config.get("module_input_name") or EMBEDDING_OUTPUTS[1]
+    written = config.get("module_output_name") or read
+    for key, name in (("module_input_name", read), ("module_output_name", written)):
+        if name != output:
+            raise ValueError(f"{file}: {key} is {name!r}; {output!r} is supported.")
 
 
 class _Words(nn.Module):

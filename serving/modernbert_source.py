@@ -5,6 +5,7 @@ Everything here reads `config.json` and the headers of the weights; no weight is
 
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -268,8 +269,7 @@ def tensors_of(source: Source) -> dict[str, tuple[str, list[int]]]:
 def _header(file: Path) -> dict[str, list[int]]:
     try:
         if file.suffix == ".bin":
-            tensors = load_pickled(file)
-            return {name: list(tensor.shape) for name, tensor in tensors.items()}
+            return {name: list(tensor.shape) for name, tensor in load_pickled(file).items()}
         with safe_open(file, framework="pt") as tensors:
             return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -277,8 +277,19 @@ def _header(file: Path) -> dict[str, list[int]]:
 
 
 def load_pickled(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a `.bin` file, which stay on the disk until they are read."""
-    return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    """The tensors of a `.bin` file, which stay on the disk until they are read.
+
+    Raises:
+        ValueError: if it holds something else.
+    """
+    mmap = zipfile.is_zipfile(file)  # files of before torch 1.6 are none, and are read at once
+    tensors = torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise ValueError(
+            f"{file} holds more than tensors ({', '.join(map(str, list(tensors)[:3]))}): save the "
+            "dictionary of weights alone."
+        )
+    return tensors
 
 
 def check_tensors(source: Source) -> None:

@@ -88,18 +88,18 @@ def read_input(text: str, tokenizer: Tokenizer, max_tokens: int) -> InputText:
     if not text or not text.strip():
         raise PageError("请先输入文字。 Please enter some text first.")
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    # No token is longer than 16 characters: what lies behind these is cut in any case.
-    offsets = tokenizer.encode(text[: 16 * max_tokens], add_special_tokens=False).offsets
+    # So many characters fill the tokens of any sensible text, whatever its length.
+    start = text[: 16 * max_tokens]
+    offsets = tokenizer.encode(start, add_special_tokens=False).offsets
     size = max_tokens - 2
-    if len(offsets) <= size:
-        return InputText(text, 0)
-    end = offsets[size][0]  # where the first token begins that has no room
+    # Else it ends where the first token begins that has no room.
+    end = len(start) if len(offsets) <= size else offsets[size][0]
     return InputText(text[:end], len(text) - end)
 
 
 def max_tokens_of(runtime: Runtime, limit: int = MAX_TOKENS) -> int:
     """Tokens that the page lets a model read."""
-    return min(limit, runtime.folder.max_tokens)
+    return min(limit, runtime.folder.longest_text)
 
 
 def fill_masks(runtime: Runtime, text: str, top: int = 5) -> FilledText:
@@ -206,7 +206,7 @@ def cut_into_pieces(runtime: Runtime, text: str) -> tuple[list[Piece], int]:
     encoding = tokenizer.encode(read.text, add_special_tokens=False)
     words, characters = set(word_starts(read.text)), character_starts(read.text)
     firsts, spans = group_spans(encoding.offsets, words & characters)
-    tokens = list(zip(map(tokenizer.id_to_token, encoding.ids), encoding.ids, strict=True))
+    tokens = list(zip(map(runtime.token_text, encoding.ids), encoding.ids, strict=True))
     pieces = []
     for (first, last), (start, end) in zip(
         itertools.pairwise([*firsts.tolist(), len(tokens)]), spans.tolist(), strict=True

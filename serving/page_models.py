@@ -72,7 +72,7 @@ def open_torch(model: Path, note: str) -> OpenModel:
 def cached_export(model: Path) -> Path:
     """The cache's folder for a model's export; it changes with weights, settings and code."""
     patterns = ("*.json", "*.py", "*.safetensors", "*.bin", "[0-9]_*/*")
-    files = [file for pattern in patterns for file in model.glob(pattern)]
+    files = [file for pattern in patterns for file in model.glob(pattern) if file.is_file()]
     files += [Path(__file__).with_name(f"{name}.py") for name in EXPORTING]
     sums = "".join(sha256_of(file) for file in sorted(files))
     key = hashlib.sha256(sums.encode()).hexdigest()[:16]

@@ -157,7 +157,7 @@ class Runtime:
         Raises:
             ValueError: if the model is another.
         """
-        return np.stack(self.outputs(texts, "sentence_embedding"))
+        return np.stack(self.outputs(texts or [""], "sentence_embedding"))[: len(texts)]
 
     @property
     def mask_id(self) -> int:
@@ -179,7 +179,7 @@ class Runtime:
         Raises:
             ValueError: if the model is no masked language model, or does not know its mask token.
         """
-        if self.folder.head != "ForMaskedLM":
+        if self.folder.head != "ForMaskedLM" or self.folder.pooling:
             raise ValueError(f"{self.folder.path} has no MLM head, so it cannot fill masks.")
         mask_id = self.mask_id
         results: list[list[list[Fill]]] = [[] for _ in texts]
@@ -189,9 +189,16 @@ class Runtime:
                 chances = softmax(logits[row, column])
                 best = np.argsort(-chances, kind="stable")[:top]
                 results[places[row]].append(
-                    [Fill(self.tokenizer.id_to_token(int(n)), float(chances[n])) for n in best]
+                    [Fill(self.token_text(int(n)), float(chances[n])) for n in best]
                 )
         return results
+
+    def token_text(self, token: int) -> str:
+        """An id as people read it: its text, or its name where it is a part of a character."""
+        text = self.tokenizer.decode([token], skip_special_tokens=False)
+        if text and "\ufffd" not in text:
+            return text
+        return self.tokenizer.id_to_token(token) or f"[{token}]"
 
 
 def torch_forward(model: torch.nn.Module) -> Forward:

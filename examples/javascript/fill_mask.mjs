@@ -2,6 +2,7 @@
 //
 //     node fill_mask.mjs ../../exported "今天[MASK]气很好，我们去公园散步吧。"
 
+import fs from "node:fs";
 import path from "node:path";
 import { AutoTokenizer, FillMaskPipeline, ModernBertForMaskedLM, env } from "@huggingface/transformers";
 
@@ -17,7 +18,8 @@ export async function open(folder, dtype) {
   return new FillMaskPipeline({ task: "fill-mask", model, tokenizer });
 }
 
-if (process.argv[1] === import.meta.filename) {
+const script = process.argv[1];
+if (script && fs.realpathSync(script) === import.meta.filename) {
   const [folder, ...texts] = process.argv.slice(2);
   if (!folder || texts.length === 0) {
     console.error("usage: node fill_mask.mjs FOLDER TEXT ...");

@@ -18,6 +18,7 @@ from batches import documents, pad_rows
 from hub_standin import HubStandIn
 from modernbert import HEADS, SHAPE, modernbert
 from serving import convert_modernbert, modernbert_source
+from serving.modernbert_parity import probe_documents
 from serving.modernbert_source import convert_config, other_files, weight_files
 from test_remote_code import CODE
 
@@ -133,12 +134,14 @@ def test_pickled_weights_become_safetensors_shard_by_shard(convert, save, tmp_pa
     source = save()
     index = json.loads((source / "model.safetensors.index.json").read_text())
     renamed = {name: name.replace("safetensors", "bin") for name in index["weight_map"].values()}
+    first = min(renamed)
     for old, new in renamed.items():
         tensors = load_file(source / old)
         if "model.embeddings.tok_embeddings.weight" in tensors:  # as torch.save keeps tied weights
             tensors["decoder.weight"] = tensors["model.embeddings.tok_embeddings.weight"]
             index["weight_map"]["decoder.weight"] = old
-        torch.save(tensors, source / f"pytorch_{new}")
+        # One of them as torch wrote before 1.6.
+        torch.save(tensors, source / f"pytorch_{new}", _use_new_zipfile_serialization=old > first)
         (source / old).unlink()
     names = {key: f"pytorch_{renamed[file]}" for key, file in index["weight_map"].items()}
     (source / "model.safetensors.index.json").unlink()
@@ -380,6 +383,31 @@ def test_a_tokenizer_of_another_model_is_refused(refused, save):
     assert "but vocab_size is 6. Tokenizer and weights belong to different" in refused(source)
 
 
+def test_a_damaged_tokenizer_is_named(refused, save):
+    source = save()
+    (source / "tokenizer.json").write_text("{}")
+    assert f"{source}: its tokenizer cannot be opened" in refused(source)
+
+
+def test_a_checkpoint_that_holds_more_than_weights_is_refused(refused, save):
+    source = save()
+    for file in source.glob("model*"):
+        file.unlink()
+    torch.save({"epoch": 3, "state_dict": {}}, source / "pytorch_model.bin")
+    assert "pytorch_model.bin holds more than tensors (epoch, state_dict)" in refused(source)
+
+
+def test_the_last_probe_is_longer_than_the_window_whatever_the_tokenizer(save):
+    source = save()
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))  # a text is one token
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(source)
+    opened = modernbert_source.read_source(source)
+    longest = opened.config.local_attention + 40
+    lengths = [len(document) for document in probe_documents(opened)]
+    assert lengths[0] == 1
+    assert lengths[-1] == longest <= opened.config.max_position_embeddings
+
+
 def test_a_difference_above_the_tolerance_stops_it(refused, save, monkeypatch):
     source = save()
     assert "differ by more than the tolerance" in refused(source, "--tolerance", "1e-9")
@@ -390,6 +418,10 @@ def test_a_difference_above_the_tolerance_stops_it(refused, save, monkeypatch):
         return converted, notes
 
     monkeypatch.setattr(modernbert_source, "convert_config", under_the_wrong_norm)
+    assert "(padded right, padded left, packed)" in refused(source)
+    # With outputs near 0, too.
+    scale = "head.norm.weight"
+    edit_shard(source, scale, lambda tensors: tensors.update({scale: tensors[scale] * 1e-3}))
     assert "(padded right, padded left, packed)" in refused(source)
 
 

@@ -20,7 +20,7 @@ from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseMod
 from serving import export, export_check, javascript_cases
 from serving.export_check import Agreement, batches_for, compare
 from serving.javascript_cases import ALPHABETS, SPELLED_OUT, hostile_texts
-from serving.model_folder import open_model_folder
+from serving.model_folder import Pooling, open_model_folder
 from serving.runtime import FILES, Runtime
 from tokenization_chinese_modernbert import ChineseModernBertTokenizer
 
@@ -156,11 +156,13 @@ def test_vectors_are_those_of_sentence_transformers(embedder):
 )
 def test_a_file_of_each_head_gives_what_torch_gives(make_model, tmp_path, head, outputs):
     cls = getattr(modeling, f"ChineseModernBertFor{head}")
-    save_with_tokenizer(make_model("eager", cls, **SHAPE), tmp_path / "model")
+    length = 64 if head == "MultipleChoice" else 140  # a context shorter than the example, too
+    shape = SHAPE | ({"max_position_embeddings": 64} if length == 64 else {})
+    save_with_tokenizer(make_model("eager", cls, **shape), tmp_path / "model")
     run("--model", tmp_path / "model", "--output", tmp_path / "exported", "--formats", "onnx")
-    ids = np.random.default_rng(0).integers(5, SHAPE["vocab_size"], (3, 140))
+    ids = np.random.default_rng(0).integers(5, SHAPE["vocab_size"], (3, length))
     mask = np.ones_like(ids)
-    mask[0, 40:] = mask[1, :75] = 0
+    mask[0, 40:] = mask[1, : length // 2] = 0
     if head == "MultipleChoice":
         ids, mask = ids[None], mask[None]
     expected = Runtime.open(tmp_path / "model", "torch").forward(ids, mask)
@@ -242,6 +244,27 @@ def test_nan_and_labels_of_another_size_are_far_from_torch(masked_lm):
         return {"logits": np.sign(one(ids, mask)["logits"]) * [[9.0]] + (len(ids) == 1)}
 
     assert not compare(classifier, one, other, batches).holds(int8=True)
+
+
+def test_each_output_has_a_bound_of_its_own_size(masked_lm):
+    """A vector of length 1 has small numbers beside the states of the tokens."""
+    folder = replace(open_model_folder(masked_lm[0]), pooling=Pooling("mean", True))
+    size = {"token_embeddings": 20.0, "sentence_embedding": 0.2}
+
+    def side(error: float):
+        def forward(ids, mask):
+            shapes = {"token_embeddings": (*ids.shape, 3), "sentence_embedding": (len(ids), 3)}
+            return {
+                name: np.full(shape, size[name]) + error * (name == "sentence_embedding")
+                for name, shape in shapes.items()
+            }
+
+        return forward
+
+    apart = compare(folder, side(0.0), side(1e-4), batches_for(folder)[:2])
+    assert apart.largest == pytest.approx(0.2)
+    assert not apart.holds(int8=False)
+    assert compare(folder, side(0.0), side(1e-6), batches_for(folder)[:2]).holds(int8=False)
 
 
 def test_an_int8_file_that_is_not_close_is_left_out(converted, tmp_path, monkeypatch, capsys):
@@ -339,6 +362,57 @@ def test_another_dense_layer_is_refused(folder, refused):
     message = refused(folder)
     assert "activation_function is 'torch.nn.modules.activation.Tanh'" in message
     assert "'torch.nn.modules.activation.GELU' is supported" in message
+    gelu = {"activation_function": "torch.nn.modules.activation.GELU"}
+    (folder / "1_Dense/config.json").write_text(json.dumps(gelu))
+    assert "module_input_name is 'sentence_embedding'" in refused(folder)
+
+
+def test_a_dense_layer_with_a_residual_or_states_made_unit_length_are_refused(folder, refused):
+    write_modules(folder, "Transformer", "Pooling", "Dense", "Normalize")
+    for number, kind in ((2, "Dense"), (3, "Normalize")):
+        (folder / f"{number}_{kind}").mkdir()
+    dense = {"activation_function": "torch.nn.modules.linear.Identity"}  # as older versions write
+    file = folder / "2_Dense/config.json"
+    file.write_text(json.dumps(dense | {"use_residual": True}))
+    assert f"{file}: use_residual is true" in refused(folder)
+    file.write_text(json.dumps(dense))
+    assert open_model_folder(folder).pooling.linear == file.parent
+    file = folder / "3_Normalize/config.json"
+    file.write_text(json.dumps({"module_input_name": "token_embeddings"}))
+    assert f"{file}: module_input_name is 'token_embeddings'" in refused(folder)
+
+
+def test_a_reranker_is_what_its_head_is(masked_lm, folder):
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "st.Transformer"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    opened = open_model_folder(folder)
+    assert (opened.head, opened.pooling) == ("ForMaskedLM", None)
+    export.copy_beside(opened, folder / "beside")
+    assert json.loads((folder / "beside/modules.json").read_text()) == modules
+
+
+def test_texts_are_cut_where_the_folder_says(folder):
+    def longest() -> tuple[int, int]:
+        opened = open_model_folder(folder)
+        return opened.longest_text, len(opened.tokenizer().encode(SENTENCE * 40).ids)
+
+    assert longest() == (300, 300)
+    change(folder / "tokenizer_config.json", model_max_length=50)
+    assert longest() == (50, 50)
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
+    assert longest() == (32, 32)
+
+
+@pytest.mark.parametrize("key", ["do_lower_case", "processing_kwargs"])
+def test_texts_that_are_changed_before_they_are_read_are_refused(folder, refused, key):
+    write_modules(folder, "Transformer", "Pooling")
+    (folder / "sentence_bert_config.json").write_text(json.dumps({key: {"text": True}}))
+    assert f"{key} is {{'text': True}}" in refused(folder)
+
+
+def test_a_damaged_tokenizer_is_named(folder, refused):
+    (folder / "tokenizer.json").write_text("{}")
+    assert "tokenizer.json is no file of a tokenizer" in refused(folder)
 
 
 def test_another_pooling_is_refused(folder, refused):
@@ -385,6 +459,10 @@ def test_a_runtime_says_what_it_cannot_do(masked_lm, embedder):
         Runtime.open(model, "torch").vectors(TEXTS)
     with pytest.raises(ValueError, match="no MLM head"):
         Runtime.open(embedder[1], "onnx").fill_masks(TEXTS)
+
+
+def test_no_texts_have_no_vectors(embedder):
+    assert Runtime.open(embedder[1], "onnx").vectors([]).shape == (0, 48)
 
 
 # --- what is built on it ------------------------------------------------------------------------

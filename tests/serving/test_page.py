@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from serving import page, page_html, page_search
@@ -27,7 +28,7 @@ def model(make_model):
 @pytest.fixture(scope="module")
 def runtime(model) -> Runtime:
     """A tiny masked language model with the tokenizer at the root."""
-    folder = ModelFolder(ROOT, model.config.to_dict(), "ForMaskedLM", None)
+    folder = ModelFolder(ROOT, model.config.to_dict(), "ForMaskedLM", None, 8192)
     return Runtime(folder, torch_forward(model))
 
 
@@ -40,7 +41,7 @@ def embedder(model) -> Runtime:
         vectors = (table[ids] * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
         return {"token_embeddings": table[ids], "sentence_embedding": vectors}
 
-    folder = ModelFolder(ROOT, model.config.to_dict(), "Model", Pooling("mean", False))
+    folder = ModelFolder(ROOT, model.config.to_dict(), "Model", Pooling("mean", False), 8192)
     return Runtime(folder, forward)
 
 
@@ -68,6 +69,23 @@ def test_a_long_text_is_cut_between_tokens_and_what_is_lost_is_counted(runtime):
         assert len(runtime.tokenizer.encode(read.text).ids) <= size
     whole = page.read_input(SENTENCE, runtime.tokenizer, 100)
     assert (whole.text, whole.dropped) == (SENTENCE, 0)
+
+
+def test_a_tokenizer_with_tokens_for_long_runs_of_spaces_reads_no_more(runtime):
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "好": 1}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+    read = page.read_input(" " * 5000 + "好 " * 5000, tokenizer, 100)
+    assert (len(read.text), read.dropped) == (1600, 13_400)
+
+
+def test_a_token_of_bytes_is_shown_as_text_and_a_part_of_a_character_by_its_name(runtime):
+    tokenizer = Tokenizer(models.BPE({"å¥½": 0, "å": 1}, []))
+    tokenizer.decoder = decoders.ByteLevel()
+    other = Runtime(runtime.folder, runtime.forward)
+    other.tokenizer = tokenizer
+    assert [other.token_text(token) for token in (0, 1, 2)] == ["好", "å", "[2]"]
+    ids = runtime.tokenizer.encode("[MASK]好\x00").ids
+    assert [runtime.token_text(token) for token in ids[1:3]] == ["[MASK]", "好"]
 
 
 def test_an_unpaired_surrogate_is_replaced(runtime):
@@ -137,8 +155,7 @@ def test_a_judged_text_is_cut_sooner(runtime, monkeypatch):
 
 
 def test_pieces_of_a_model_with_a_short_context_say_what_was_not_read(runtime):
-    config = runtime.folder.config | {"max_position_embeddings": 20}
-    short = Runtime(replace(runtime.folder, config=config), runtime.forward)
+    short = Runtime(replace(runtime.folder, longest_text=20), runtime.forward)
     pieces, dropped = page.cut_into_pieces(short, SENTENCE * 3)
     kept = "".join(word for piece in pieces for word in piece.words)
     assert dropped == len(SENTENCE * 3) - len(kept) > 0
