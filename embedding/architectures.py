@@ -8,6 +8,8 @@ late_interaction   one vector a token, each of the query's with its nearest (Col
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from sentence_transformers import (
     CrossEncoder,
     CrossEncoderTrainer,
@@ -92,17 +94,35 @@ ARCHITECTURES = {
 }
 
 
-def architecture_of(path: str) -> str:
-    """Which of `ARCHITECTURES` a folder was saved as; a plain encoder is a bi-encoder.
+def find_file(model: str, name: str) -> Path | None:
+    """A file of a folder, or of a model on the Hub; None if the model has none of this name.
+
+    Raises:
+        OSError: if there is no such model.
+    """
+    if Path(model).is_dir():
+        file = Path(model) / name
+        return file if file.exists() else None
+    try:
+        return Path(hf_hub_download(model, name))
+    except EntryNotFoundError:
+        return None
+
+
+def architecture_of(model: str) -> str:
+    """Which of `ARCHITECTURES` a folder or model was saved as; a plain encoder is a bi-encoder.
 
     A classifier of pairs with one output is a cross-encoder: rerankers are published as such.
+
+    Raises:
+        OSError: if it is a name of which the Hub has no model.
     """
-    settings, config = Path(path) / "config_sentence_transformers.json", Path(path) / "config.json"
-    if settings.exists():
+    if settings := find_file(model, "config_sentence_transformers.json"):
         kind = read_json(settings).get("model_type")
         names = (name for name, each in ARCHITECTURES.items() if each.model.__name__ == kind)
         return next(names, "bi_encoder")
-    content = read_json(config) if config.exists() else {}
+    config = find_file(model, "config.json")
+    content = read_json(config) if config else {}
     [head, *_] = content.get("architectures") or [""]
     one_output = len(content.get("id2label", "01")) == 1
     return "cross_encoder" if one_output and "SequenceClassification" in head else "bi_encoder"

@@ -104,17 +104,21 @@ def in_traditional(pair: Pair, seed: int, share: float) -> Pair:
 def pairs_of(
     paths: list[str], seed: int, traditional: float, held_out: HeldOut | None
 ) -> Iterator[Pair]:
-    """The pairs of all documents.
+    """The pairs of all documents, each once.
 
     Raises:
         CorpusError: if a document cannot be read.
     """
+    seen: set[int] = set()
     for document in read_documents(paths):
         for number in range(1 + len(document.text) // CHARACTERS_PER_PAIR):
             found = pair_of(document.text, seed, number)
             if not found:
                 continue
             pair = in_traditional(found[0], seed, traditional)
+            if hash(pair) in seen:
+                continue
+            seen.add(hash(pair))
             if held_out and held_out.holds_any({found[0][0], *found[1], *pair}):
                 continue
             yield pair

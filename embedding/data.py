@@ -9,8 +9,9 @@ Each kind of task becomes the columns that its losses want:
     scored    sentence1, sentence2, score in [0, 1]     ["sentence1", "sentence2", "label"]
     questions anchor, positive                          none: SQuAD's format
 
-A field of `triplets` and `ranked` may be a list of texts. NLI: of each premise, an entailed and a
-contradicted hypothesis. Questions: the sentences of the paragraph around the first answer.
+The last field of `triplets` and `ranked` may be a list of texts. Each text of a list of positives
+makes a triplet. NLI: of each premise, an entailed and a contradicted hypothesis. Questions: the
+sentences of the paragraph around the first answer.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset, load_dataset
+from datasets import ClassLabel, Dataset, load_dataset
 
 from embedding.held_out import HeldOut
 from embedding.run_file import TaskSpec
@@ -125,20 +126,34 @@ def _hub_rows(spec: TaskSpec) -> Iterator[Row]:
         raise ValueError(
             f"{spec.hub}: no column {missing[0]!r}; it has {', '.join(rows.column_names)}."
         )
+    named = {  # labels of an NLI task: their names instead of numbers
+        column: rows.features[column].int2str
+        for column in spec.columns
+        if spec.kind == "nli" and isinstance(rows.features[column], ClassLabel)
+    }
     for number, row in enumerate(rows):
-        yield f"{spec.hub}, row {number}", [row[column] for column in spec.columns]
+        fields = [named.get(column, lambda value: value)(row[column]) for column in spec.columns]
+        yield f"{spec.hub}, row {number}", fields
 
 
 def _text(value, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{where}: a text expected, not {value!r}. Correct or remove the row.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: half of a character ({value[error.start]!r}, an unpaired surrogate) is in "
+            "the text. Correct or remove the row."
+        ) from error
     return value
 
 
 def _texts(fields: list, where: str) -> list[str]:
-    """The texts of a row, fields that are lists laid flat."""
-    flat = [value for field in fields for value in (field if isinstance(field, list) else [field])]
-    return [_text(value, where) for value in flat]
+    """The texts of a row's fields, of which the last may be a list."""
+    *texts, last = fields
+    texts += last if isinstance(last, list) else [last]
+    return [_text(text, where) for text in texts]
 
 
 def _pairs(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
@@ -147,15 +162,21 @@ def _pairs(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
 
 
 def _triplets(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
-    for where, fields in rows:
-        anchor, positive, *negatives = _texts(fields, where)
+    for where, (anchor, *fields) in rows:
+        positives, *others = fields
+        if others:
+            positives, negatives = _texts([positives], where), _texts(others, where)
+        else:  # a list of both
+            first, *negatives = _texts([positives], where)
+            positives = [first]
         if not negatives:
             raise ValueError(f"{where}: no negative. Kind pairs does without.")
-        yield {
-            "anchor": anchor,
-            "positive": positive,
-            **{f"negative_{n}": text for n, text in enumerate(negatives, 1)},
-        }
+        for positive in positives:
+            yield {
+                "anchor": _text(anchor, where),
+                "positive": positive,
+                **{f"negative_{n}": text for n, text in enumerate(negatives, 1)},
+            }
 
 
 def _ranked(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
@@ -172,6 +193,12 @@ def _nli(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
     for where, (premise, hypothesis, label) in rows:
         by_label = premises.setdefault(_text(premise, where), {})
         by_label.setdefault(label, []).append(_text(hypothesis, where))
+    found = dict.fromkeys(label for by_label in premises.values() for label in by_label)
+    if premises and not {"entailment", "contradiction"} <= found.keys():
+        raise ValueError(
+            f"{_source(spec)}: labels are {', '.join(map(repr, found))}; 'entailment' and "
+            "'contradiction' are needed. Rename them in the file."
+        )
     for premise, by_label in premises.items():
         pairs = zip(by_label.get("entailment", ()), by_label.get("contradiction", ()), strict=False)
         for entailed, contradicted in pairs:

@@ -26,7 +26,7 @@ from embedding.teacher import (
     read_note,
     write_note,
 )
-from pretraining.files import read_text, write_text
+from pretraining.files import check_output, read_text, write_text
 
 # Sentences between two notes of progress; within a block the library sorts by length.
 BLOCK = 2_048
@@ -51,8 +51,8 @@ def start_or_resume(output: Path, wanted: TeacherNote, sentences: list[str]) -> 
     """Makes the folder, or checks that what it holds is the same work.
 
     Raises:
+        OSError: if it holds something else, or the disk cannot hold the vectors.
         ValueError: if it holds other work.
-        OSError: if the disk cannot hold the vectors.
     """
     if (output / NOTE).exists():
         found = read_note(output)
@@ -61,7 +61,10 @@ def start_or_resume(output: Path, wanted: TeacherNote, sentences: list[str]) -> 
                 f"{output} holds vectors of another teacher, prompt or other sentences "
                 f"({found.teacher}, {found.count:,}). Name another folder."
             )
-        return found
+        if found.done:
+            return found
+    else:
+        check_output(output)
     output.mkdir(parents=True, exist_ok=True)
     needed = 2 * wanted.count * wanted.size
     if (free := shutil.disk_usage(output).free) < needed:
@@ -69,9 +72,9 @@ def start_or_resume(output: Path, wanted: TeacherNote, sentences: list[str]) -> 
             f"{output}: the vectors take {needed / 2**20:,.0f} MB, but {free / 2**20:,.0f} MB are "
             "free. Make room, or take fewer sentences."
         )
+    write_note(output, wanted)  # first: from now on, all that the folder holds is this work's
     write_text(output / SENTENCES, "".join(f"{text}\n" for text in sentences))
     open_vectors(output, wanted, "w+").flush()
-    write_note(output, wanted)
     return wanted
 
 

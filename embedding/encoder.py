@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 
-from embedding.architectures import ARCHITECTURES
+from embedding.architectures import ARCHITECTURES, find_file
 from pretraining.files import sha256_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -56,14 +56,21 @@ class Opening:
         return self.path if self.dimensions is None else f"{self.path}@{self.dimensions}"
 
     def fingerprint(self) -> str:
-        """What tells the vectors of one model from another's: weights, modules, prompts, size."""
+        """What tells the vectors of one model from another's: weights, modules, prompts, size.
+
+        Of a model on the Hub it is the commit.
+
+        Raises:
+            OSError: if there is no such model.
+        """
         digest = hashlib.sha256(repr(self.dimensions).encode())
         # Of the encoder and of modules such as 2_Dense; a checkout may hold models of other runs.
         patterns = ("*.safetensors", "*.bin", "*config*.json", "modules.json", "[0-9]_*/*")
         patterns += ("tokenizer.json", "vocab.txt", "*.model")
         files = [file for each in patterns for file in sorted(Path(self.path).glob(each))]
-        if not files:  # a name on the Hub
-            digest.update(self.path.encode())
+        if not files:  # a name on the Hub, where a file's folder is named after the commit
+            config = find_file(self.path, "config.json") or find_file(self.path, "modules.json")
+            digest.update(f"{self.path} {config and config.parent.name}".encode())
         for file in files:
             digest.update(sha256_of(file).encode())
         return digest.hexdigest()

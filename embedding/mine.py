@@ -15,8 +15,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from datasets import Dataset
+from sentence_transformers import CrossEncoder
 from sentence_transformers.util import mine_hard_negatives
 
+from embedding.architectures import architecture_of
 from embedding.data import load_task
 from embedding.distill import read_sentences
 from embedding.encoder import Opening
@@ -70,6 +72,21 @@ def collect(mined: Dataset, meanings: Meanings, negatives: int) -> list[dict]:
     ]
 
 
+def open_judge(path: str) -> CrossEncoder:
+    """The cross-encoder in a folder, or of a name on the Hub.
+
+    Raises:
+        OSError, ValueError: if it is none; as one, another model would judge at random.
+    """
+    opening = Opening.of(path)
+    if architecture_of(path) != "cross_encoder":
+        raise ValueError(
+            f"{path} is no CrossEncoder: train one with architecture cross_encoder, or leave "
+            "--judge out."
+        )
+    return opening.open("cross_encoder")
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -101,7 +118,7 @@ def main() -> None:
     args = parse()
     try:
         check_file(args.output)
-        judge = Opening.of(args.judge).open("cross_encoder") if args.judge else None
+        judge = open_judge(args.judge) if args.judge else None
         held_out = HeldOut(args.exclude) if args.exclude else None
         spec = TaskSpec("pairs", "pairs", tuple(args.pairs), columns=tuple(args.columns))
         pairs = load_task(spec, seed=0, held_out=held_out).rows

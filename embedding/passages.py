@@ -85,8 +85,10 @@ def _table(file: Path, text_field: str) -> Iterator[tuple[int, str]]:
     """(line on which the row ends, one line of its text)."""
     csv.field_size_limit(sys.maxsize)
     quoting = csv.QUOTE_NONE if file.suffix == ".tsv" else csv.QUOTE_MINIMAL
+    text = read_text(file)
+    empty = len(text) - len(text.lstrip("\n"))  # lines before the header
     rows = csv.DictReader(
-        io.StringIO(read_text(file)), delimiter=SEPARATORS[file.suffix], quoting=quoting
+        io.StringIO(text[empty:]), delimiter=SEPARATORS[file.suffix], quoting=quoting
     )
     names = rows.fieldnames or []
     if names and text_field not in names:
@@ -95,9 +97,15 @@ def _table(file: Path, text_field: str) -> Iterator[tuple[int, str]]:
             "with --text_field."
         )
     for row in rows:
-        if (text := row[text_field]) is None:
+        number = empty + rows.line_num
+        if row[text_field] is None:
             raise ValueError(
-                f"{file}, line {rows.line_num}: fewer than {len(names)} columns; correct the line."
+                f"{file}, line {number}: fewer than {len(names)} columns; correct the line."
             )
-        for line in text.split("\n"):
-            yield rows.line_num, line
+        if any(row.get(None, ())):
+            advice = "" if file.suffix == ".tsv" else ", or put the text in double quotes"
+            raise ValueError(
+                f"{file}, line {number}: more than {len(names)} columns; correct the line{advice}."
+            )
+        for line in row[text_field].split("\n"):
+            yield number, line

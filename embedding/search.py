@@ -10,6 +10,7 @@ a line. A build that is killed leaves the old index as it was, and goes on when 
 """
 
 import argparse
+import io
 import shutil
 import sys
 import time
@@ -199,10 +200,12 @@ class Searcher:
             by: "vectors" ranks by meaning (cosine), "words" by BM25, "hybrid" by both.
 
         Raises:
-            ValueError: if the query is empty.
+            ValueError: if the query is empty, or no text.
         """
         if not query.strip():
             raise ValueError("The question is empty.")
+        if any("\ud800" <= character <= "\udfff" for character in query):
+            raise ValueError("The question is not text in UTF-8.")
         if self.reranker is None:
             return self.index.hits(self._ranking(query, top, by))
         found = self.index.hits(self._ranking(query, max(top, RERANKED), by))
@@ -295,9 +298,14 @@ def answer(args: argparse.Namespace) -> None:
     if args.text is not None:
         show(searcher.search(args.text, args.top, args.by))
         return
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     for line in sys.stdin:
         if line.strip():
-            show(searcher.search(line.strip(), args.top, args.by))
+            try:
+                show(searcher.search(line.strip(), args.top, args.by))
+            except ValueError as error:  # the next one may be better
+                print(error, file=sys.stderr)
             print(flush=True)
 
 

@@ -129,8 +129,9 @@ class SearchIndex:
 
     def passage(self, number: int) -> Passage:
         """One passage by its number."""
-        self._passages.seek(int(self._starts[number]))
-        return Passage(*json.loads(self._passages.readline()))
+        # Not by a cursor, which several threads would share.
+        start = int(self._starts[number])
+        return Passage(*json.loads(self._passages[start : self._passages.find(b"\n", start)]))
 
     def passages(self) -> Iterator[Passage]:
         """All passages, in the order of their numbers."""

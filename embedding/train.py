@@ -15,6 +15,7 @@ import itertools
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -127,12 +128,29 @@ def row_texts(rows: Dataset) -> list[str]:
     return [text for column in columns for text in rows[column]]
 
 
+class DistinctTexts(NoDuplicatesBatchSampler):
+    """Batches in which no text is twice, as many as it takes to see all rows.
+
+    The library ends an epoch after rows / batch size, which is too soon if a few answers stand in
+    most rows: a batch then holds few of them. It needs as many batches as the commonest text rows.
+    """
+
+    def __init__(self, dataset: Dataset, **options):
+        super().__init__(dataset, **options)
+        rows = zip(*(self.dataset[column] for column in self.dataset.column_names), strict=True)
+        counts = Counter(text for row in rows for text in set(row))
+        self._commonest = max(counts.values(), default=0)
+
+    def __len__(self) -> int:
+        return max(super().__len__(), self._commonest)
+
+
 def sampler_for(dataset: Dataset, **options) -> BatchSampler:
     """Rows without labels are contrasted within the batch, so no text may be in it twice."""
     if any(column in dataset.column_names for column in LABELS):
         shuffled = RandomSampler(dataset, generator=options["generator"])
         return DefaultBatchSampler(shuffled, **options)
-    return NoDuplicatesBatchSampler(dataset, **options)
+    return DistinctTexts(dataset, **options)
 
 
 def arguments_for(run: RunFile, rows: dict[str, Dataset]) -> TrainingArguments:

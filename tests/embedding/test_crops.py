@@ -93,6 +93,9 @@ def test_the_command_draws_pairs_and_leaves_out_those_of_the_tests(tmp_path, mon
         with pytest.raises(SystemExit):
             drawn(*options)
     assert not output.exists()
+    documents.write_text(documents.read_text(encoding="utf-8") * 2, encoding="utf-8")
+    pairs_drawn = [tuple(row.values()) for row in drawn("--count", 1000)]
+    assert len(set(pairs_drawn)) == len(pairs_drawn)
     everything = drawn()
     assert len(everything) == 10 and drawn() == everything
     assert "10 pairs" in capsys.readouterr().out

@@ -5,8 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
+from embedding import data
 from embedding.data import load_task
 from embedding.held_out import HeldOut, normalized
 from embedding.mine import Meanings, collect
@@ -52,6 +53,18 @@ def test_negatives_may_be_columns_or_a_list(jsonl):
     assert rows_of("triplets", columns, "a", "b", "c", "d") == [wanted]
     listed = jsonl({"a": QUERY, "b": TITLE, "c": [OTHER, THIRD]})
     assert rows_of("triplets", listed, "a", "b", "c") == [wanted]
+
+
+def test_each_of_several_positives_makes_a_triplet(jsonl):
+    """As rerankers' data is published: a query, a list of positives, a list of negatives."""
+    file = jsonl({"query": QUERY, "pos": [TITLE, OTHER], "neg": [THIRD]})
+    rows = rows_of("triplets", file, "query", "pos", "neg")
+    assert [(row["positive"], row["negative_1"]) for row in rows] == [
+        (TITLE, THIRD),
+        (OTHER, THIRD),
+    ]
+    with pytest.raises(ValueError, match="line 1: a text expected"):
+        rows_of("ranked", file, "query", "pos", "neg")
 
 
 def test_each_candidate_of_a_ranking_is_better_than_the_next(jsonl):
@@ -100,10 +113,17 @@ def test_a_limit_draws_rows_by_the_seed(jsonl):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_a_data_set_of_the_hub_is_read_by_named_columns(jsonl, tmp_path):
+def test_a_data_set_of_the_hub_is_read_by_named_columns(jsonl, tmp_path, monkeypatch):
     jsonl({"q": QUERY, "t": TITLE, "id": 1})  # a folder of files is a data set, too
     spec = TaskSpec("task", "pairs", hub=str(tmp_path), columns=("q", "t"))
     assert load_task(spec, 0).rows.to_list() == [{"anchor": QUERY, "positive": TITLE}]
+    rows = Dataset.from_dict({"p": [QUERY, QUERY], "h": [TITLE, OTHER], "l": [0, 2]})
+    names = ClassLabel(names=["entailment", "neutral", "contradiction"])
+    monkeypatch.setattr(data, "load_dataset", lambda *_, **__: rows.cast_column("l", names))
+    labeled = TaskSpec("task", "nli", hub="user/nli", columns=("p", "h", "l"))
+    (row,) = load_task(labeled, 0).rows.to_list()
+    assert (row["positive"], row["negative_1"]) == (TITLE, OTHER)
+    monkeypatch.undo()
     wrong = TaskSpec("task", "pairs", hub=str(tmp_path), columns=("q", "title"))
     with pytest.raises(ValueError, match="no column 'title'; it has q, t, id"):
         load_task(wrong, 0)
@@ -121,7 +141,7 @@ def test_a_data_set_of_the_hub_is_read_by_named_columns(jsonl, tmp_path):
         ("ranked", {"q": QUERY, "c": [TITLE]}, ("q", "c"), "line 1: at least two candidates"),
         ("scored", {"a": QUERY, "b": TITLE, "s": 6}, ("a", "b", "s"), "6 is not from 0 to 1"),
         ("scored", {"a": QUERY, "b": TITLE, "s": "ja"}, ("a", "b", "s"), "'ja' is not a number"),
-        ("nli", {"p": QUERY, "h": TITLE, "l": "neutral"}, ("p", "h", "l"), "no rows to train on"),
+        ("nli", {"p": QUERY, "h": TITLE, "l": 0}, ("p", "h", "l"), "labels are 0; 'entailment'"),
     ],
 )
 def test_a_wrong_row_is_named(jsonl, kind, row, columns, message):
@@ -137,6 +157,7 @@ def test_a_wrong_row_is_named(jsonl, kind, row, columns, message):
         (b"", "no rows to train on"),
         ('{"q": "好"'.encode(), "line 1: not JSON"),
         (b"[]", "line 1: not a JSON object"),
+        (rb'{"q": "\ud83d", "t": "b"}', "line 1: half of a character"),
         ('{"q": "好", "t": "好"}'.encode("gb18030"), "not UTF-8"),
     ],
 )

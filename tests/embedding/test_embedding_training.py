@@ -1,5 +1,6 @@
 """A teacher's vectors on disk, and training that a kill does not change, with a tiny model."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, DefaultFlowCallback
@@ -21,12 +23,13 @@ from embedding.bag_of_words import (
     token_texts,
 )
 from embedding.data import load_task
+from embedding.distill import read_sentences
 from embedding.encoder import Opening
 from embedding.leakage import leaks
 from embedding.run_file import TaskSpec, load_run_file
 from embedding.student import keep_layers, whiten, widen_vectors
 from embedding.teacher import TeacherNote, digest_of, open_vectors, read_teacher
-from embedding.train import load_data, prepare_work, train, work_folder
+from embedding.train import load_data, prepare_work, sampler_for, train, work_folder
 from embedding.unpadded import lay_end_to_end
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -207,6 +210,23 @@ def test_mined_rows_train_as_triplets(tiny_encoder, tmp_path, monkeypatch, capsy
         assert len({row["negative_1"], row["negative_2"]} - own) == 2
 
 
+def test_a_judge_is_a_cross_encoder(tiny_encoder):
+    with pytest.raises(ValueError, match="is no CrossEncoder"):
+        mine.open_judge(str(tiny_encoder))
+
+
+def test_an_epoch_sees_all_rows_however_few_their_answers():
+    rows = [(f"第{number}个问题", f"答案{number % 20}") for number in range(400)]
+    data = Dataset.from_list([{"anchor": question, "positive": text} for question, text in rows])
+    options = {"batch_size": 64, "drop_last": False, "generator": torch.Generator(), "seed": 0}
+    sampler = sampler_for(data, **options)
+    batches = list(itertools.islice(sampler, len(sampler)))
+    assert sorted(itertools.chain(*batches)) == list(range(400))
+    assert all(len({rows[place][1] for place in batch}) == len(batch) for batch in batches)
+    few = Dataset.from_dict({"anchor": list("abcdef"), "positive": list("ABCDEF")})
+    assert len(sampler_for(few, **options | {"batch_size": 4})) == 2
+
+
 # --- teacher ------------------------------------------------------------------------------------
 
 
@@ -249,6 +269,12 @@ def test_a_teachers_vectors_are_those_of_the_model_and_a_kill_loses_one_block(
     assert sentences == SENTENCES
     expected = Opening.of(str(tiny_encoder)).open().encode(SENTENCES, normalize_embeddings=True)
     np.testing.assert_allclose(vectors, expected, atol=1e-3)  # fp16 beside fp32
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(distilled, tmp_path):
+    with pytest.raises(SystemExit, match="is not an empty folder"):
+        distilled("--output", tmp_path)
+    assert read_sentences([tmp_path / "sentences.txt"]) == SENTENCES
 
 
 def test_vectors_of_other_sentences_are_kept(distilled, tmp_path):

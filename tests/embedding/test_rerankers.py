@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 from sentence_transformers import CrossEncoder, MultiVectorEncoder
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
-from embedding import evaluate, search, train
+from embedding import architectures, evaluate, search, train
 from embedding.architectures import architecture_of
 from embedding.encoder import Opening
 from embedding.losses import loss_for
@@ -96,6 +97,24 @@ def test_a_classifier_with_one_output_is_a_reranker(tmp_path, outputs, architect
     settings["id2label"] = {str(number): str(number) for number in range(outputs)}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     assert architecture_of(str(tmp_path)) == architecture
+
+
+def test_a_model_of_the_hub_is_known_by_its_files_and_its_commit(tmp_path, monkeypatch):
+    def download(model: str, name: str) -> str:
+        if name != "config.json":
+            raise LocalEntryNotFoundError(f"{model} has no {name}")
+        return str(snapshot / name)
+
+    monkeypatch.setattr(architectures, "hf_hub_download", download)
+    prints = set()
+    for commit in ("a1", "b2"):
+        snapshot = tmp_path / commit
+        snapshot.mkdir()
+        settings = {"architectures": ["XLMRobertaForSequenceClassification"], "id2label": {"0": ""}}
+        (snapshot / "config.json").write_text(json.dumps(settings))
+        assert architecture_of("user/reranker") == "cross_encoder"
+        prints.add(Opening.of("user/reranker").fingerprint())
+    assert len(prints) == 2
 
 
 def test_only_the_best_of_bm25_are_read_again(trained):

@@ -1,5 +1,6 @@
 """Passages with file and line, an index that a failed build leaves alone, and three rankings."""
 
+import io
 import json
 import shutil
 import sys
@@ -56,7 +57,7 @@ def build(call, tiny_encoder, tmp_path):
 def test_a_passage_knows_its_file_and_line(tmp_path):
     notes, faq, more = (tmp_path / name for name in ("notes.txt", "faq.csv", "more.jsonl"))
     notes.write_text("\ufeff第一行在这里。\n\n第三行在这里。\n", encoding="utf-8")
-    faq.write_text('id,text\n1,"怎么还书？\n放回书架。"\n2,几点关门？\n', encoding="utf-8")
+    faq.write_text('\nid,text\n1,"怎么还书？\n放回书架。"\n2,几点关门？\n', encoding="utf-8")
     more.write_text('{"text": "头一句话。\\n第二句话。"}\n{"text": "另一条。"}\n', encoding="utf-8")
     found = [
         (each.text, Path(each.file).name, each.line) for each in read_passages([notes, faq, more])
@@ -64,9 +65,9 @@ def test_a_passage_knows_its_file_and_line(tmp_path):
     assert found == [
         ("第一行在这里。", "notes.txt", 1),
         ("第三行在这里。", "notes.txt", 3),
-        ("怎么还书？", "faq.csv", 3),
-        ("放回书架。", "faq.csv", 3),
-        ("几点关门？", "faq.csv", 4),
+        ("怎么还书？", "faq.csv", 4),
+        ("放回书架。", "faq.csv", 4),
+        ("几点关门？", "faq.csv", 5),
         ("头一句话。", "more.jsonl", 1),
         ("第二句话。", "more.jsonl", 1),
         ("另一条。", "more.jsonl", 2),
@@ -245,6 +246,8 @@ BAD_FILES = {
     "latin.csv": ("text\ncafé".encode("latin-1"), "latin.csv: not UTF-8"),
     "columns.csv": ("问题,答案\n几点,九点\n".encode(), "no column 'text' .there: 问题, 答案"),
     "short.csv": (b"id,text\n1,a\n2\n", "short.csv, line 3: fewer than 2 columns"),
+    "long.csv": (b"id,text\n1,a,b,\n", "long.csv, line 2: more than 2 .* double quotes"),
+    "long.tsv": (b"id\ttext\n1\ta\tb\n", "long.tsv, line 2: more than 2 columns; correct the line"),
     "header.csv": (b"id,text\n", "holds no text"),
     "broken.jsonl": (b'{"text": "a"}\n{"text"\n', "broken.jsonl, line 2"),
     "key.jsonl": (b'{"question": "a"}\n', "no field 'text' .there: question"),
@@ -334,8 +337,20 @@ def test_a_damaged_index_says_so(part, build):
 
 
 def test_an_empty_question_is_refused(build, call):
+    index = build()
     with pytest.raises(SystemExit, match="question is empty"):
-        call("query", " ", "--index", build())
+        call("query", " ", "--index", index)
+    with pytest.raises(SystemExit, match="not text in UTF-8"):
+        call("query", "\udccd", "--index", index)
+
+
+def test_a_line_that_is_no_text_does_not_end_the_questions(build, call, monkeypatch, capsys):
+    index = build()
+    lines = io.BytesIO("磨坊".encode("gb18030") + "\n面条\n".encode())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines, encoding="ascii"))
+    call("query", "--index", index, "--by", "words", "--top", 1)
+    shown = capsys.readouterr()
+    assert "not text in UTF-8" in shown.err and LINES[2] in shown.out
 
 
 def test_opening_of_a_folder_without_a_model_comes_before_reading(call, tmp_path):
