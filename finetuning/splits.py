@@ -52,9 +52,11 @@ def load(task: Task, folder: Path) -> tuple[Task, dict[str, Split]]:
         if missing and name == "hidden":
             continue
         if missing:
+            own = Path(files[0]).is_absolute()  # not below the folder of the public tasks
+            remedy = "correct the task's files" if own else "name the right folder with --data"
             raise FileNotFoundError(
                 f"{task.name}: {', '.join(missing)}, the {name} split, is missing; put it there, "
-                "or name the right folder with --data."
+                f"or {remedy}."
             )
         examples, skipped = task.read(*paths)
         splits[name] = Split(examples, files, skipped)

@@ -76,9 +76,8 @@ def save_model_folder(trainer, folder: Path, name: str, stage: int, rows) -> Non
         tokens=trainer.state.num_input_tokens_seen,
         table="\n".join(lines) or "| not evaluated | |",
     )
-    data = ModelCardData(
-        language="zh", license="apache-2.0", library_name="transformers", pipeline_tag="fill-mask"
-    )
+    # No license: which one it may have depends on the text.
+    data = ModelCardData(language="zh", library_name="transformers", pipeline_tag="fill-mask")
     ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(temporary / "README.md")
     if folder.exists():
         shutil.rmtree(folder)
