@@ -7,7 +7,7 @@ The run file names the rows, the model and the two schedules of each stage. The 
 does the work: the collator masks whole words at the curriculum's rate, a LambdaLR follows the
 damped cosine, and callbacks log, guard and upload. Everything random or scheduled depends on the
 seed and the position in the training order alone, so a run that is killed and resumed continues as
-if nothing had happened.
+if nothing had happened: to the bit on a CPU with one or two processes, elsewhere to rounding.
 """
 
 import argparse
@@ -21,12 +21,7 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from pretraining.run.allocator import keep_freed_memory
-from pretraining.run.checkpoints import (
-    check_order,
-    check_unused,
-    explain,
-    note_order,
-)
+from pretraining.run.checkpoints import check_order, check_unused, explain, note_order
 from pretraining.run.complete_checkpoints import last_complete_checkpoint
 from pretraining.run.configuration import STAGES, load_run
 from pretraining.run.evaluation import evaluated_at_the_end
@@ -34,7 +29,7 @@ from pretraining.run.guard import TrainingStopped
 from pretraining.run.hub import HubPush, open_hub
 from pretraining.run.model_folder import save_model_folder
 from pretraining.run.replay import show_step
-from pretraining.run.settings import StageSettings, check_stage
+from pretraining.run.settings import StageSettings, check_stage, check_together
 from pretraining.run.stage_data import StageData, open_data
 from pretraining.run.trainer import make_model, make_trainer, summary
 
@@ -52,10 +47,11 @@ def main() -> None:
         # All stages are checked before the first is trained, so that a mistake in the second shows
         # at once and not after days.
         stages = [check_stage(run, number, alone=len(numbers) == 1) for number in numbers]
+        check_together(stages)
         if not (arguments.resume or looking):
             for stage in stages:
                 check_unused(stage.folder)
-        data = [open_data(stage, remember=not looking) for stage in stages]
+        data = [open_data(stage, verify=not looking) for stage in stages]
         for stage, rows in zip(stages, data, strict=True):
             check_order(stage, rows)
         if arguments.replay is not None:
@@ -66,9 +62,11 @@ def main() -> None:
         hubs = [open_hub(arguments.push_to_hub, stage) for stage in stages]
     except (OSError, ValueError) as error:
         sys.exit(f"train_mlm.py: {error}")
+    missing = []
     for stage, rows, hub in zip(stages, data, hubs, strict=True):
         try:
-            train(stage, rows, hub, arguments.resume)
+            if not train(stage, rows, hub, arguments.resume):
+                missing.append(str(stage.final))
         except TrainingStopped as stopped:
             sys.exit(f"train_mlm.py: stage {stage.number}, {stopped}")
         except Exception as error:
@@ -77,6 +75,11 @@ def main() -> None:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             traceback.print_exc()
             sys.exit(f"train_mlm.py: {explain(error, stage)}")
+    if missing:
+        sys.exit(
+            f"train_mlm.py: finished, but not uploaded: {', '.join(missing)}. The same command "
+            "with --resume uploads it."
+        )
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -100,14 +103,12 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def train(settings: StageSettings, data: StageData, hub: HubPush | None, resume: bool) -> None:
-    """Trains a stage, or what is left of it, and writes its finished model folder."""
+def train(settings: StageSettings, data: StageData, hub: HubPush | None, resume: bool) -> bool:
+    """Trains what is left of a stage and writes its model folder; False if its upload failed."""
     finished = f"stage {settings.number}, finished"
     if resume and settings.final.exists():
         print(f"stage {settings.number}: already finished, see {settings.final}")
-        if hub is not None:
-            hub.upload(settings.final, finished)
-        return
+        return hub is None or hub.upload(settings.final, finished)
     checkpoint = last_complete_checkpoint(settings.folder) if resume else None
     if settings.arguments.device.type == "cpu":
         keep_freed_memory()
@@ -124,18 +125,21 @@ def train(settings: StageSettings, data: StageData, hub: HubPush | None, resume:
     save_model_folder(trainer, settings.final, name, settings.number, data.rows)
     if trainer.is_world_process_zero():
         print(f"stage {settings.number}: finished model in {settings.final}")
-        if hub is not None:
-            hub.upload(settings.final, finished)
+    uploaded = hub is None or hub.upload(settings.final, finished)
     trainer.accelerator.wait_for_everyone()
+    return uploaded
 
 
 def plan(stages: list[StageSettings], data: list[StageData], picture: Path | None) -> None:
     """Prints what each stage will take; draws the schedules if asked to."""
     from pretraining.run.plan import draw_schedules, outlook  # brings matplotlib with it
 
+    first = stages[0].arguments.process_index == 0
     for settings, rows in zip(stages, data, strict=True):
-        print(outlook(settings, rows))
-    if picture is not None:
+        told = outlook(settings, rows)  # by all processes together
+        if first:
+            print(told)
+    if picture is not None and first:
         draw_schedules(stages, picture)
         print(f"schedules: {picture}")
 

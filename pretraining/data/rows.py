@@ -136,15 +136,16 @@ def read_manifest(folder: str | Path) -> dict:
     return manifest
 
 
-def open_rows(folder: str | Path, remember: bool = True) -> "Rows":
+def open_rows(folder: str | Path, verify: bool = True) -> "Rows":
     """Opens a row set.
 
     Every byte of one on this machine is checked against its manifest, once for each state of a
-    file. Of one elsewhere (`PROTOCOL://…`), the shards are fetched and checked when the training
-    order comes to them.
+    file: a note says what was checked, beside the shards, or under HF_HOME where their folder may
+    only be read. Of one elsewhere (`PROTOCOL://…`), the shards are fetched and checked when the
+    training order comes to them.
 
     Args:
-        remember: note beside the shards what was checked; False leaves the folder as it is.
+        verify: False compares sizes only, and leaves no note.
 
     Raises:
         RowsError: on a missing or broken manifest, or a missing, truncated or damaged shard.
@@ -153,9 +154,10 @@ def open_rows(folder: str | Path, remember: bool = True) -> "Rows":
     if "://" in str(folder):
         return StreamedRows(_place_for(manifest), manifest, address=str(folder))
     folder = Path(folder)
-    known = {}
-    with contextlib.suppress(OSError, TypeError, ValueError):
-        known = dict(read_json(folder / CHECKED))
+    known, notes = {}, (folder / CHECKED, _place_for(manifest) / CHECKED)
+    for note in notes:
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            known |= dict(read_json(note))
 
     def check(shard: dict) -> list:
         file = folder / shard["file"]
@@ -168,7 +170,7 @@ def open_rows(folder: str | Path, remember: bool = True) -> "Rows":
                 "or prepare the rows again."
             )
         seen = [shard["sha256"], state.st_mtime_ns]
-        if known.get(shard["file"]) != seen and sha256_of(file) != shard["sha256"]:
+        if verify and known.get(shard["file"]) != seen and sha256_of(file) != shard["sha256"]:
             raise RowsError(
                 f"{file}: damaged, its SHA-256 is not the manifest's; copy or prepare the rows "
                 "again."
@@ -179,9 +181,11 @@ def open_rows(folder: str | Path, remember: bool = True) -> "Rows":
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
         seen = list(pool.map(check, shards))
     checked = {shard["file"]: state for shard, state in zip(shards, seen, strict=True)}
-    if remember and checked != known:
-        with contextlib.suppress(OSError):  # a folder that may only be read
-            write_json(folder / CHECKED, checked)
+    if verify and checked != known:
+        for note in notes:
+            with contextlib.suppress(OSError):  # a folder that may only be read
+                write_json(note, checked)
+                break
     return Rows(folder, manifest)
 
 
@@ -231,7 +235,8 @@ class Rows:
         return self._shards[shard][batch][place]
 
     def prefetch(self, now: Sequence[int], then: Sequence[int]) -> None:
-        """Prepares for reading some shards now and others next; nothing to do for local files."""
+        """Prepares for reading some shards now and others next; all others are closed."""
+        self._shards = {number: self._shards[number] for number in now if number in self._shards}
 
     def _open(self, shard: dict) -> list[np.ndarray]:
         """The batches of a shard, (BATCH_ROWS, seq_len) uint16 each but the last, memory-mapped.
@@ -266,7 +271,7 @@ class StreamedRows(Rows):
 
     def prefetch(self, now: Sequence[int], then: Sequence[int]) -> None:
         """Fetches these shards in the background, and drops those that are no longer needed."""
-        self._shards = {number: self._shards[number] for number in now if number in self._shards}
+        super().prefetch(now, then)
         # What was read just before stays, because others may not be as far.
         held, self._before = {*self._before, *now, *then}, list(now)
 

@@ -36,6 +36,8 @@ _DECIDED_ELSEWHERE = {
     "push_to_hub": "--push_to_hub REPO",
     "hub_model_id": "--push_to_hub REPO",
     "hub_strategy": "--push_to_hub REPO",
+    "hub_always_push": "--push_to_hub REPO, which waits for each upload",
+    "hub_revision": "--push_to_hub REPO, which uploads to the main branch",
     "resume_from_checkpoint": "--resume",
 }
 

@@ -26,38 +26,41 @@ class HubPush(TrainerCallback):
     """Uploads each checkpoint with its code and tokenizer as one commit.
 
     Trainer's own `hub_strategy="every_save"` leaves the remote code out of its checkpoints and
-    uploads a pickle. Only the first process needs this callback. An upload that fails in
-    mid-training only warns: the next checkpoint holds everything that it would have brought.
+    uploads a pickle. Only the first process needs this callback. An upload that fails only warns:
+    the next checkpoint holds everything that it would have brought.
 
     Args:
-        repo_id: repository on the Hub, with its owner.
+        api: the Hub.
+        repo_id: repository on it, with its owner.
         stage: named in the commit messages.
     """
 
-    def __init__(self, repo_id: str, stage: int):
-        self.api = HfApi()
+    def __init__(self, api: HfApi, repo_id: str, stage: int):
+        self.api = api
         self.repo_id = repo_id
         self.stage = stage
 
     def on_save(self, args, state, control, **kwargs):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        try:
-            self.upload(checkpoint, f"stage {self.stage}, step {state.global_step}")
-        except OSError as error:
-            logger.warning("%s could not be uploaded, training goes on: %s", checkpoint, error)
+        self.upload(checkpoint, f"stage {self.stage}, step {state.global_step}")
 
-    def upload(self, folder: Path, message: str) -> None:
+    def upload(self, folder: Path, message: str) -> bool:
         """Uploads a folder as one commit.
 
-        Raises:
-            OSError: if it fails.
+        Returns:
+            Whether it worked; if not, the log says why.
         """
-        self.api.upload_folder(
-            repo_id=self.repo_id,
-            folder_path=folder,
-            commit_message=message,
-            ignore_patterns=NOT_FOR_THE_HUB,
-        )
+        try:
+            self.api.upload_folder(
+                repo_id=self.repo_id,
+                folder_path=folder,
+                commit_message=message,
+                ignore_patterns=NOT_FOR_THE_HUB,
+            )
+        except Exception as error:  # those of a connection are no OSError
+            logger.warning("%s could not be uploaded, the run goes on: %s", folder, error)
+            return False
+        return True
 
 
 def open_hub(repo_id: str | None, settings: StageSettings) -> HubPush | None:
@@ -70,5 +73,10 @@ def open_hub(repo_id: str | None, settings: StageSettings) -> HubPush | None:
     """
     if repo_id is None or settings.arguments.process_index != 0:
         return None
-    made = HfApi().create_repo(repo_id, exist_ok=True)
-    return HubPush(made.repo_id, settings.number)  # with its owner, who may be left out
+    api = HfApi(token=settings.arguments.hub_token)
+    private = settings.arguments.hub_private_repo
+    try:
+        made = api.create_repo(repo_id, private=private, exist_ok=True)
+    except Exception as error:  # those of a connection are no OSError
+        raise OSError(f"--push_to_hub {repo_id}: {error}") from error
+    return HubPush(api, made.repo_id, settings.number)  # with its owner, who may be left out

@@ -3,13 +3,14 @@
 import copy
 import dataclasses
 import os
-import resource
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 from matplotlib.figure import Figure
 from transformers import Trainer, set_seed
@@ -38,7 +39,8 @@ class Measurement:
     """A short measurement of training.
 
     Attributes:
-        seconds_per_step: of one optimizer step, with all of its accumulated batches.
+        seconds_per_step: of one optimizer step, with all of its accumulated batches, of which only
+            the last adds up the gradients of all processes.
         tokens_per_second: real tokens, over all processes.
         peak_bytes: most memory of the process, or of its GPU, so far.
     """
@@ -73,34 +75,48 @@ def _measure(trainer: Trainer) -> Measurement:
         batches.append(batch)
         if len(batches) == WARM_UP + MEASURED:
             break
-    seconds, updates = [], []
+    accumulated = trainer.args.gradient_accumulation_steps
+    alone, together, updates = [], [], []
     for number, batch in enumerate(batches):
         masked = (batch["labels"] != IGNORED).sum()
         start = synchronized(device)
+        if accumulated > 1:
+            with trainer.accelerator.no_sync(model):
+                trainer.training_step(model, batch, masked)
+        between = synchronized(device)
         trainer.training_step(model, batch, masked)
         middle = synchronized(device)
         optimizer.step()
         optimizer.zero_grad()
         end = synchronized(device)
         if number >= min(WARM_UP, len(batches) - 1):
-            seconds.append(middle - start)
+            alone.append(between - start)
+            together.append(middle - between)
             updates.append(end - middle)
             tokens += int(batch["attention_mask"].sum())
-    accumulated = trainer.args.gradient_accumulation_steps
-    step = accumulated * statistics.median(seconds) + statistics.median(updates)
-    per_batch = trainer.args.world_size * tokens / len(seconds)
+    medians = [statistics.median(seconds) for seconds in (alone, together, updates)]
+    step = (accumulated - 1) * medians[0] + medians[1] + medians[2]
+    per_batch = trainer.args.world_size * tokens / len(alone)
+    return Measurement(step, accumulated * per_batch / step, peak_memory(device))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that this process has had, of the GPU's memory or of the machine's."""
     if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Measurement(step, accumulated * per_batch / step, peak)
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # there is none on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def memory_of(device: torch.device) -> int:
     """Bytes of a GPU's memory, or of the machine's."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return psutil.virtual_memory().total
 
 
 def operations(
@@ -126,6 +142,8 @@ def outlook(settings: StageSettings, data: StageData) -> str:
     with torch.device("meta"):
         parameters = ChineseModernBertForMaskedLM(settings.config).num_parameters()
     state = BYTES_PER_PARAMETER * parameters
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # so does accelerate launch ask for it
+        state //= processes
     if state > (there := memory_of(device)):
         raise RunConfigError(
             f"stage {settings.number}: weights, gradients and AdamW's moments take "

@@ -1,7 +1,7 @@
 """The settings of a stage, checked before anything is opened or written."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +115,19 @@ def check_stage(run: Run, number: int, alone: bool) -> StageSettings:
     return StageSettings(run, number, source, config, tokenizer, arguments, learning_rate, masking)
 
 
+def check_together(stages: Sequence[StageSettings]) -> None:
+    """Refuses stages that one process cannot train one after another.
+
+    Raises:
+        RunConfigError: naming the key.
+    """
+    if len({stage.arguments.bf16 for stage in stages}) > 1:
+        raise RunConfigError(
+            "training.bf16 is true in one stage and not in the other; a process computes in one "
+            "precision. Make them the same, or train --stage 1 and then --stage 2."
+        )
+
+
 def _learning_rate(settings: LearningRate, steps: int) -> Callable[[int], float]:
     common = {name: getattr(settings, name) for name in ("peak", "minimum", "warmup_steps")}
     if settings.schedule == Schedule.WSD.value:
@@ -154,6 +167,12 @@ def _training_arguments(run: Run, number: int) -> TrainingArguments:
     if arguments.fp16:
         raise RunConfigError(
             f"{key}.fp16: a step whose gradients overflow would stop the run. Set bf16: true."
+        )
+    if arguments.bf16_full_eval or arguments.fp16_full_eval:
+        kind = "bf16_full_eval" if arguments.bf16_full_eval else "fp16_full_eval"
+        raise RunConfigError(
+            f"{key}.{kind}: the evaluation at the end would round the weights that are then saved. "
+            "Leave it out; bf16: true evaluates in bf16, too."
         )
     if arguments.accelerator_config.split_batches:
         raise RunConfigError(

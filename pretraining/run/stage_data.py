@@ -28,12 +28,11 @@ class StageData:
     collator: DataCollatorForWholeWordMasking
 
 
-def open_data(settings: StageSettings, remember: bool = True) -> StageData:
+def open_data(settings: StageSettings, verify: bool = True) -> StageData:
     """Opens the rows of a stage.
 
     Args:
-        remember: note beside the rows which of their bytes were checked, so that the next start
-            need not read them all again; False leaves their folder as it is.
+        verify: read all their bytes, unless an earlier start has; False compares sizes only.
 
     Raises:
         ValueError, OSError: naming the rows or key that cannot work and how to fix it.
@@ -41,8 +40,8 @@ def open_data(settings: StageSettings, remember: bool = True) -> StageData:
     stage = settings.stage
     # The first process of a machine checks the rows and notes it, the others read the note.
     with settings.arguments.main_process_first(desc="rows"):
-        rows = open_rows(stage.train_rows, remember)
-        eval_rows = open_rows(stage.eval_rows, remember) if stage.eval_rows else None
+        rows = open_rows(stage.train_rows, verify)
+        eval_rows = open_rows(stage.eval_rows, verify) if stage.eval_rows else None
     for name, each in (("train_rows", rows), ("eval_rows", eval_rows)):
         if each is not None:
             _check_rows(f"stage{settings.number}.{name}", each, settings)

@@ -1,5 +1,7 @@
 """transformers' Trainer for a stage: data, schedules and callbacks, as the settings have it."""
 
+from collections.abc import Callable
+
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
@@ -70,6 +72,7 @@ def make_trainer(
         ),
         processing_class=settings.tokenizer,
         callbacks=[
+            StepsAsSet(),
             SavedLikeAny(),
             Guard(settings.folder, data.order.positions),
             JsonLinesLog(settings.folder / LOG_FILE),
@@ -88,17 +91,42 @@ def make_trainer(
     return trainer
 
 
+class StepsAsSet(TrainerCallback):
+    """Logs, evaluates and saves as often as the run file says, where Trainer takes a checkpoint's.
+
+    Of a run that is resumed; a new one does so anyway.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.compute_steps(args, state.max_steps)
+
+
 class Schedule(LambdaLR):
-    """The learning rates of the run file, also where a resumed run has other peaks than before."""
+    """The rates of the run file, also where a resumed run has other ones than before.
+
+    So have its optimizer's weight decay, betas and epsilon.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, factor: Callable[[int], float]):
+        super().__init__(optimizer, factor)
+        self._constants = [
+            {key: group[key] for key in ("weight_decay", "betas", "eps") if key in group}
+            for group in optimizer.param_groups
+        ]
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Takes the step of a checkpoint, not its rates, which its optimizer has brought, too."""
-        rates = ("base_lrs", "_last_lr")
-        super().load_state_dict({key: state_dict[key] for key in state_dict if key not in rates})
-        for group, base, factor in zip(
-            self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True
+        ours = ("base_lrs", "_last_lr", "_constants")
+        super().load_state_dict({key: state_dict[key] for key in state_dict if key not in ours})
+        for group, base, factor, constants in zip(
+            self.optimizer.param_groups,
+            self.base_lrs,
+            self.lr_lambdas,
+            self._constants,
+            strict=True,
         ):
             group["initial_lr"], group["lr"] = base, base * factor(self.last_epoch)
+            group.update(constants)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 

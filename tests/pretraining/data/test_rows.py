@@ -150,6 +150,40 @@ def test_a_folder_that_may_only_be_read_is_opened_all_the_same(folder, monkeypat
     assert len(open_rows(folder)) == 10
 
 
+def test_the_note_of_a_folder_that_may_only_be_read_lies_elsewhere(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(rows_module, "HF_HOME", str(tmp_path / "home"))
+    write = rows_module.write_json
+
+    def refuse(file, content):
+        if file.parent == folder:
+            raise PermissionError("read only")
+        write(file, content)
+
+    monkeypatch.setattr(rows_module, "write_json", refuse)
+    open_rows(folder)
+    monkeypatch.setattr(rows_module, "sha256_of", lambda file: "?")
+    assert len(open_rows(folder)) == 10
+
+
+def test_a_look_compares_sizes_only_and_leaves_nothing(folder, monkeypatch):
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr(rows_module, "sha256_of", lambda file: "?")
+    assert len(open_rows(folder, verify=False)) == 10
+    assert sorted(folder.iterdir()) == before
+
+
+def test_shards_that_are_read_no_more_are_closed(tmp_path, monkeypatch):
+    """A run of months reads thousands, and each open one takes half a megabyte."""
+    monkeypatch.setattr(rows_module, "SHARD_TOKENS", 4 * SEQ_LEN)
+    write_rows(tmp_path, iter(some_rows(12)), SEQ_LEN, {})
+    rows = open_rows(tmp_path)
+    for index in (0, 4, 8):
+        rows[index]
+    rows.prefetch([1], [2])
+    assert list(rows._shards) == [1]
+    assert np.array_equal(rows[9], some_rows(12)[9])
+
+
 def test_a_shard_that_goes_away_meanwhile_is_named(folder):
     rows = open_rows(folder)
     (folder / "rows-00000.arrow").write_bytes(b"")

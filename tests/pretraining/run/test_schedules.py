@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from pretraining.run.schedules import DampedCosine, WarmupStableDecay, mask_rate
-from pretraining.run.trainer import Schedule
+from pretraining.run.trainer import Schedule, StepsAsSet
 
 
 def test_the_mask_rate_climbs_in_the_warmup_and_falls_to_its_minimum():
@@ -115,6 +116,26 @@ def test_a_contradictory_wsd_is_refused(values, message):
 def test_contradictory_mask_rates_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         mask_rate(0, **{"total_steps": 10, "warmup_steps": 1, **values})
+
+
+def test_a_resumed_run_has_the_constants_that_its_run_file_has_now():
+    def begin(**constants):
+        optimizer = torch.optim.AdamW([torch.zeros(1)], lr=0.1, **constants)
+        return optimizer, Schedule(optimizer, lambda step: 1.0)
+
+    before, schedule = begin(weight_decay=0.0, betas=(0.9, 0.999))
+    resumed, again = begin(weight_decay=0.1, betas=(0.9, 0.98), eps=1e-6)
+    resumed.load_state_dict(before.state_dict())
+    again.load_state_dict(schedule.state_dict())
+    (group,) = resumed.param_groups
+    assert (group["weight_decay"], group["betas"], group["eps"]) == (0.1, (0.9, 0.98), 1e-6)
+
+
+def test_a_resumed_run_saves_as_often_as_its_run_file_says_now(tmp_path):
+    state = TrainerState(max_steps=100, save_steps=50, logging_steps=10)
+    arguments = TrainingArguments(tmp_path, save_steps=0.05, logging_steps=2)
+    StepsAsSet().on_train_begin(arguments, state, TrainerControl())
+    assert (state.save_steps, state.logging_steps) == (5, 2)
 
 
 def test_a_resumed_run_has_the_peaks_that_its_run_file_has_now():

@@ -78,6 +78,11 @@ def test_settings_that_cannot_work_are_refused(refused):
     assert "mask_rate: warmup_steps 60" in refused("stage1.mask_rate.warmup_steps=60")
     assert "fp16: a step whose gradients overflow" in refused("stage1.training.fp16=true")
     assert "checkpoint cannot be resumed" in refused("stage1.training.save_only_model=true")
+    assert "bf16_full_eval: the evaluation" in refused("training.bf16_full_eval=true")
+    assert "one stage and not in the other" in refused(
+        "stage1.training.bf16=true", "stage2.training.bf16=false"
+    )
+    assert "hub_revision is decided by --push_to_hub" in refused("training.hub_revision=v2")
     split = "stage1.training.accelerator_config={split_batches: true}"
     assert "split_batches would divide rows_per_step" in refused(split)
     message = refused("stage1.eval_rows=null", "stage1.training.eval_strategy=steps")
