@@ -60,7 +60,7 @@ def _choices(choices, key: str, where: str) -> list[str]:
 
 def _c3_label(question: dict, where: str) -> int | None:
     answer, choices = question.get("answer"), question["choice"]
-    if answer is None:
+    if answer in (None, ""):
         return None
     if answer not in choices:
         raise ValueError(

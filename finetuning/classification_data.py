@@ -8,6 +8,8 @@ are left out, by reason. Labels are texts; those of a hidden test are None.
 
 import csv
 import io
+import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -193,8 +195,7 @@ def _table_records(
     file: Path, text: str, kind: str, columns: Columns
 ) -> Iterator[tuple[str, dict]]:
     if kind == ".csv":
-        rows = csv.reader(io.StringIO(text, newline=""))
-        lines = ((rows.line_num, row) for row in rows)
+        lines = _csv_rows(file, text)
     else:
         lines = ((n, line.split("\t")) for n, line in enumerate(text.split("\n"), start=1) if line)
     header = None
@@ -212,6 +213,20 @@ def _table_records(
         yield f"{file}, line {number}", dict(zip(header or range(len(row)), row, strict=True))
 
 
+def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells); a quote that is not closed, or closed within a cell, would swallow lines."""
+    csv.field_size_limit(sys.maxsize)
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as error:
+        raise ValueError(
+            f"{file}, line {rows.line_num}: {error}; a cell with quotes is put in quotes itself, "
+            'and each of its own is doubled: "他说""好""。"'
+        ) from error
+
+
 def _filled(record: dict, column: str | int, where: str) -> str:
     if column not in record:
         raise ValueError(
@@ -225,6 +240,18 @@ def _label(record: dict, column: str | int, where: str) -> str | None:
     if column not in record:
         return None
     label = record[column]
+    if isinstance(label, float):
+        if math.isnan(label):  # as pandas writes a missing value
+            label = None
+        elif label.is_integer():
+            label = int(label)
+    if not isinstance(label, str | int | float | None):
+        raise ValueError(
+            f"{where}: column {column!r}, the label, is {label!r}; one class a text is expected, a "
+            "text or a number."
+        )
+    if isinstance(label, bool):
+        label = str(label).lower()  # as JSON has it
     if label is None or not str(label).strip():
         raise ValueError(
             f"{where}: column {column!r}, the label, is empty; fill it in, remove the record, or "

@@ -126,7 +126,9 @@ class MaskedScorer:
         rows = sorted(rows, key=lambda row: len(row.ids))
         for start in tqdm(range(0, len(rows), self.batch_size), unit="batch", leave=False):
             batch = rows[start : start + self.batch_size]
-            inputs = self.tokenizer.pad({"input_ids": [r.ids for r in batch]}, return_tensors="pt")
+            ids = {"input_ids": [row.ids for row in batch]}
+            # Places are counted from the left.
+            inputs = self.tokenizer.pad(ids, padding_side="right", return_tensors="pt")
             logits = self.model(**inputs.to(self.model.device)).logits
             for row, scores in zip(batch, logits, strict=True):
                 chosen = scores[row.places].float().log_softmax(-1).cpu()

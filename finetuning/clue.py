@@ -16,6 +16,7 @@ other seeds.
 
 import argparse
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,7 +98,8 @@ def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
     name = "result" if seed is None else f"seed-{seed}-rate-{rate:g}"
     file = plan.output / model.file_name / task.name / f"{name}.json"
     settings = _settings(plan, model, task, splits, seed, rate)
-    folder = file.with_suffix("") if plan.save_models and seed is not None else None
+    saved = file.with_suffix("")
+    folder = saved if plan.save_models and seed is not None else None
     if file.exists():
         result = read_json(file)
         changed = changed_settings(result["settings"], settings)
@@ -126,6 +128,7 @@ def _result(plan: Plan, model, task, splits, seed, rate, report) -> dict:
                 f"{model.folder} has changed since this command began; name a copy of it that "
                 "nobody writes to."
             )
+        shutil.rmtree(saved, ignore_errors=True)  # of an earlier run, whose result is gone
         result = train(Run(task, model, seed, rate, plan.compile), splits, folder, report)
     write_predictions(file, result.pop("predictions"))
     result = {"settings": settings, **result}

@@ -32,6 +32,7 @@ class Head:
         decode: (logits, decoding) -> predictions, in the words of the examples.
         score: (examples, predictions) -> values from 0 to 1 by name.
         outputs: the model's outputs that `decode` takes.
+        by_token: whether they stand for tokens, whose places padding on the left would move.
         present: (example, prediction) -> the prediction as it is kept and shown.
     """
 
@@ -43,7 +44,14 @@ class Head:
     decode: Callable
     score: Callable[[list[dict], list], dict[str, float]]
     outputs: tuple[str, ...] = ("logits",)
+    by_token: bool = False
     present: Callable = lambda example, prediction: prediction
+
+    def collator_of(self, tokenizer):
+        """The collator of rows that this tokenizer made."""
+        if self.by_token:
+            tokenizer.padding_side = "right"
+        return self.collator(tokenizer)
 
     def decode_rows(self, rows: list[tuple[np.ndarray, ...]], decoding) -> list:
         """Predictions from the outputs of each row, a tuple by `outputs`.
@@ -62,7 +70,7 @@ def _score_classes(examples, predictions) -> dict[str, float]:
     right = [example["label"] for example in examples]
     found = [prediction["label"] for prediction in predictions]
     scores = _compute(Accuracy, predictions=found, references=right)
-    if set(right) == {"0", "1"}:
+    if set(right) == {"0", "1"} and set(found) <= {"0", "1"}:
         probabilities = [
             entry["score"] if entry["label"] == "1" else 1 - entry["score"] for entry in predictions
         ]
@@ -135,6 +143,7 @@ HEADS = {
         entities.features,
         entities.decode,
         _score_entities,
+        by_token=True,
         present=_with_words,
     ),
     "answers": Head(
@@ -146,6 +155,7 @@ HEADS = {
         answers.decode,
         _score_answers,
         ("start_logits", "end_logits"),
+        by_token=True,
     ),
     "choices": Head(
         AutoModelForMultipleChoice,

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    set_seed,
+)
 
 from pretraining.files import sha256_of
 
@@ -75,6 +80,9 @@ class Model:
         if classes is not None:
             names["id2label"] = dict(enumerate(classes))
             names["label2id"] = {label: index for index, label in enumerate(classes)}
+            if head.auto is AutoModelForSequenceClassification:
+                # The folder may have been a reranker, or told several labels of a text.
+                names["problem_type"] = "single_label_classification"
         options = {"trust_remote_code": True, **names}
         if self.is_random:
             config = AutoConfig.from_pretrained(self.folder, **options)

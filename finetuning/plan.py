@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetuning.baselines import BASELINES
 from finetuning.models import RANDOM, Model
 from finetuning.spans import BORDERS
-from finetuning.tasks import LIMITED, TASKS, Task, own_task
+from finetuning.tasks import LIMITED, TASKS, Task, own_task, task_like
 from pretraining.plain_yaml import read_yaml
 
 SIZES = tuple(f"{part}_examples" for part in LIMITED)
@@ -104,7 +105,10 @@ def _as_written(names: list[str], written) -> list:
 
 
 def _model(text: str, where: str) -> Model:
-    name, _, source = str(text).rpartition("=")
+    text = str(text)
+    name, _, source = text.partition("=")
+    if not source or Path(text.removeprefix(RANDOM)).is_dir():  # "=" may stand in a path
+        name, source = "", text
     path = source.removeprefix(RANDOM)
     # A name on the Hub has one slash at most.
     if (path.startswith(("/", ".")) or path.count("/") > 1) and not Path(path).is_dir():
@@ -131,16 +135,24 @@ def _task(entry, where: str, sizes: dict) -> Task:
     if not isinstance(settings or {}, dict):
         raise ValueError(f"{where}: the settings of task {name!r} are keys, got {settings!r}.")
     settings = sizes | (settings or {})
-    columns, files = settings.pop("columns", None), settings.pop("files", None)
+    columns, files, like = (settings.pop(key, None) for key in ("columns", "files", "like"))
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(
+            f"{where}: the task {name!r}: a name of letters, digits, '_', '-' and '.' expected, "
+            "which folders of results can have."
+        )
     if unknown := sorted(settings.keys() - SETTINGS):
         raise ValueError(
             f"{where}: task {name!r} has an unknown setting {unknown[0]!r}; there are columns, "
-            f"files, {', '.join(sorted(SETTINGS))}."
+            f"files, like, {', '.join(sorted(SETTINGS))}."
         )
-    if not (columns and files) and (name not in TASKS or columns or files):
+    own = bool(columns) != bool(like) and files
+    if own and name in TASKS:
+        raise ValueError(f"{where}: {name!r} is a public task; give yours another name.")
+    if not own and (name not in TASKS or columns or files or like):
         raise ValueError(
             f"{where}: unknown task {name!r}; there are {', '.join(TASKS)}. A task of your own "
-            "needs both 'columns' and 'files'."
+            "needs 'files', and either 'columns' or 'like'."
         )
     try:
         for key, kind in (("learning_rates", float), ("labels", str)):
@@ -153,6 +165,8 @@ def _task(entry, where: str, sizes: dict) -> Task:
                 raise ValueError(f"{key}: keys with their names expected, not {value!r}")
         if columns:
             task = own_task(name, columns, files, **settings)
+        elif like:
+            task = task_like(name, like, files, **settings)
         else:
             task = dataclasses.replace(TASKS[name], **settings)
         _check(task)

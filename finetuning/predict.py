@@ -87,7 +87,7 @@ class Predictor:
             for number, example in enumerate(examples)
         ]
         rows, decoding = self._head.features(full, self._tokenizer, self._settings, training=False)
-        collator = self._head.collator(self._tokenizer)
+        collator = self._head.collator_of(self._tokenizer)
         found = outputs(self._model, rows, collator, self._head.outputs)
         answers = self._head.decode_rows(found, decoding)
         return list(map(self._head.present, examples, answers))

@@ -15,6 +15,13 @@ def filled(text, what: str) -> str:
             f"{what} must be a text that is not empty, got {text!r}; "
             "fill it in or remove the record."
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} has half of a character, {text[error.start]!a}, an unpaired surrogate; "
+            "correct or remove the record."
+        ) from error
     return text
 
 

@@ -54,7 +54,12 @@ def _entities(labels, text: str, where: str, skipped: Counter) -> list[list]:
             f'{{"name": {{"words": [[first, last]]}}}}, got {labels!r}.'
         ) from error
     for label, words, first, last in listed:
-        if text[first : last + 1] == words:
+        if not isinstance(first, int) or not isinstance(last, int):
+            raise ValueError(
+                f"{where}: the places of {words!r} must be numbers of characters, got "
+                f"{[first, last]!r}."
+            )
+        if words and first >= 0 and text[first : last + 1] == words:
             found.append([first, last + 1, label])
         else:
             skipped["entity is not at its place"] += 1

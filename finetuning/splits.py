@@ -26,7 +26,7 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """Of the examples, which tells two states of a file or a data set apart."""
-        content = json.dumps(self.examples, ensure_ascii=False, sort_keys=True)
+        content = json.dumps(self.examples, ensure_ascii=False, sort_keys=True, default=str)
         return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -101,6 +101,11 @@ def _hold_out(train: Split, share: float) -> tuple[Split, Split]:
     parts = {True: [], False: []}
     for key, example in zip(keys, train.examples, strict=True):
         parts[key in chosen].append(example)
+    # A class that would only be held out could not be learned.
+    names = {example.get("label") for example in parts[False]}
+    rare = [e for e in parts[True] if isinstance(e.get("label"), str) and e["label"] not in names]
+    parts[False] += rare
+    parts[True] = [example for example in parts[True] if example not in rare]
     files = tuple(f"{share:.0%} of {file}" for file in train.files)
     return replace(train, examples=parts[False]), Split(parts[True], files, Counter())
 

@@ -3,8 +3,10 @@
     python -m finetuning.submission RESULTS --model NAME --output FOLDER
 
 For each task the seed that was best on dev answers; of fine-tuned models only those that
-`finetuning.clue --save_models` kept have answers. The names are those of CLUE 1.1 where the test is
-that of 1.1 (https://github.com/CLUEbenchmark/CLUE), and of FewCLUE.
+`finetuning.clue --save_models` kept have answers. The names are those of CLUE 1.1
+(https://github.com/CLUEbenchmark/CLUE) and of FewCLUE; CLUEWSC's 290 examples are the test of 1.0.
+TNEWS's `test.json` is that of 1.1 in today's archive; with an older one, name the file
+tnews10_predict.json.
 """
 
 import argparse
@@ -15,13 +17,14 @@ from finetuning.predictions import read_predictions
 from finetuning.results import best_of, collect
 from pretraining.files import write_json, write_json_lines
 
+WSC_1_0 = 290  # examples; 1.1 has 2,574
 FILES = {
     "afqmc": "afqmc_predict.json",
-    "tnews": "tnews10_predict.json",  # CLUE 1.0's test; 1.1 has another
+    "tnews": "tnews11_predict.json",
     "iflytek": "iflytek_predict.json",
     "cmnli": "cmnli_predict.json",
     "ocnli": "ocnli_50k_predict.json",
-    "cluewsc2020": "cluewsc10_predict.json",  # 290 examples; 1.1 has 2,574
+    "cluewsc2020": "cluewsc11_predict.json",
     "csl": "csl_predict.json",
     "cmrc2018": "cmrc2018_predict.json",
     "chid": "chid11_predict.json",
@@ -63,8 +66,10 @@ def write_submission(results: list[dict], model: str, folder: Path) -> list[Path
         result = best_result(results, model, task)
         if result is None:
             continue
-        file = folder / name
         answers = result["predictions"]["hidden"]
+        if task == "cluewsc2020" and len(answers) == WSC_1_0:
+            name = name.replace("11", "10")
+        file = folder / name
         head = result["settings"]["head"]
         if head == "answers":
             write_json(file, {name: answer["text"] for name, answer in answers})

@@ -226,10 +226,19 @@ _ALL = (
         f"{_CLUE}; dialogues and other texts together",
         choices=4,
         epochs=8,
+        copies=(  # CLUE's archive
+            (
+                read_c3,
+                {split: (f"c3/d-{split}.json", f"c3/m-{split}.json") for split in ("train", "dev")}
+                | {"hidden": ("c3/test1.1.json",)},
+            ),
+        ),
         **_LONG,
     ),
     Task(
-        *("chid", "choices", read_chid, _clue("chid"), f"{_CLUE}; 64 tokens around a blank"),
+        *("chid", "choices", read_chid),
+        _files("chid", train="train.json", dev="dev.json", hidden="test1.1.json"),
+        f"{_CLUE}; 64 tokens around a blank",
         choices=10,
         blanks=True,
         max_length=64,
@@ -283,13 +292,13 @@ def own_task(name: str, columns: dict, files: dict[str, str], **settings) -> Tas
     known = [field.name for field in fields(Columns)]
     if unknown := sorted(columns.keys() - set(known)):
         raise ValueError(f"columns: {unknown[0]!r} is unknown; there are {', '.join(known)}")
-    names = Columns(**columns)
+    ignored = columns.get("ignored", [])
+    if not isinstance(ignored, list | tuple):
+        raise ValueError(f"columns: ignored: a list of labels expected, not {ignored!r}")
+    names = Columns(**columns | {"ignored": tuple(map(str, ignored))})
     files = dict(files)
     hub = files.pop("hub", None)
-    parts = ("train", "dev", "test", "hidden")
-    if "train" not in files or (unknown := sorted(files.keys() - set(parts))):
-        named = f"{unknown[0]!r} is unknown" if "train" in files else "train is missing"
-        raise ValueError(f"files: {named}; there are {', '.join(parts)}")
+    _check_parts(files)
     if hub:
         read = HubReader(hub, names)
         splits = {split: (name,) for split, name in files.items()}
@@ -299,3 +308,40 @@ def own_task(name: str, columns: dict, files: dict[str, str], **settings) -> Tas
     if "dev" not in splits:
         settings = {"held_out": 0.1} | settings
     return Task(name, "classification", read, splits, "your own data", **settings)
+
+
+def task_like(name: str, like: str, files: dict[str, str | list[str]], **settings) -> Task:
+    """A task of your own whose files are written as those of a public one.
+
+    Args:
+        like: the public task.
+        files: for "train" and each other split that there is, a file, or the files.
+        settings: other attributes of `Task`.
+    """
+    if like not in TASKS:
+        raise ValueError(f"like: {like!r} is unknown; there are {', '.join(TASKS)}")
+    _check_parts(files)
+    splits = {
+        split: tuple(str(Path(file).absolute()) for file in _as_list(given))
+        for split, given in files.items()
+    }
+    known = TASKS[like]
+    if known.head == "classification":  # its classes are those of the files
+        settings = {"labels": None} | settings
+    if "dev" not in splits:
+        settings = {"held_out": 0.1} | settings
+    source = f"your own data, in the format of {like}"
+    own = {"name": name, "splits": splits, "copies": (), "source": source, "hub": ""}
+    return replace(known, **own, **settings)
+
+
+def _as_list(given: str | list[str]) -> list[str]:
+    return given if isinstance(given, list) else [given]
+
+
+def _check_parts(files: dict) -> None:
+    """Refuses files of a split that is unknown, or files without a train split."""
+    parts = ("train", "dev", "test", "hidden")
+    if "train" not in files or (unknown := sorted(files.keys() - set(parts))):
+        named = f"{unknown[0]!r} is unknown" if "train" in files else "train is missing"
+        raise ValueError(f"files: {named}; there are {', '.join(parts)}")

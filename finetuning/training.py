@@ -113,7 +113,7 @@ def train(
     classes = head.classes(settings)
     model, tokenizer = run.model.build(head, classes, run.seed)
     tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True  # rows have all inputs
-    _check_context(task, model)
+    _check_context(task, model, tokenizer)
     place = default_device()
     model.to(place)
     inputs = {
@@ -121,7 +121,9 @@ def train(
         for name, split in splits.items()
     }
     clear_caches()  # every text is encoded now
-    collator = head.collator(tokenizer)
+    if not inputs["train"][0]:
+        raise ValueError(f"{task.name}: no example of train can be learned from; see its answers.")
+    collator = head.collator_of(tokenizer)
 
     def predict(name: str, model) -> list:
         rows, decoding = inputs[name]
@@ -176,9 +178,12 @@ class GroupedTrainer(Trainer):
         return LengthGroupedSampler(self.args.train_batch_size, lengths=self.lengths)
 
 
-def _check_context(task: Task, model) -> None:
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context and task.max_length > context:
+def _check_context(task: Task, model, tokenizer) -> None:
+    # RoBERTa's configuration counts two positions that no token has; XLNet has -1 for "any".
+    positions = getattr(model.config, "max_position_embeddings", None)
+    known = [n for n in (positions, tokenizer.model_max_length) if n and n > 0]
+    context = min(known, default=task.max_length)
+    if task.max_length > context:
         raise ValueError(
             f"{task.name}: max_length {task.max_length} is more than the model's context of "
             f"{context}; lower max_length."
@@ -218,6 +223,8 @@ def fit(
             disable_tqdm=True,
             log_level="error",
         )
+        if arguments.n_gpu > 1:  # a batch is `batch_size` examples, as the result says
+            arguments._n_gpu = 1
         trainer = GroupedTrainer(model, arguments, collator, data, callbacks=callbacks)
         trainer.lengths = list(map(_length, rows))
         trainer.remove_callback(transformers.PrinterCallback)

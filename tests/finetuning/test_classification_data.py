@@ -40,6 +40,18 @@ def test_every_format_gives_the_same_examples(tmp_path, name, text):
     assert not skipped
 
 
+def test_numbers_and_truth_values_are_classes_as_they_are_written(tmp_path):
+    """pandas makes 1.0 of a 1 where another cell is empty."""
+    labels = [1, 1.0, 0.5, True, "1"]
+    file = write(tmp_path, "a.json", lines(*({"review": "甲", "stars": each} for each in labels)))
+    assert [e["label"] for e in read_columns(file, NAMED)[0]] == ["1", "1", "0.5", "true", "1"]
+
+
+def test_a_cell_may_be_as_long_as_a_book(tmp_path):
+    file = write(tmp_path, "a.csv", f"stars,review\n1,{'甲' * 200_000}\n")
+    assert len(read_columns(file, NAMED)[0][0]["text"]) == 200_000
+
+
 def test_a_table_without_a_header_is_read_by_indices(tmp_path):
     file = write(tmp_path, "dev.txt", '怎么还款\t"在哪还款\t1\n借款\t还款\t0\n')
     examples, _ = read_columns(file, Columns(0, 2, 1))
@@ -71,6 +83,10 @@ def test_ignored_labels_are_counted(tmp_path):
         ("a.json", '["甲"]', "record 1.*expected an object"),
         ("a.csv", "stars,review\n1,甲,乙\n", "line 2.*3 columns, the header 2"),
         ("a.csv", "stars,review\n", "no examples"),
+        ("a.csv", 'stars,review\n1,"他说\n0,好"的\n', "line 3.*put in quotes itself"),
+        ("a.json", lines({"review": "甲", "stars": ["a"]}), "line 1.*one class a text is expected"),
+        ("a.json", '{"review": "甲", "stars": NaN}', "line 1.*'stars'.*is empty"),
+        ("a.json", r'{"review": "甲\ud83d", "stars": 1}', "line 1.*half of a character"),
         ("a.xml", "", "cannot read '.xml'"),
     ],
 )

@@ -123,6 +123,16 @@ def test_models_can_be_saved_after_their_results_were_made(run_file, data):
     assert folders == ["seed-0-rate-0.001", "seed-0-rate-0.003"]
 
 
+def test_a_saved_model_is_never_that_of_another_result(run_file, data):
+    saved = data / "results/tiny/fruit/seed-0-rate-0.001"
+    clue.run(read_plan(run_file, {"save_models": True, "seeds": 1}))
+    for file in data.glob("results/tiny/fruit/*.json"):
+        file.unlink()
+    assert (saved / "task.json").exists()
+    clue.run(read_plan(run_file, {"seeds": 1}))
+    assert not saved.exists()
+
+
 def test_a_hidden_test_that_comes_later_is_answered(run_file, data):
     content = yaml.safe_load(run_file.read_text(encoding="utf-8"))
     clue.main([str(run_file), "--seeds", "1", "--save_models"])
@@ -167,6 +177,28 @@ def test_models_are_named_after_their_folder(tiny_folder):
     assert plan.models[1].file_name == "tiny-random-weights"
 
 
+def test_a_folder_may_have_an_equals_sign_in_its_name(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "lr=0.1")
+    options = {"tasks": ["tnews"], "data": "d", "output": "o"}
+    models = [str(folder), f"random:{folder}", f"mine={folder}"]
+    plan = read_plan(None, options | {"models": models})
+    assert [model.folder for model in plan.models] == [str(folder)] * 3
+    assert plan.models[2].name == "mine"
+
+
+def test_a_task_may_be_like_a_public_one_without_passing_for_it(tmp_path):
+    files = {"train": "train.json", "hidden": ["a.json", "b.json"]}
+    contracts = {"like": "cluener", "labels": ["party"], "files": files, "epochs": 2}
+    content = {"models": ["majority"], "data": "d", "output": "o"}
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(content | {"tasks": [{"contracts": contracts}]}))
+    (task,) = read_plan(file, {}).tasks
+    assert (task.name, task.head, task.hub, task.labels) == ("contracts", "tokens", "", ("party",))
+    assert task.splits["train"] == (str(Path("train.json").absolute()),)
+    assert [Path(file).name for file in task.splits["hidden"]] == ["a.json", "b.json"]
+    assert (task.held_out, task.epochs) == (0.1, 2)
+
+
 def test_labels_stay_text_whatever_yaml_1_1_takes_them_for(tmp_path):
     file = tmp_path / "run.yaml"
     tasks = "tasks: [{cluener: {labels: [yes, no]}}]"
@@ -189,6 +221,17 @@ def test_labels_stay_text_whatever_yaml_1_1_takes_them_for(tmp_path):
         ({"tasks": [{"tnews": {"head": "choices"}}]}, "'tnews' has an unknown setting 'head'"),
         ({"tasks": [{"tnews": {"held_out": 1.5}}]}, "held_out: a share from 0 to below 1 expected"),
         ({"tasks": [{"a": {"columns": "t", "files": {"train": "t"}}}]}, "columns: keys with their"),
+        ({"tasks": [{"a/b": {"epochs": 1}}]}, "task 'a/b': a name of letters"),
+        ({"tasks": [{2024: {"epochs": 1}}]}, "task 2024: a name of letters"),
+        ({"tasks": [{"a": {"like": "b", "files": {"train": "t"}}}]}, "like: 'b' is unknown; there"),
+        (
+            {"tasks": [{"tnews": {"columns": {"text": "t"}, "files": {"train": "t"}}}]},
+            "'tnews' is a public task; give yours another name",
+        ),
+        (
+            {"tasks": [{"a": {"columns": {"text": "t", "ignored": "-"}, "files": {"train": "t"}}}]},
+            "ignored: a list of labels expected",
+        ),
         ({"models": "peer=FOLDER"}, "'models' must be a list"),
         ({"models": ["./nowhere"]}, "model './nowhere': there is no folder"),
         ({"tasks": [{"tnews": {"metric": "acc"}}]}, "metric: 'acc' is unknown; there are accuracy"),

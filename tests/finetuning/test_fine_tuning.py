@@ -2,19 +2,20 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from made_up import made_up_splits, made_up_task
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertTokenizerFast
 
 from finetuning.heads import HEADS
 from finetuning.models import Model
 from finetuning.predict import Predictor, example_of, parse
 from finetuning.spans import _encode_piece, frame
-from finetuning.training import Run, fit, outputs, train
+from finetuning.training import Run, _check_context, fit, outputs, train
 
 
 def run_of(folder, head: str, **settings) -> Run:
@@ -115,6 +116,31 @@ def test_another_encoder_of_transformers_takes_its_place(bert_folder, head):
     assert not result["inexact"]["dev"]  # a token a character
     # The caches do not keep the tokenizer.
     assert frame.cache_info().currsize == _encode_piece.cache_info().currsize == 0
+
+
+@pytest.mark.parametrize("head", ["tokens", "answers"])
+def test_a_tokenizer_that_pads_on_the_left_makes_no_difference(bert_folder, head):
+    examples = made_up_splits(head, train=4)["train"].examples
+    tokenizer = AutoTokenizer.from_pretrained(bert_folder, padding_side="left")
+    settings = HEADS[head].settings(made_up_task(head))
+    rows, _ = HEADS[head].features(examples, tokenizer, settings, training=False)
+    shorter = [{key: value[:-2] for key, value in rows[0].items()}, rows[1]]
+    batch = HEADS[head].collator_of(tokenizer)(shorter)
+    assert batch["attention_mask"][0, 0] == 1
+
+
+def test_a_folder_that_was_a_reranker_learns_classes(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "reranker")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": "regression"}))
+    splits = made_up_splits("classification", train=8, dev=4)
+    assert train(run_of(folder, "classification", epochs=1), splits)["loss"] > 0
+
+
+def test_two_classes_in_dev_are_scored_although_there_are_three():
+    examples = [{"label": "0"}, {"label": "1"}]
+    found = [{"label": "2", "score": 0.9}, {"label": "1", "score": 0.9}]
+    assert HEADS["classification"].score(examples, found) == {"accuracy": 0.5}
 
 
 def test_what_was_fine_tuned_for_other_classes_begins_with_a_new_head(tiny_folder, tmp_path):
@@ -231,6 +257,23 @@ def test_inputs_longer_than_the_context_are_refused(tiny_folder):
         ValueError, match="max_length 9000 is more than the model's context of 8192"
     ):
         train(run_of(tiny_folder, "classification", max_length=9000), {})
+
+
+def test_the_tokenizer_knows_the_context_where_positions_say_too_much(bert_folder):
+    model, tokenizer = Model(str(bert_folder), "bert").build(HEADS["answers"], None, 0)
+    tokenizer.model_max_length = 510
+    with pytest.raises(ValueError, match="the model's context of 510"):
+        _check_context(made_up_task("answers", max_length=512), model, tokenizer)
+    model.config.max_position_embeddings = -1  # any length
+    _check_context(made_up_task("answers", max_length=500), model, tokenizer)
+
+
+def test_answers_of_which_none_is_at_its_place_teach_nothing(tiny_folder):
+    splits = made_up_splits("answers", train=4, dev=4)
+    for example in splits["train"].examples:
+        example["answers"] = [answer | {"start": None} for answer in example["answers"]]
+    with pytest.raises(ValueError, match="no example of train can be learned from"):
+        train(run_of(tiny_folder, "answers"), splits)
 
 
 def test_weights_have_a_fingerprint_and_random_ones_their_own(tiny_folder, tmp_path):

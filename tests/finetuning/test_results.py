@@ -231,6 +231,14 @@ def test_the_seed_that_is_best_on_dev_answers_the_hidden_test(tmp_path):
         write_submission(RESULTS, "majority", tmp_path)
 
 
+@pytest.mark.parametrize(("answers", "version"), [(290, "10"), (2_574, "11")])
+def test_cluewsc_is_submitted_to_the_test_that_it_answers(tmp_path, answers, version):
+    found = [[number, {"label": "true", "score": 0.9}] for number in range(answers)]
+    given = result("cluewsc2020", "ours", 0.7, 0, 1e-4, predictions={"hidden": found})
+    [file] = write_submission([given], "ours", tmp_path)
+    assert file.name == f"cluewsc{version}_predict.json"
+
+
 def test_predictions_come_back_from_their_file(tmp_path):
     found = {"dev": [[3, {"label": "neutral"}]], "hidden": [["a", [[0, 2, "address", "长沙"]]]]}
     write_predictions(tmp_path / "seed-0-rate-0.001.json", found)

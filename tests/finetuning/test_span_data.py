@@ -66,6 +66,10 @@ def test_a_test_set_has_no_entities(write):
         ([{"sentence": "好"}], "line 1: 'text'"),
         ([["好"]], "line 1: not a JSON object"),
         ([{"text": "好", "label": {"name": ["好"]}}], "line 1: 'label' must look like"),
+        (
+            [{"text": "好", "label": {"name": {"好": [["0", "0"]]}}}],
+            "places of '好' must be numbers",
+        ),
         ([], "holds no examples"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -65,6 +66,16 @@ def test_texts_that_are_scored_are_left_out_of_train_and_counted(folder):
     texts = [example["text"][:4] for example in splits["train"].examples]
     assert "第20家" not in texts
     assert "4 (2 left out: also in dev or test)" in describe(task, splits)
+
+
+def test_a_class_of_one_text_is_not_held_out(folder):
+    """It could not be learned, and would be unknown in dev."""
+    write(folder / "train.json", "a" * 20 + "b" * 20 + "c")
+    for share in (0.3, 0.6, 0.9):
+        task = own_task("reviews", {"text": "text"}, {"train": str(folder / "train.json")})
+        _, splits = load(replace(task, held_out=share), folder)
+        assert "c" in [example["label"] for example in splits["train"].examples]
+        assert "c" not in [example["label"] for example in splits["dev"].examples]
 
 
 def test_without_dev_a_share_of_train_is_held_out(folder):
