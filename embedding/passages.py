@@ -83,12 +83,25 @@ def _texts(file: str, text_field: str) -> Iterator[tuple[int, str]]:
 
 def _table(file: Path, text_field: str) -> Iterator[tuple[int, str]]:
     """(line on which the row ends, one line of its text)."""
+    try:
+        yield from _rows_of_table(file, text_field)
+    except csv.Error as error:
+        raise ValueError(
+            f"{file}: {error}: a quote is not closed, or closed within a cell. Put a text with "
+            'quotes in quotes, and double its own: "他说""好""。"'
+        ) from error
+
+
+def _rows_of_table(file: Path, text_field: str) -> Iterator[tuple[int, str]]:
     csv.field_size_limit(sys.maxsize)
     quoting = csv.QUOTE_NONE if file.suffix == ".tsv" else csv.QUOTE_MINIMAL
     text = read_text(file)
     empty = len(text) - len(text.lstrip("\n"))  # lines before the header
     rows = csv.DictReader(
-        io.StringIO(text[empty:]), delimiter=SEPARATORS[file.suffix], quoting=quoting
+        io.StringIO(text[empty:]),
+        delimiter=SEPARATORS[file.suffix],
+        quoting=quoting,
+        strict=True,  # else a stray quote swallows lines
     )
     names = rows.fieldnames or []
     if names and text_field not in names:

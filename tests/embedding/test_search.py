@@ -248,6 +248,7 @@ BAD_FILES = {
     "short.csv": (b"id,text\n1,a\n2\n", "short.csv, line 3: fewer than 2 columns"),
     "long.csv": (b"id,text\n1,a,b,\n", "long.csv, line 2: more than 2 .* double quotes"),
     "long.tsv": (b"id\ttext\n1\ta\tb\n", "long.tsv, line 2: more than 2 columns; correct the line"),
+    "quotes.csv": ('text\n"他说\n好"的\n'.encode(), "quotes.csv: .* a quote is not closed"),
     "header.csv": (b"id,text\n", "holds no text"),
     "broken.jsonl": (b'{"text": "a"}\n{"text"\n', "broken.jsonl, line 2"),
     "key.jsonl": (b'{"question": "a"}\n', "no field 'text' .there: question"),
