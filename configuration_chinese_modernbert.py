@@ -523,6 +523,15 @@ class ChineseModernBertConfig(PreTrainedConfig):
         elif hasattr(self, "custom_pipelines"):
             del self.custom_pipelines
 
+    def without_pipelines(self) -> "ChineseModernBertConfig":
+        """This configuration, or a copy where it names our pipelines, as of another head."""
+        named = getattr(self, "custom_pipelines", {}).items()
+        if not any(pipeline == PIPELINES.get(task) for task, pipeline in named):
+            return self
+        copied = copy.deepcopy(self)
+        copied.set_pipelines()
+        return copied
+
     @property
     def embedding_width(self) -> int:
         """Dimensions of a token embedding."""

@@ -290,10 +290,7 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
 
     def __init__(self, config: ChineseModernBertConfig):
-        if hasattr(config, "custom_pipelines"):  # perhaps from a model with another head
-            config = copy.deepcopy(config)
-            config.set_pipelines()
-        super().__init__(config)
+        super().__init__(config.without_pipelines())
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -745,6 +742,7 @@ class ChineseModernBertForFineTuning(ChineseModernBertWithHead):
 
     def __init__(self, config: ChineseModernBertConfig, num_labels: int):
         super().__init__(config)
+        self.num_labels = num_labels
         self.drop = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.post_init()

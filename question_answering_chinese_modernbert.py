@@ -5,6 +5,7 @@ configuration of `ChineseModernBertForQuestionAnswering` names this one, so that
 `pipeline("question-answering", folder, trust_remote_code=True)` finds it.
 """
 
+import types
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,14 @@ class Context:
     spans: np.ndarray
 
 
+def check_question(item) -> None:
+    """Raises ValueError unless it is {"question", "context"}, texts that are not blank."""
+    for name in ("question", "context"):
+        text = item.get(name) if isinstance(item, dict) else None
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{name} must be a text that is not empty or blank, got {text!r}.")
+
+
 class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
     """Finds the answer to a question in a text of any length.
 
@@ -72,7 +81,7 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
         """Answers questions.
 
         Args:
-            inputs: {"question": …, "context": …}, or a list of them.
+            inputs: {"question": …, "context": …}, or a list, a generator or a data set of them.
             question, context: the same as arguments; several questions may share one context.
             top_k: the number of answers, most probable first (1).
             max_answer_len: tokens of the longest answer (30).
@@ -99,13 +108,11 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
                 ]
             else:
                 inputs = {"question": question, "context": context}
-        for item in inputs if isinstance(inputs, list) else [inputs]:
-            for name in ("question", "context"):
-                text = item.get(name) if isinstance(item, dict) else None
-                if not isinstance(text, str) or not text.strip():
-                    raise ValueError(
-                        f"{name} must be a text that is not empty or blank, got {text!r}."
-                    )
+        if not isinstance(inputs, (dict, list, types.GeneratorType, torch.utils.data.Dataset)):
+            inputs = list(inputs)  # a tuple, or a data set of the package datasets
+        if isinstance(inputs, (dict, list)):  # all of them before the first is answered
+            for item in inputs if isinstance(inputs, list) else [inputs]:
+                check_question(item)
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, **kwargs):
@@ -118,6 +125,7 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
         return preprocess, {}, kwargs
 
     def preprocess(self, inputs, max_seq_len=None, doc_stride=128):
+        check_question(inputs)
         max_seq_len = max_seq_len or longest_input(self.tokenizer, self.model.config)
         question = self.tokenizer(inputs["question"], add_special_tokens=False)["input_ids"]
         size = max_seq_len - len(question) - 3  # [CLS] question [SEP] context [SEP]

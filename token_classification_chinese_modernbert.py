@@ -93,8 +93,8 @@ class ChineseModernBertTokenClassificationPipeline(TokenClassificationPipeline):
 
     Raises:
         ImportError: if words are needed, and rjieba or opencc is not installed.
-        ValueError: on a text that is empty or blank, on an unknown strategy, or on a stride that
-            is not smaller than a window.
+        ValueError: on what is no text, on an unknown strategy, or on a stride that is not smaller
+            than a window.
     """
 
     def __call__(self, inputs, **kwargs):
@@ -141,7 +141,15 @@ class ChineseModernBertTokenClassificationPipeline(TokenClassificationPipeline):
                 "without [CLS] and [SEP]."
             )
         by_words = strategy in (FIRST, MAX, AVERAGE)
-        if is_split_into_words:
+        wanted = list if is_split_into_words else str
+        if not isinstance(sentence, wanted):
+            raise ValueError(
+                f"a text to label must be a {wanted.__name__} (is_split_into_words is "
+                f"{is_split_into_words}), got {sentence!r}."
+            )
+        if not "".join(sentence).strip():
+            ids, units = [], None  # a blank text among many must not end the others
+        elif is_split_into_words:
             ids, units = self._encode_words(sentence, by_words, delimiter)
         else:
             ids, units = self._encode_text(sentence, by_words)
@@ -156,8 +164,6 @@ class ChineseModernBertTokenClassificationPipeline(TokenClassificationPipeline):
             }
 
     def _encode_text(self, text, by_words: bool) -> tuple[list[int], TextUnits]:
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"the text to label must not be empty or blank, got {text!r}.")
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         words = self._word_starts(text) if by_words else None
         offsets, characters = encoded["offset_mapping"], character_starts(text)
@@ -176,10 +182,6 @@ class ChineseModernBertTokenClassificationPipeline(TokenClassificationPipeline):
         return starts
 
     def _encode_words(self, words, by_words: bool, delimiter: str) -> tuple[list[int], TextUnits]:
-        if not isinstance(words, list) or not "".join(words).strip():
-            raise ValueError(
-                f"is_split_into_words expects lists of words that are not all blank, got {words!r}."
-            )
         encoded = self.tokenizer(
             words, is_split_into_words=True, add_special_tokens=False, return_offsets_mapping=True
         )
@@ -210,6 +212,8 @@ class ChineseModernBertTokenClassificationPipeline(TokenClassificationPipeline):
 
     def postprocess(self, all_outputs, strategy=NONE, ignore_labels=("O",)):
         units = all_outputs[0]["units"]
+        if units is None:
+            return []
         scores = self._token_scores(all_outputs)
         for firsts in units.groupings:
             scores = combine_scores(scores, firsts, strategy)

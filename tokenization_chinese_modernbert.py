@@ -142,10 +142,15 @@ class ChineseModernBertTokenizer(PreTrainedTokenizerFast):
         return [(text[start:end], start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def save_pretrained(self, *args, **kwargs):
-        # These say how this tokenizer was loaded; transformers would save them with it.
+        # These say how this tokenizer was loaded; transformers would save them with it. They stay
+        # here, since `datasets` takes a tokenizer that has changed for another one.
+        before = dict(self.init_kwargs)
         for key in ("is_local", "local_files_only"):
             self.init_kwargs.pop(key, None)
-        return super().save_pretrained(*args, **kwargs)
+        try:
+            return super().save_pretrained(*args, **kwargs)
+        finally:
+            self.init_kwargs = before
 
 
 ChineseModernBertTokenizer.register_for_auto_class("AutoTokenizer")

@@ -167,7 +167,9 @@ def test_pipelines_of_others_stay(tiny_config):
     theirs = {"proofreading": {"impl": "proofreading.Pipeline", "pt": ["AutoModelForMaskedLM"]}}
     config = tiny_config(custom_pipelines=theirs)
     assert ChineseModernBertForMaskedLM(config).config.custom_pipelines == theirs
-    both = ChineseModernBertForQuestionAnswering(config).config.custom_pipelines
+    model = ChineseModernBertForQuestionAnswering(config)
+    assert model.model.config is model.config  # what is set on one is set on the other
+    both = model.config.custom_pipelines
     assert list(both) == ["proofreading", "question-answering"]
     assert (
         ChineseModernBertModel(tiny_config(custom_pipelines=both)).config.custom_pipelines == theirs

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoTokenizer
 
 from model_folders import ROOT
@@ -229,6 +230,16 @@ def test_no_answer_is_a_candidate_when_asked_for(qa):
     none = [answer for answer in answers if answer["answer"] == ""]
     assert len(none) == 1 and none[0]["score"] == pytest.approx(1 / len(answers))
     assert all(answer["answer"] for answer in qa(question=QUESTION, context="春天", top_k=100))
+
+
+def test_questions_may_come_one_by_one(qa):
+    asked = [{"question": QUESTION, "context": text} for text in (TEXT, "春天来了。")]
+    expected = qa(asked)
+    assert qa(tuple(asked)) == expected
+    assert qa(Dataset.from_list(asked)) == expected
+    assert list(qa(each for each in asked)) == expected
+    with pytest.raises(ValueError, match="question must be a text that is not empty"):
+        list(qa({**each, "question": " "} for each in asked))
 
 
 @pytest.mark.parametrize(

@@ -289,13 +289,20 @@ def test_given_words_are_judged_as_they_are(label):
     assert [entity["word"] for entity in entities[0]] == ["周敏", "西安", "𠀋𠀍村"]
 
 
+def test_blank_texts_have_no_entities_and_leave_the_others_theirs(label):
+    pipe = label(NAMES)
+    texts = ["", "周敏在西安", " \n"]
+    for options in ({}, {"batch_size": 2}, {"aggregation_strategy": "first"}):
+        assert pipe(texts, **options) == [[], *pipe(texts[1:2], **options), []]
+    assert pipe([["", " "]], is_split_into_words=True) == [[]]
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("", {}, "must not be empty or blank, got ''"),
-        (["周敏", " \n"], {}, "must not be empty or blank, got ' "),
+        (["周敏", None], {}, "a text to label must be a str"),
         ([], {}, "At least one input is required"),
-        ([["", " "]], {"is_split_into_words": True}, "expects lists of words"),
+        ("周敏", {"is_split_into_words": True}, "a text to label must be a list"),
         ("周敏", {"stride": 510}, "stride 510 must be at least 0 and less than 510"),
         ("周敏", {"aggregation_strategy": "last"}, "last is not a valid AggregationStrategy"),
     ],

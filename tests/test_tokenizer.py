@@ -257,7 +257,9 @@ def test_padding_on_either_side(tokenizer):
 
 
 def test_a_saved_tokenizer_opens_in_a_fresh_process(tokenizer, tmp_path):
+    before = dict(tokenizer.init_kwargs)
     tokenizer.save_pretrained(tmp_path / "saved")
+    assert tokenizer.init_kwargs == before  # `datasets` would tokenize everything anew
     config = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert config["auto_map"]["AutoTokenizer"] == [
         "tokenization_chinese_modernbert.ChineseModernBertTokenizer",
