@@ -51,8 +51,8 @@ def start_or_resume(output: Path, wanted: TeacherNote, sentences: list[str]) -> 
     """Makes the folder, or checks that what it holds is the same work.
 
     Raises:
-        OSError: if it holds something else, or the disk cannot hold the vectors.
-        ValueError: if it holds other work.
+        OSError: if the disk cannot hold the vectors.
+        ValueError: if it holds other work, or something else.
     """
     if (output / NOTE).exists():
         found = read_note(output)
