@@ -103,9 +103,10 @@ def _hold_out(train: Split, share: float) -> tuple[Split, Split]:
         parts[key in chosen].append(example)
     # A class that would only be held out could not be learned.
     names = {example.get("label") for example in parts[False]}
-    rare = [e for e in parts[True] if isinstance(e.get("label"), str) and e["label"] not in names]
-    parts[False] += rare
-    parts[True] = [example for example in parts[True] if example not in rare]
+    held_out, parts[True] = parts[True], []
+    for example in held_out:
+        is_rare = isinstance(example.get("label"), str) and example["label"] not in names
+        parts[not is_rare].append(example)
     files = tuple(f"{share:.0%} of {file}" for file in train.files)
     return replace(train, examples=parts[False]), Split(parts[True], files, Counter())
 
