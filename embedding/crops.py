@@ -116,9 +116,9 @@ def pairs_of(
             if not found:
                 continue
             pair = in_traditional(found[0], seed, traditional)
-            if hash(pair) in seen:
+            if (key := hash(pair)) in seen:
                 continue
-            seen.add(hash(pair))
+            seen.add(key)
             if held_out and held_out.holds_any({found[0][0], *found[1], *pair}):
                 continue
             yield pair

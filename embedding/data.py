@@ -26,7 +26,7 @@ from embedding.run_file import TaskSpec
 from embedding.scripts import to_traditional
 from embedding.tasks import rows_of_jsonl, rows_of_squad
 from pretraining.data.sentences import sentence_spans
-from pretraining.files import read_text
+from pretraining.files import half_character, read_text
 
 Row = tuple[str, list]  # where it stands, and its fields
 
@@ -139,13 +139,11 @@ def _hub_rows(spec: TaskSpec) -> Iterator[Row]:
 def _text(value, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{where}: a text expected, not {value!r}. Correct or remove the row.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
+    if half := half_character(value):
         raise ValueError(
-            f"{where}: half of a character ({value[error.start]!r}, an unpaired surrogate) is in "
-            "the text. Correct or remove the row."
-        ) from error
+            f"{where}: half of a character ({half!r}, an unpaired surrogate) is in the text. "
+            "Correct or remove the row."
+        )
     return value
 
 

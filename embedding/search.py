@@ -39,6 +39,7 @@ from embedding.search_index import (
 )
 from embedding.teacher import TeacherNote, digest_of, open_vectors
 from pretraining.data.corpus import passed_over
+from pretraining.files import half_character
 
 # The model that a clone brings.
 SHIPPED = Path(__file__).resolve().parent.parent / "models/embedding"
@@ -204,7 +205,7 @@ class Searcher:
         """
         if not query.strip():
             raise ValueError("The question is empty.")
-        if any("\ud800" <= character <= "\udfff" for character in query):
+        if half_character(query):
             raise ValueError("The question is not text in UTF-8.")
         if self.reranker is None:
             return self.index.hits(self._ranking(query, top, by))

@@ -1,5 +1,7 @@
 """Checks that the readers of tasks share."""
 
+from pretraining.files import half_character
+
 
 def filled(text, what: str) -> str:
     """The text of a record.
@@ -15,13 +17,11 @@ def filled(text, what: str) -> str:
             f"{what} must be a text that is not empty, got {text!r}; "
             "fill it in or remove the record."
         )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
+    if half := half_character(text):
         raise ValueError(
-            f"{what} has half of a character, {text[error.start]!a}, an unpaired surrogate; "
-            "correct or remove the record."
-        ) from error
+            f"{what} has half of a character, {half!a}, an unpaired surrogate; correct or remove "
+            "the record."
+        )
     return text
 
 

@@ -110,6 +110,15 @@ def replacing(file: Path) -> Iterator[Path]:
         raise
 
 
+def half_character(text: str) -> str | None:
+    """The first unpaired surrogate of a text, which no encoding can hold; None without one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return None
+
+
 def check_output(output: Path) -> None:
     """Refuses an output folder that holds something.
 

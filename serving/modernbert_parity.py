@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from serving.export_check import SMALLEST
 from serving.modernbert_source import Source
 from serving.runtime import padded
 
@@ -20,8 +21,6 @@ from serving.runtime import padded
 # order, which after 22 layers moves the outputs by some 1e-6 of their size; a wrong norm, window or
 # RoPE base by 1e-2 and more, another approximation of GELU by about 1e-3.
 TOLERANCE = 1e-4
-# Of outputs smaller than this, by which the bound is taken: near 0 a sum loses digits.
-SMALLEST = 0.1
 
 TEXTS = (
     "早上好。",

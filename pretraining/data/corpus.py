@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.core import has_magic, url_to_fs
 
-from pretraining.files import decode, other_encoding
+from pretraining.files import decode, half_character, other_encoding
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -275,13 +275,11 @@ def _document(record: dict | bytes, file: str, number: int, text_field: str) -> 
             "empty document",
             f"{where}: the field {text_field!r} must be a text that is not empty.",
         )
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
+    if half_character(text):
         raise CorpusError(
             "unpaired surrogate",
             f"{where}: the text holds an unpaired surrogate; fix or drop the line.",
-        ) from error
+        )
     domain, script = (_name(record.get(field), field, where) for field in ("domain", "script"))
     return Document(text, domain, script, number)
 

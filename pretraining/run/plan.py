@@ -75,12 +75,13 @@ def _measure(trainer: Trainer) -> Measurement:
         batches.append(batch)
         if len(batches) == WARM_UP + MEASURED:
             break
-    accumulated = trainer.args.gradient_accumulation_steps
+    accumulated, processes = trainer.args.gradient_accumulation_steps, trainer.args.world_size
+    differ = accumulated > 1 and processes > 1  # the last batch of a step, and those before it
     alone, together, updates = [], [], []
     for number, batch in enumerate(batches):
         masked = (batch["labels"] != IGNORED).sum()
         start = synchronized(device)
-        if accumulated > 1:
+        if differ:
             with trainer.accelerator.no_sync(model):
                 trainer.training_step(model, batch, masked)
         between = synchronized(device)
@@ -90,13 +91,13 @@ def _measure(trainer: Trainer) -> Measurement:
         optimizer.zero_grad()
         end = synchronized(device)
         if number >= min(WARM_UP, len(batches) - 1):
-            alone.append(between - start)
             together.append(middle - between)
+            alone.append(between - start if differ else together[-1])
             updates.append(end - middle)
             tokens += int(batch["attention_mask"].sum())
     medians = [statistics.median(seconds) for seconds in (alone, together, updates)]
     step = (accumulated - 1) * medians[0] + medians[1] + medians[2]
-    per_batch = trainer.args.world_size * tokens / len(alone)
+    per_batch = processes * tokens / len(together)
     return Measurement(step, accumulated * per_batch / step, peak_memory(device))
 
 
