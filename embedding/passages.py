@@ -1,18 +1,15 @@
 """Passages of text files, JSON lines, CSV and Parquet, each with its file and line."""
 
-import csv
 import glob
-import io
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pretraining.data.corpus import CorpusError, find_files, kind_of, read_file
 from pretraining.data.sentences import passages_of
-from pretraining.files import read_text
+from pretraining.files import read_table
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
+TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def read_passages(
         OSError: if a file is not there.
     """
     for file in (file for path in map(str, paths) for file in _files(path)):
-        is_table = Path(file).suffix in SEPARATORS
+        is_table = Path(file).suffix in TABLES
         texts = _table(Path(file), text_field) if is_table else _texts(file, text_field)
         found = False
         for number, text in texts:
@@ -58,10 +55,10 @@ def _files(path: str) -> list[str]:
         CorpusError: if there is none.
     """
     if Path(path).is_file():
-        return [path] if Path(path).suffix in SEPARATORS else find_files([path])
+        return [path] if Path(path).suffix in TABLES else find_files([path])
     is_folder = Path(path).is_dir()
     found = sorted(glob.glob(f"{glob.escape(path)}/**/*" if is_folder else path, recursive=True))
-    tables = [file for file in found if Path(file).suffix in SEPARATORS]
+    tables = [file for file in found if Path(file).suffix in TABLES]
     if not tables:
         return find_files([path])
     if is_folder:
@@ -83,42 +80,11 @@ def _texts(file: str, text_field: str) -> Iterator[tuple[int, str]]:
 
 def _table(file: Path, text_field: str) -> Iterator[tuple[int, str]]:
     """(line on which the row ends, one line of its text)."""
-    try:
-        yield from _rows_of_table(file, text_field)
-    except csv.Error as error:
-        raise ValueError(
-            f"{file}: {error}: a quote is not closed, or closed within a cell. Put a text with "
-            'quotes in quotes, and double its own: "他说""好""。"'
-        ) from error
-
-
-def _rows_of_table(file: Path, text_field: str) -> Iterator[tuple[int, str]]:
-    csv.field_size_limit(sys.maxsize)
-    quoting = csv.QUOTE_NONE if file.suffix == ".tsv" else csv.QUOTE_MINIMAL
-    text = read_text(file)
-    empty = len(text) - len(text.lstrip("\n"))  # lines before the header
-    rows = csv.DictReader(
-        io.StringIO(text[empty:]),
-        delimiter=SEPARATORS[file.suffix],
-        quoting=quoting,
-        strict=True,  # else a stray quote swallows lines
-    )
-    names = rows.fieldnames or []
-    if names and text_field not in names:
-        raise ValueError(
-            f"{file}: no column {text_field!r} (there: {', '.join(names)}); name the right one "
-            "with --text_field."
-        )
-    for row in rows:
-        number = empty + rows.line_num
-        if row[text_field] is None:
+    for number, row in read_table(file):
+        if text_field not in row:
             raise ValueError(
-                f"{file}, line {number}: fewer than {len(names)} columns; correct the line."
-            )
-        if any(row.get(None, ())):
-            advice = "" if file.suffix == ".tsv" else ", or put the text in double quotes"
-            raise ValueError(
-                f"{file}, line {number}: more than {len(names)} columns; correct the line{advice}."
+                f"{file}: no column {text_field!r} (there: {', '.join(row)}); name the right one "
+                "with --text_field."
             )
         for line in row[text_field].split("\n"):
             yield number, line

@@ -25,7 +25,7 @@ from embedding.architectures import architecture_of
 from embedding.distill import start_or_resume, write_vectors
 from embedding.encoder import DTYPES, Opening
 from embedding.lexical import need_packages
-from embedding.passages import SEPARATORS, Passage, read_passages
+from embedding.passages import TABLES, Passage, read_passages
 from embedding.reranker import Reranker
 from embedding.search_index import (
     GENERATION,
@@ -277,7 +277,7 @@ def index_files(args: argparse.Namespace) -> None:
             "Choose a folder beside it."
         )
     for ending, count in passed_over(args.files).items():
-        if not ending.endswith(tuple(SEPARATORS)):
+        if not ending.endswith(TABLES):
             print(f"left out, no text files: {count:,} × {ending}", file=sys.stderr)
     args.index.mkdir(parents=True, exist_ok=True)
     try:

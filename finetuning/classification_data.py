@@ -6,17 +6,14 @@ Readers return the examples {"id", "text", "text_pair", "label"} and a count of 
 are left out, by reason. Labels are texts; those of a hidden test are None.
 """
 
-import csv
-import io
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetuning.records import filled, not_empty
-from pretraining.files import read_json, read_json_lines, read_text
+from pretraining.files import read_json, read_json_lines, read_table, read_text
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,8 @@ def _records(file: Path, columns: Columns | None) -> Iterator[tuple[str, dict]]:
     if kind in (".json", ".jsonl"):
         yield from _json_records(file)
     elif kind in (".csv", ".tsv", ".txt"):
-        yield from _table_records(file, read_text(file), kind, columns)
+        rows = read_table(file, header=isinstance(columns.text, str))
+        yield from ((f"{file}, line {number}", row) for number, row in rows)
     else:
         raise ValueError(f"{file}: cannot read {kind!r}; give .json, .jsonl, .csv, .tsv or .txt.")
 
@@ -189,42 +187,6 @@ def _json_records(file: Path) -> Iterator[tuple[str, dict]]:
         if not isinstance(record, dict):
             raise ValueError(f"{where}: expected an object with named values, got {record!r:.80}.")
         yield where, record
-
-
-def _table_records(
-    file: Path, text: str, kind: str, columns: Columns
-) -> Iterator[tuple[str, dict]]:
-    if kind == ".csv":
-        lines = _csv_rows(file, text)
-    else:
-        lines = ((n, line.split("\t")) for n, line in enumerate(text.split("\n"), start=1) if line)
-    header = None
-    for number, row in lines:
-        if not row:
-            continue
-        if header is None and isinstance(columns.text, str):
-            header = row
-            continue
-        if header is not None and len(row) != len(header):
-            raise ValueError(
-                f"{file}, line {number}: has {len(row)} columns, the header {len(header)}; "
-                "make them agree."
-            )
-        yield f"{file}, line {number}", dict(zip(header or range(len(row)), row, strict=True))
-
-
-def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells); a quote that is not closed, or closed within a cell, would swallow lines."""
-    csv.field_size_limit(sys.maxsize)
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for row in rows:
-            yield rows.line_num, row
-    except csv.Error as error:
-        raise ValueError(
-            f"{file}, line {rows.line_num}: {error}; a cell with quotes is put in quotes itself, "
-            'and each of its own is doubled: "他说""好""。"'
-        ) from error
 
 
 def _filled(record: dict, column: str | int, where: str) -> str:

@@ -2,11 +2,14 @@
 
 import codecs
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -91,6 +94,50 @@ def read_json_lines(file: Path) -> Iterator[tuple[int, dict]]:
         if not isinstance(record, dict):
             raise ValueError(f"{where}: not a JSON object: {line[:80]}")
         yield number, record
+
+
+def read_table(file: Path, header: bool = True) -> Iterator[tuple[int, dict]]:
+    """The line on which each row of a table ends, from 1, and its cells by column.
+
+    `.csv` follows the csv module; all else is cut at tabs and knows no quotes, as the files of CLUE
+    are written. Empty lines are skipped.
+
+    Args:
+        header: the first row names the columns; without it they are numbers from 0.
+
+    Raises:
+        OSError, ValueError: if the file cannot be read, a quote is not closed, or a row has not as
+            many cells as the header; the message names file and line.
+    """
+    text, names = read_text(file), None
+    if is_csv := file.suffix.lower() == ".csv":
+        rows = _csv_rows(file, text)
+    else:
+        rows = ((n, line.split("\t")) for n, line in enumerate(text.split("\n"), start=1) if line)
+    for number, row in rows:
+        if header and names is None:
+            names = row
+            continue
+        if header and len(row) != len(names):
+            raise ValueError(
+                f"{file}, line {number}: {'fewer' if len(row) < len(names) else 'more'} cells than "
+                f"the {len(names)} of the header; correct the line"
+                + (", or put a text with commas in double quotes." if is_csv else ".")
+            )
+        yield number, dict(zip(names or range(len(row)), row, strict=True))
+
+
+def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(sys.maxsize)
+    # Strict: else a quote that is not closed, or closed within a cell, swallows lines.
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        yield from ((rows.line_num, row) for row in rows if row)
+    except csv.Error as error:
+        raise ValueError(
+            f"{file}, line {rows.line_num}: {error}; a cell with quotes is put in quotes itself, "
+            'and each of its own is doubled: "他说""好""。"'
+        ) from error
 
 
 @contextlib.contextmanager

@@ -81,7 +81,7 @@ def test_ignored_labels_are_counted(tmp_path):
         ("a.json", lines(RECORDS[0]) + "{", "line 2.*not JSON"),
         ("a.json", '"甲"\n', "line 1.*not a JSON object"),
         ("a.json", '["甲"]', "record 1.*expected an object"),
-        ("a.csv", "stars,review\n1,甲,乙\n", "line 2.*3 columns, the header 2"),
+        ("a.csv", "stars,review\n1,甲,乙\n", "line 2: more cells than the 2 of the header"),
         ("a.csv", "stars,review\n", "no examples"),
         ("a.csv", 'stars,review\n1,"他说\n0,好"的\n', "line 3.*put in quotes itself"),
         ("a.json", lines({"review": "甲", "stars": ["a"]}), "line 1.*one class a text is expected"),
