@@ -4,13 +4,12 @@ Readers return examples {"id", "group", "text", "text_pair", "choices", "label"}
 index of the right choice or None, and a count of the labels that cannot be used (none here).
 """
 
-import csv
 import re
 from collections import Counter
 from pathlib import Path
 
 from finetuning.records import filled, not_empty
-from pretraining.files import read_json, read_json_lines, read_text
+from pretraining.files import read_json, read_json_lines, read_table
 
 BLANK = "#idiom#"  # the blank that an example is about
 OTHER_BLANK = "#other idiom#"
@@ -21,7 +20,8 @@ def read_c3(*files: Path) -> tuple[list[dict], Counter]:
     """Reads C3: a list of [[passage lines], [{"question", "choice", "answer"}], id] in each file.
 
     C3 comes as dialogues (d) and other texts (m); give both files. `text` is the passage, its lines
-    joined by line breaks, `text_pair` the question, `group` the id of the passage.
+    joined by line breaks, `text_pair` the question, `group` the id of the passage. In CLUE's hidden
+    test the questions have an "id", and passages need none.
 
     Raises:
         ValueError: on another structure, a question without choices, or an answer that is not one
@@ -32,7 +32,8 @@ def read_c3(*files: Path) -> tuple[list[dict], Counter]:
         for number, record in enumerate(read_json(file), start=1):
             where = f"{file}, record {number}"
             try:
-                lines, questions, name = record
+                lines, questions, *names = record
+                name = names[0] if names else number
                 text = "\n".join(lines)
             except (TypeError, ValueError) as error:
                 raise ValueError(
@@ -41,7 +42,7 @@ def read_c3(*files: Path) -> tuple[list[dict], Counter]:
             for index, question in enumerate(questions):
                 examples.append(
                     {
-                        "id": f"{name}-{index}",
+                        "id": question.get("id", f"{name}-{index}"),
                         "group": name,
                         "text": filled(text, f"{where}: 'passage'"),
                         "text_pair": filled(question.get("question"), f"{where}: 'question'"),
@@ -120,7 +121,7 @@ def _chid_answers(file: Path) -> dict[str, int]:
         return read_json(table)
     table = table.with_suffix(".csv")
     if table.exists():
-        return {mark: int(index) for mark, index in csv.reader(read_text(table).splitlines())}
+        return {row[0]: int(row[1]) for _, row in read_table(table, header=False)}
     return {}
 
 

@@ -22,7 +22,8 @@ class ChoiceSettings:
     """How examples become inputs.
 
     Attributes:
-        choices: how many choices a row has; examples with fewer get empty ones.
+        choices: how many choices a row has; examples with fewer get empty ones. Rows that are
+            not trained on have as many as the longest needs (CLUE's hidden C3 has some over four).
         max_length: tokens of an input, special tokens included.
         blanks: whether texts have a blank that the choices fill.
     """
@@ -58,23 +59,24 @@ def features(examples, tokenizer, settings, training: bool) -> tuple[list[dict],
         training: whether every example must have a label. Without one, `labels` is -100.
 
     Raises:
-        ValueError: on a label that is missing, more choices than the settings say, or a question
-            or choice that leaves no room for the text; the message names the example.
+        ValueError: on a label that is missing, more choices to train on than the settings say, or a
+            question or choice that leaves no room for the text; the message names the example.
     """
     framing = frame(tokenizer, 2)
     data, groups, inexact = [], defaultdict(list), Counter()
+    width = max([settings.choices, *(len(example["choices"]) for example in examples)])
     for number, example in enumerate(examples):
         where = f"example {example['id']!r}"
         if training and example["label"] is None:
             raise ValueError(f"{where} has no label; train on a split with labels.")
-        if len(example["choices"]) > settings.choices:
+        if training and len(example["choices"]) > settings.choices:
             raise ValueError(
                 f"{where} has {len(example['choices'])} choices, the task {settings.choices}; "
                 "raise `choices`."
             )
         build = _fill if settings.blanks else _ask
         rows, is_cut = build(example, tokenizer, framing, settings.max_length)
-        rows += [framing.build([], [])] * (settings.choices - len(rows))
+        rows += [framing.build([], [])] * (width - len(rows))
         row = {name: [one[name] for one in rows] for name in rows[0]}
         row["labels"] = IGNORED if example["label"] is None else example["label"]
         inexact["text is cut"] += is_cut

@@ -27,6 +27,7 @@ FILES = {
     "cluewsc2020": "cluewsc11_predict.json",
     "csl": "csl_predict.json",
     "cmrc2018": "cmrc2018_predict.json",
+    "c3": "c311_predict.json",
     "chid": "chid11_predict.json",
     "cluener": "cluener_predict.json",
     "fewclue_bustm": "bustm_predict.json",
@@ -76,7 +77,9 @@ def write_submission(results: list[dict], model: str, folder: Path) -> list[Path
         elif task == "chid":
             write_json(file, dict(answers))
         else:
-            write_json_lines(file, (_line(head, number, answer) for number, answer in answers))
+            write_json_lines(
+                file, (_line(task, head, number, answer) for number, answer in answers)
+            )
         written.append(file)
     if not written:
         models = Counter(result["settings"]["model"] for result in results)
@@ -87,11 +90,11 @@ def write_submission(results: list[dict], model: str, folder: Path) -> list[Path
     return written
 
 
-def _line(head: str, number, answer) -> dict:
+def _line(task: str, head: str, number, answer) -> dict:
     if head == "classification":
         return {"id": number, "label": answer["label"]}
     if head == "choices":
-        return {"id": number, "answer": answer}
+        return {"id": number, "label" if task == "c3" else "answer": answer}
     labels: dict = {}  # CLUENER2020's own form, the last character inclusive
     for start, end, label, words in answer:
         labels.setdefault(label, {}).setdefault(words, []).append([start, end - 1])

@@ -46,6 +46,16 @@ def test_c3_reads_both_files(write):
     assert not skipped
 
 
+def test_questions_of_the_hidden_c3_have_ids_of_their_own(write):
+    asked = {"id": 0, "question": "他们在哪儿？", "choice": ["车上", "家里"]}
+    record = [DIALOGUE, [asked, asked | {"id": 1}]]
+    examples, _ = read_c3(write("test1.1.json", [record, [*record, "9-1"]]))
+    assert [(e["id"], e["group"], e["label"]) for e in examples] == [
+        *((0, 1, None), (1, 1, None)),
+        *((0, "9-1", None), (1, "9-1", None)),
+    ]
+
+
 @pytest.mark.parametrize(
     ("records", "message"),
     [

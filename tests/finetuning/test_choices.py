@@ -111,6 +111,13 @@ def test_rows_fit_the_collator_of_transformers(tokenizer):
     assert batch["labels"].tolist() == [0, -100]
 
 
+def test_a_question_that_is_not_trained_on_may_have_more_choices_than_the_task(tokenizer):
+    examples = [question(), question("甲乙丙丁戊", label=None)]
+    rows, decoding = features(examples, tokenizer, ChoiceSettings(4), training=False)
+    assert [len(row["input_ids"]) for row in rows] == [5, 5]
+    assert decode([[0, 1, 0, 2, 3], [0, 1, 0, 2, 3]], decoding) == [1, 4]
+
+
 @pytest.mark.parametrize(
     ("example", "settings", "message"),
     [

@@ -256,6 +256,18 @@ def test_entities_are_submitted_with_their_last_character(tmp_path):
     assert json.loads(file.read_text(encoding="utf-8")) == expected
 
 
+@pytest.mark.parametrize(
+    ("task", "file", "key"),
+    [("c3", "c311_predict.json", "label"), ("fewclue_chid", "chidf_predict.json", "answer")],
+)
+def test_choices_are_submitted_by_their_index(tmp_path, task, file, key):
+    given = result(task, "ours", 0.5, 0, 1e-4, predictions={"hidden": [[7, 2]]})
+    given["settings"]["head"] = "choices"
+    [written] = write_submission([given], "ours", tmp_path)
+    assert written.name == file
+    assert json.loads(written.read_text()) == {"id": 7, key: 2}
+
+
 def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no results"):
         collect(tmp_path)
