@@ -107,8 +107,8 @@ def changed_settings(old: dict, new: dict) -> list[str]:
     of_no_effect = {"protocol", "hub", "seed", "learning_rate"}
     if new.get("model_files"):  # a folder may move; a name on the Hub is all that is known of it
         of_no_effect.add("model_source")
-    if not ("content" in old and "content" in new):  # the first results do not have it
-        of_no_effect.add("content")
+    # Files, too, may move as long as they hold the same; the first results do not tell.
+    of_no_effect.add("files" if "content" in old and "content" in new else "content")
     old, new = map(_without_hidden, (old, new))
     keys = [key for key in (*new, *(old.keys() - new.keys())) if key not in of_no_effect]
     return [key for key in keys if old.get(key) != new.get(key)]

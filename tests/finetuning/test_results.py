@@ -73,6 +73,10 @@ def test_a_folder_may_move_and_names_on_the_hub_are_other_models():
         },
     )
     assert changed_settings(*moved) == []
+    files = {"files": ["a/train.csv"], "content": "77"}
+    assert changed_settings(files, {"files": ["b/train.csv"], "content": "77"}) == []
+    assert changed_settings(files, {"files": ["b/train.csv"], "content": "78"}) == ["content"]
+    assert changed_settings({"files": ["a"]}, {"files": ["b"]}) == ["files"]
     on_the_hub = [one | {"model_files": ""} for one in moved]
     assert changed_settings(*on_the_hub) == ["model_source"]
 
