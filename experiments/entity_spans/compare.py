@@ -1,6 +1,6 @@
 """Labels of tokens against scores of spans on CLUENER2020; see README.md here.
 
-    python -m experiments.entity_spans.compare --model . --data TASKS --output runs/entity_spans
+    python -m experiments.entity_spans.compare --model . --data TASKS --output runs/entity_spans --compile
 
 TASKS holds `cluener/`. A run that is in the output folder is not run again.
 """
@@ -68,6 +68,7 @@ def measured(way: str, run: Run, splits: dict, folder: Path) -> float:
     names = ("train_examples", "max_length", "batch_size", "epochs", "patience", "borders")
     settings = {"model_files": run.model.fingerprint()}
     settings |= {name: getattr(run.task, name) for name in names}
+    settings["compiled"] = run.compile
     if not file.exists():
         result = WAYS[way](run, splits)
         result.pop("predictions", None)
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--compile", action="store_true", help="compile the encoder of both")
     args = parser.parse_args()
     if Model(args.model, "").is_random:
         parser.error("--model: a folder with weights, since both heads begin with them")
@@ -97,7 +99,7 @@ def main() -> None:
     splits["train"] = subset(splits["train"], task.train_examples)
     rows = []
     for way in WAYS:
-        first = Run(task, Model(args.model, "model"), SEEDS[0], RATES[0])
+        first = Run(task, Model(args.model, "model"), SEEDS[0], RATES[0], args.compile)
         by_rate = {
             rate: measured(way, replace(first, learning_rate=rate), splits, args.output)
             for rate in RATES

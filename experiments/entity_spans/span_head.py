@@ -42,6 +42,11 @@ class SpanTagger(nn.Module):
         self.pair = nn.Linear(width, 2 * SIZE)
         self.ends = nn.Linear(width, 2 * labels)
 
+    @property
+    def base_model(self) -> nn.Module:
+        """The encoder, by the name that models of transformers have for it."""
+        return self.encoder
+
     def forward(
         self, input_ids, attention_mask, token_type_ids=None, labels: torch.Tensor | None = None
     ) -> SpanOutput:
