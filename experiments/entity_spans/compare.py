@@ -1,8 +1,8 @@
 """Labels of tokens against scores of spans on CLUENER2020; see README.md here.
 
-    python -m experiments.entity_spans.compare --model . --data TASKS --output runs/entity_spans --compile
+    python -m experiments.entity_spans.compare --model . --data TASKS --output OUT --compile
 
-TASKS holds `cluener/`. A run that is in the output folder is not run again.
+TASKS holds `cluener/`. A run that is in OUT is not run again.
 """
 
 import argparse
