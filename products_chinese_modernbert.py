@@ -59,8 +59,7 @@ def is_plain_linear(module: nn.Module) -> bool:
 
 def _has(capability: str) -> bool:
     """Whether this CPU has it."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # new in torch's latest versions
-    return capabilities().get(capability, False)
+    return torch.cpu.get_capabilities().get(capability, False)
 
 
 @functools.cache

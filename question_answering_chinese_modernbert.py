@@ -70,8 +70,6 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
     characters are added up.
     """
 
-    default_input_names = "question,context"
-
     _load_tokenizer = True
     _load_processor = False
     _load_image_processor = False

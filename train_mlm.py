@@ -20,6 +20,7 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from pretraining.command import readable_errors
 from pretraining.run.allocator import keep_freed_memory
 from pretraining.run.checkpoints import check_order, check_unused, explain, note_order
 from pretraining.run.complete_checkpoints import last_complete_checkpoint
@@ -42,7 +43,7 @@ def main() -> None:
     arguments = parse_arguments()
     looking = arguments.plan or arguments.replay is not None
     numbers = STAGES if arguments.stage == "both" else (int(arguments.stage),)
-    try:
+    with readable_errors("train_mlm.py"):
         run = load_run(arguments.config, arguments.overrides)
         # All stages are checked before the first is trained, so that a mistake in the second shows
         # at once and not after days.
@@ -60,8 +61,6 @@ def main() -> None:
             return plan(stages, data, arguments.picture)
         # Made after all checks and before any training, so that a missing permission shows now.
         hubs = [open_hub(arguments.push_to_hub, stage) for stage in stages]
-    except (OSError, ValueError) as error:
-        sys.exit(f"train_mlm.py: {error}")
     missing = []
     for stage, rows, hub in zip(stages, data, hubs, strict=True):
         try:

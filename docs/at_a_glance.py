@@ -5,7 +5,6 @@ python docs/at_a_glance.py
 
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 DOCS = Path(__file__).resolve().parent
@@ -76,7 +75,6 @@ def draw_bars(axes, table, rows: dict[str, str], sides: dict[str, tuple[str, str
 
 def main() -> None:
     figure = Figure(figsize=(13, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     speed, tokens, quality = figure.subplots(1, 3)
     draw_bars(
         speed,

@@ -22,6 +22,7 @@ import rjieba
 
 from embedding.held_out import HeldOut
 from embedding.scripts import to_traditional
+from pretraining.command import readable_errors
 from pretraining.data.corpus import read_documents
 from pretraining.data.draws import draw
 from pretraining.data.sentences import sentence_spans
@@ -141,15 +142,13 @@ def main() -> None:
         parser.error("--count: at least one pair")
     if not 0 <= args.traditional <= 1:
         parser.error("--traditional: a share from 0 to 1")
-    try:
+    with readable_errors("crops"):
         check_file(args.output)
         held_out = HeldOut(args.exclude) if args.exclude else None
         found = pairs_of(args.documents, args.seed, args.traditional, held_out)
         pairs = heapq.nsmallest(
             args.count, found, key=lambda pair: draw(args.seed, "pair", "\n".join(pair))
         )
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
     rows = [{"query": query, "passage": passage} for query, passage in pairs]
     write_json_lines(args.output, rows)
     characters = sum(len(query) + len(passage) for query, passage in pairs)

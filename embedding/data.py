@@ -26,7 +26,7 @@ from embedding.run_file import TaskSpec
 from embedding.scripts import to_traditional
 from embedding.tasks import rows_of_jsonl, rows_of_squad
 from pretraining.data.sentences import sentence_spans
-from pretraining.files import half_character, read_text
+from pretraining.files import filled, read_table
 
 Row = tuple[str, list]  # where it stands, and its fields
 
@@ -108,13 +108,10 @@ def _rows(spec: TaskSpec) -> Iterator[Row]:
 
 
 def _tsv_rows(file: Path, columns: tuple[int, ...]) -> Iterator[Row]:
-    for number, line in enumerate(read_text(file).split("\n"), 1):
-        if not line.strip():
-            continue
-        fields = line.split("\t")
+    for number, fields in read_table(file, header=False):
         if max(columns) >= len(fields):
             raise ValueError(
-                f"{file}, line {number}: {len(fields)} fields separated by tabs, but column "
+                f"{file}, line {number}: {len(fields)} fields, but column "
                 f"{max(columns)} (counted from 0) is asked for."
             )
         yield f"{file}, line {number}", [fields[column] for column in columns]
@@ -137,14 +134,7 @@ def _hub_rows(spec: TaskSpec) -> Iterator[Row]:
 
 
 def _text(value, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where}: a text expected, not {value!r}. Correct or remove the row.")
-    if half := half_character(value):
-        raise ValueError(
-            f"{where}: half of a character ({half!r}, an unpaired surrogate) is in the text. "
-            "Correct or remove the row."
-        )
-    return value
+    return filled(value, f"{where}: each field")
 
 
 def _texts(fields: list, where: str) -> list[str]:

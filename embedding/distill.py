@@ -26,6 +26,7 @@ from embedding.teacher import (
     read_note,
     write_note,
 )
+from pretraining.command import readable_errors
 from pretraining.files import check_output, read_text, write_text
 
 # Sentences between two notes of progress; within a block the library sorts by length.
@@ -129,7 +130,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    try:
+    with readable_errors("distill"):
         sentences = read_sentences(args.sentences)
         opening = Opening.of(args.teacher, dtype=args.dtype)
         model = opening.open()
@@ -147,8 +148,6 @@ def main() -> None:
         )
         note = start_or_resume(args.output, wanted, sentences)
         write_vectors(model, sentences, args.output, note, args.batch_size)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
     print(f"{args.output / VECTORS}: {wanted.count:,} vectors of {wanted.size}")
 
 

@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 
 from embedding.architectures import ARCHITECTURES, find_file
-from pretraining.files import sha256_of
+from pretraining.files import is_path, sha256_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -39,8 +39,7 @@ class Opening:
         if not (at and dimensions.isdigit()):
             path, dimensions = name, ""
         folder = Path(path)
-        # A name on the Hub has one slash at most.
-        if not folder.is_dir() and (path.startswith(("/", ".")) or path.count("/") > 1):
+        if not folder.is_dir() and is_path(path):
             raise ValueError(f"{path}: there is no such folder.")
         if folder.is_dir() and not any(
             (folder / name).exists() for name in ("config.json", "modules.json")

@@ -121,7 +121,7 @@ def main() -> None:
             evaluate(contender, tasks, args, results)
             vars(contender).pop("scorer", None)  # one model in memory at a time
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise SystemExit(str(error)) from error
+        sys.exit(f"evaluate: {error}")
     print(table(results, [contender.label for contender in contenders]))
 
 

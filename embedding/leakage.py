@@ -15,6 +15,7 @@ from pathlib import Path
 from embedding.held_out import HeldOut
 from embedding.run_file import RunFile, load_run_file
 from embedding.train import load_data, row_texts
+from pretraining.command import readable_errors
 
 
 def leaks(run: RunFile, held_out: HeldOut) -> dict[str, list[str]]:
@@ -41,15 +42,13 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, required=True, help="folder of unpacked tasks")
     args = parser.parse_args()
     total = 0
-    try:
+    with readable_errors("leakage"):
         held_out = HeldOut(args.tasks)
         for run_file in args.runs:
             for name, texts in leaks(load_run_file(run_file), held_out).items():
                 total += len(texts)
                 example = f", such as {texts[0]!r}" if texts else ""
                 print(f"{run_file} {name}: {len(texts):,} texts of the test sets{example}")
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
     if total:
         sys.exit(
             f"{total:,} texts of the test sets would be trained on: set `exclude: {args.tasks}`."

@@ -24,6 +24,7 @@ from embedding.distill import read_sentences
 from embedding.encoder import Opening
 from embedding.held_out import HeldOut, normalized
 from embedding.run_file import TaskSpec
+from pretraining.command import readable_errors
 from pretraining.files import check_file, write_json_lines
 
 # Candidates asked for per negative wanted: some fall to the filter by meaning.
@@ -116,7 +117,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    try:
+    with readable_errors("mine"):
         check_file(args.output)
         judge = open_judge(args.judge) if args.judge else None
         held_out = HeldOut(args.exclude) if args.exclude else None
@@ -126,8 +127,6 @@ def main() -> None:
         if held_out is not None:
             corpus = [text for text in corpus if not held_out.holds(text)]
         model = Opening.of(args.model).open()
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
     mined = mine_hard_negatives(
         pairs,
         model,

@@ -7,18 +7,18 @@ from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
 from embedding.lexical import BM25
 
+DEPTH = 20  # documents of BM25's ranking that `search` reads again
+
 
 class Reranker:
     """Scores of pairs from a cross-encoder or a late-interaction model.
 
     Args:
         model: either.
-        depth: how many documents of BM25's ranking `search` reads again.
     """
 
-    def __init__(self, model: CrossEncoder | MultiVectorEncoder, depth: int = 20):
+    def __init__(self, model: CrossEncoder | MultiVectorEncoder):
         self.model = model
-        self.depth = depth
 
     def similar(self, left: Sequence[str], right: Sequence[str]) -> np.ndarray:
         """(pairs,): the score of each pair; the left text is the query."""
@@ -31,9 +31,9 @@ class Reranker:
         return self.model.similarity_pairwise(queries, documents).float().cpu().numpy()
 
     def search(self, queries: list[str], documents: list[str]) -> np.ndarray:
-        """(queries, documents): scores of BM25's best `depth`; the others lie below, all alike."""
+        """(queries, documents): scores of BM25's best `DEPTH`; the others lie below, all alike."""
         first = BM25().search(queries, documents)
-        best = np.argsort(-first, axis=1, kind="stable")[:, : self.depth]
+        best = np.argsort(-first, axis=1, kind="stable")[:, :DEPTH]
         left = [query for query in queries for _ in range(best.shape[1])]
         scores = self.similar(left, [documents[number] for number in best.ravel()])
         found = np.full(first.shape, scores.min() - 1, dtype=np.float32)

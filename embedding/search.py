@@ -38,6 +38,7 @@ from embedding.search_index import (
     write_index,
 )
 from embedding.teacher import TeacherNote, digest_of, open_vectors
+from pretraining.command import readable_errors
 from pretraining.data.corpus import passed_over
 from pretraining.files import half_character
 
@@ -312,10 +313,8 @@ def answer(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse()
-    try:
+    with readable_errors("search"):
         (answer if args.command == "query" else index_files)(args)
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from embedding.bag_of_words import token_texts
 from embedding.data import load_task
 from embedding.held_out import HeldOut
 from embedding.run_file import RunFile, load_run_file
+from pretraining.command import readable_errors
 from pretraining.data.corpus import read_documents
 from pretraining.data.draws import draw
 from pretraining.data.shortening import Shortening, shorten
@@ -119,7 +120,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    try:
+    with readable_errors("sentences"):
         check_file(args.output)
         if args.vocabulary:
             tokenizer = AutoTokenizer.from_pretrained(args.vocabulary, trust_remote_code=True)
@@ -135,8 +136,6 @@ def main() -> None:
             held_out = HeldOut(args.exclude) if args.exclude else None
             found = pieces_of(args.documents, args.seed)
             pieces = draw_pieces(found, args.count, args.seed, held_out, args.longest)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
     write_text(args.output, "".join(f"{piece}\n" for piece in pieces))
     print(f"{args.output}: {len(pieces):,} pieces, {sum(map(len, pieces)):,} characters")
 

@@ -9,7 +9,6 @@ encoding raised the process's peak memory. Texts go through `SentenceTransformer
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -18,13 +17,10 @@ import torch
 
 from embedding.encoder import DTYPES, Opening
 from embedding.tasks import read_task
+from pretraining.command import readable_errors
+from pretraining.machine import peak_memory
 
 SENTENCES, PARAGRAPHS, ALONE, ROUNDS = 512, 32, 50, 3
-
-
-def peak_megabytes() -> float:
-    """The most memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def per_second(model, texts: list[str]) -> float:
@@ -67,7 +63,8 @@ def measure(opening: Opening, tasks: Path) -> dict[str, float | int | None]:
     """
     sentences = read_task("stsb", tasks).left[:SENTENCES]
     paragraphs = read_task("cmrc", tasks).documents[:PARAGRAPHS]
-    before = peak_megabytes()
+    cpu = torch.device("cpu")
+    before = peak_memory(cpu)
     model = opening.open()
     model.encode(sentences[:32])  # warms up
     return {
@@ -75,7 +72,7 @@ def measure(opening: Opening, tasks: Path) -> dict[str, float | int | None]:
         "paragraphs_per_second": per_second(model, paragraphs),
         "latency_ms": latency(model, sentences[:ALONE]),
         "disk_mb": megabytes_of(Path(opening.path)),
-        "memory_mb": peak_megabytes() - before,
+        "memory_mb": (peak_memory(cpu) - before) / 2**20,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "threads": torch.get_num_threads(),
     }
@@ -89,10 +86,8 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="FOLDER or FOLDER@DIMENSIONS")
     parser.add_argument("--dtype", choices=DTYPES, help="default: that of config.json")
     args = parser.parse_args()
-    try:
+    with readable_errors("speed"):
         figures = measure(Opening.of(args.model, args.dtype), args.tasks)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
     print(json.dumps(figures))
 
 

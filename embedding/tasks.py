@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretraining.files import read_json, read_json_lines, read_text
+from pretraining.files import read_json, read_json_lines, read_table
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,12 @@ def rows_of_tsv(file: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
     Raises:
         ValueError: if a line has another number of fields; the message names file and line.
     """
-    for number, line in enumerate(read_text(file).split("\n"), 1):
-        if not line.strip():
-            continue
-        fields = line.split("\t")
-        if len(fields) != columns:
+    for number, row in read_table(file, header=False):
+        if len(row) != columns:
             raise ValueError(
-                f"{file}, line {number}: {len(fields)} fields, not {columns} separated by tabs."
+                f"{file}, line {number}: {len(row)} fields, not {columns} separated by tabs."
             )
-        yield number, fields
+        yield number, list(row.values())
 
 
 def rows_of_jsonl(file: Path, *keys: str) -> Iterator[tuple[int, list]]:

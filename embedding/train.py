@@ -39,6 +39,7 @@ from embedding.run_file import RunFile, TaskSpec, load_run_file
 from embedding.student import keep_layers, whiten, widen_vectors
 from embedding.teacher import read_note, read_teacher
 from embedding.unpadded import lay_end_to_end
+from pretraining.command import readable_errors
 from pretraining.files import check_output, new_folder, read_json, sha256_of, write_json
 from pretraining.run.complete_checkpoints import last_complete_checkpoint
 
@@ -275,11 +276,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN.yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="in the run file's place")
     args = parser.parse_args()
-    try:
+    with readable_errors("train"):
         run = load_run_file(args.run, args.overrides)
         train(run)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
     shutil.rmtree(work_folder(run), ignore_errors=True)
     print(f"{run.output} is ready")
 

@@ -8,8 +8,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from finetuning.records import filled, not_empty
-from pretraining.files import read_json, read_json_lines, read_table
+from finetuning.records import not_empty
+from pretraining.files import filled, read_json, read_json_lines, read_table
 
 BLANK = "#idiom#"  # the blank that an example is about
 OTHER_BLANK = "#other idiom#"

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetuning.records import filled, not_empty
-from pretraining.files import read_json, read_json_lines, read_table, read_text
+import datasets
+
+from finetuning.records import not_empty
+from pretraining.files import filled, read_json, read_json_lines, read_table, read_text
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,19 @@ class Columns:
     text_pair: str | int | None = None
     ignored: tuple[str, ...] = ()
 
+    def example(self, record: dict, where: str) -> dict:
+        """`record` with its text, second text or None, and label or None, under these names.
+
+        Raises:
+            ValueError: on a column that is not there, an empty text or half a label.
+        """
+        pair = self.text_pair
+        return {
+            "text": _filled(record, self.text, where),
+            "text_pair": None if pair is None else _filled(record, pair, where),
+            "label": _label(record, self.label, where),
+        }
+
 
 def read_columns(file: Path, columns: Columns) -> tuple[list[dict], Counter]:
     """Reads a file of examples by its columns.
@@ -45,15 +60,7 @@ def read_columns(file: Path, columns: Columns) -> tuple[list[dict], Counter]:
             cannot be read, with file, line, column and how to fix it.
     """
 
-    def example(record: dict, where: str) -> dict:
-        pair = columns.text_pair
-        return {
-            "text": _filled(record, columns.text, where),
-            "text_pair": None if pair is None else _filled(record, pair, where),
-            "label": _label(record, columns.label, where),
-        }
-
-    return _examples(_records(file, columns), example, str(file), columns.ignored)
+    return _examples(_records(file, columns), columns.example, str(file), columns.ignored)
 
 
 def read_hub(name: str, split: str, columns: Columns) -> tuple[list[dict], Counter]:
@@ -62,28 +69,17 @@ def read_hub(name: str, split: str, columns: Columns) -> tuple[list[dict], Count
     Labels that the data set keeps as numbers of `ClassLabel` become their names.
 
     Raises:
-        ImportError: without the package datasets.
         ValueError: on a column that is not there, an empty text or a missing label.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError('data sets of the Hub need "pip install datasets"') from error
-
     data = datasets.load_dataset(name, split=split)
     kind = data.features.get(columns.label)
     names = kind.names if isinstance(kind, datasets.ClassLabel) else None
 
     def example(record: dict, where: str) -> dict:
-        label = _label(record, columns.label, where)
-        if names and label is not None:
-            label = names[int(label)] if int(label) >= 0 else None  # hidden tests have -1
-        pair = columns.text_pair
-        return {
-            "text": _filled(record, columns.text, where),
-            "text_pair": None if pair is None else _filled(record, pair, where),
-            "label": label,
-        }
+        found = columns.example(record, where)
+        if names and (label := found["label"]) is not None:
+            found["label"] = names[int(label)] if int(label) >= 0 else None  # hidden tests have -1
+        return found
 
     where = f"{name}, split {split!r}"
     records = ((f"{where}, row {row}", record) for row, record in enumerate(data, start=1))

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from finetuning.choice_data import BLANK, read_chid
 from finetuning.choices import ChoiceDecoding, around_blank, cut_around, decode
 from finetuning.spans import frame
+from pretraining.command import readable_errors
 from pretraining.files import write_json
 
 
@@ -228,7 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     options = parse(arguments)
     file = options.data / "fewclue" / "chid" / f"{options.split}.json"
-    try:
+    with readable_errors("cloze"):
         for name in ("limit", "texts"):
             if (value := getattr(options, name)) is not None and value < 1:
                 raise ValueError(f"--{name}: a number above 0 expected, not {value}")
@@ -238,8 +239,6 @@ def main(arguments: list[str] | None = None) -> None:
         tokenizer = AutoTokenizer.from_pretrained(options.model, trust_remote_code=True)
         model = AutoModelForMaskedLM.from_pretrained(options.model, trust_remote_code=True)
         scorer = MaskedScorer(model, tokenizer)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"cloze: {error}") from error
     result = probe(scorer, examples, options.texts)
     print(
         f"{options.model}: {result.examples} blanks, chance {result.chance:.1%}, plain "

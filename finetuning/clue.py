@@ -37,6 +37,7 @@ from finetuning.results import (
 from finetuning.splits import Split, check_metric, describe, load, subset
 from finetuning.tasks import LIMITED, Task
 from finetuning.training import SETTINGS_FILE, WARMUP, WEIGHT_DECAY, Run, train
+from pretraining.command import readable_errors
 from pretraining.files import read_json, write_json
 from pretraining.machine import default_device
 
@@ -206,12 +207,10 @@ def main(arguments: list[str] | None = None) -> None:
     # One bar and one line a run: no bars of loading weights, no reports of new heads.
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    try:
+    with readable_errors("clue"):
         plan = read_plan(options.pop("run"), options)
         run(plan)
         print(table(collect(plan.output)))
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"clue: {error}") from error
 
 
 if __name__ == "__main__":

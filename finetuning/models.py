@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from pretraining.files import sha256_of
+from products_chinese_modernbert import products_use_bf16
 
 RANDOM = "random:"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -146,5 +147,4 @@ def bf16_is_fast(place: torch.device) -> bool:
     """Whether the device multiplies in bf16, so that autocast saves time."""
     if place.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch's latest versions
-    return place.type == "cpu" and (has.get("avx512_bf16", False) or has.get("amx_tile", False))
+    return place.type == "cpu" and products_use_bf16()

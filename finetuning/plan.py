@@ -10,6 +10,7 @@ from finetuning.baselines import BASELINES
 from finetuning.models import RANDOM, Model
 from finetuning.spans import BORDERS
 from finetuning.tasks import LIMITED, TASKS, Task, own_task, task_like
+from pretraining.files import is_path
 from pretraining.plain_yaml import read_yaml
 
 SIZES = tuple(f"{part}_examples" for part in LIMITED)
@@ -110,8 +111,7 @@ def _model(text: str, where: str) -> Model:
     if not source or Path(text.removeprefix(RANDOM)).is_dir():  # "=" may stand in a path
         name, source = "", text
     path = source.removeprefix(RANDOM)
-    # A name on the Hub has one slash at most.
-    if (path.startswith(("/", ".")) or path.count("/") > 1) and not Path(path).is_dir():
+    if is_path(path) and not Path(path).is_dir():
         raise ValueError(f"{where}: model {text!r}: there is no folder {path}.")
     if not name:
         name = source

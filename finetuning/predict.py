@@ -18,6 +18,7 @@ from finetuning.choice_data import BLANK
 from finetuning.heads import HEADS
 from finetuning.tasks import Task
 from finetuning.training import SETTINGS_FILE, outputs
+from pretraining.command import readable_errors
 from pretraining.files import read_json
 from pretraining.machine import default_device
 
@@ -120,10 +121,8 @@ def example_of(options: argparse.Namespace) -> dict:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    try:
+    with readable_errors("predict"):
         [answer] = Predictor(options.folder)([example_of(options)])
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"predict: {error}") from error
     print(json.dumps(answer, ensure_ascii=False))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetuning.tasks import LIMITED
+from pretraining.command import readable_errors
 from pretraining.files import read_json, read_text, write_text
 
 # On dev, in percent, as their makers report them: PaddleNLP's page of ERNIE 3.0, and the README of
@@ -384,15 +385,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    try:
+    with readable_errors("results"):
         results = collect(options.folder)
         print(table(results))
         if options.page:
             write_text(options.page, page(results))
         if options.card:
             write_card(results, options.model, options.card)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"results: {error}") from error
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ count in characters of the text, their end exclusive.
 from collections import Counter
 from pathlib import Path
 
-from finetuning.records import filled, not_empty
-from pretraining.files import read_json, read_json_lines
+from finetuning.records import not_empty
+from pretraining.files import filled, read_json, read_json_lines
 
 
 def read_entities(file: Path) -> tuple[list[dict], Counter]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from finetuning.predictions import read_predictions
 from finetuning.results import best_of, collect
+from pretraining.command import readable_errors
 from pretraining.files import write_json, write_json_lines
 
 WSC_1_0 = 290  # examples; 1.1 has 2,574
@@ -113,15 +114,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    try:
+    with readable_errors("submission"):
         results = [
             result | {"predictions": read_predictions(Path(result["file"]))}
             for result in collect(options.results)
         ]
         for file in write_submission(results, options.model, options.output):
             print(file)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"submission: {error}") from error
 
 
 if __name__ == "__main__":

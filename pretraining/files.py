@@ -24,6 +24,11 @@ _OTHER_ENCODINGS = {
 _MARKS = re.compile(r"^\ufeff+", re.MULTILINE)
 
 
+def is_path(name: str) -> bool:
+    """Whether the name of a model is a path; one on the Hub has one slash at most."""
+    return name.startswith(("/", ".")) or name.count("/") > 1
+
+
 def other_encoding(content: bytes) -> str | None:
     """The encoding that a byte order mark at the start names, if it is not UTF-8."""
     return next(
@@ -164,6 +169,28 @@ def half_character(text: str) -> str | None:
     except UnicodeEncodeError as error:
         return text[error.start]
     return None
+
+
+def filled(text, what: str) -> str:
+    """The text of a record.
+
+    Args:
+        what: its file, place and key, for the message.
+
+    Raises:
+        ValueError: if it is empty or not a text.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(
+            f"{what} must be a text that is not empty, got {text!r}; "
+            "fill it in or remove the record."
+        )
+    if half := half_character(text):
+        raise ValueError(
+            f"{what} has half of a character, {half!a}, an unpaired surrogate; correct or remove "
+            "the record."
+        )
+    return text
 
 
 def check_output(output: Path) -> None:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from data_collator_wwm import MAX_UNIT_TOKENS, split_row
+from pretraining.command import readable_errors
 from pretraining.data.display import MARKING, byte_values, collator_of, show_row, shows_color
 from pretraining.data.encoding import open_with_tokenizer
 from pretraining.data.rows import Rows
@@ -135,7 +136,7 @@ def main() -> None:
         parser.error("--picture requires --statistics")
     sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal without Chinese
     color = shows_color()
-    try:
+    with readable_errors("inspect_rows"):
         rows, tokenizer = open_with_tokenizer(
             arguments.rows, arguments.tokenizer / "tokenizer.json"
         )
@@ -148,8 +149,6 @@ def main() -> None:
         if arguments.picture is not None:
             draw_statistics(lengths, arguments.picture)
             print(f"wrote {arguments.picture}")
-    except (OSError, ValueError) as error:
-        sys.exit(f"inspect_rows: {error}")
 
 
 if __name__ == "__main__":

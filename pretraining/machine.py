@@ -1,6 +1,7 @@
 """What machine this is."""
 
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -20,3 +21,17 @@ def processor() -> str:
 def default_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that this process has had, of the GPU's memory or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource  # there is none on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -13,7 +13,6 @@ masked tokens among the other sentences of their documents.
 import argparse
 import dataclasses
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from data_collator_wwm import IGNORED
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.command import readable_errors
 from pretraining.data.encoding import open_with_tokenizer
 from pretraining.data.rows import Rows
 from pretraining.data.tokens import token_lengths, token_spellings
@@ -211,7 +211,7 @@ def main() -> None:
         "--sentences", action="store_true", help="compare sentences alone and among others"
     )
     arguments = parser.parse_args()
-    try:
+    with readable_errors("model_report"):
         tokenizer_file = Path(arguments.model, "tokenizer.json")
         opened = [open_with_tokenizer(folder, tokenizer_file) for folder in arguments.eval]
         sets, tokenizer = [rows for rows, _ in opened], opened[0][1]
@@ -235,8 +235,6 @@ def main() -> None:
                 among = sides["model"][number]
                 on_sentences = report_on_sentences(title, rows, tokenizer, among, arguments.model)
                 print(f"{on_sentences.table()}\n\n{alone_to_among(on_sentences)}\n")
-    except (OSError, ValueError) as error:
-        sys.exit(f"model_report: {error}")
     print("± is one standard error; documents are taken as independent.")
 
 

@@ -9,11 +9,11 @@ norm and speed. Of the last evaluation: bits per character by place in the docum
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from pretraining.command import readable_errors
 from pretraining.run.held_out_groups import DOCUMENTS, POSITIONS
 from pretraining.run.log import LOG_FILE
 from pretraining.run.pictures import save_picture
@@ -121,10 +121,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="picture (default: run.png of the first run)")
     arguments = parser.parse_args()
     picture = arguments.output or arguments.run_dirs[0] / "run.png"
-    try:
+    with readable_errors("plot_run"):
         plot_runs(arguments.run_dirs, picture)
-    except OSError as error:
-        sys.exit(f"plot_run: {error}")
     print(f"wrote {picture}")
 
 

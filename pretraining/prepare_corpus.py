@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+from pretraining.command import readable_errors
 from pretraining.data.corpus import passed_over
 from pretraining.data.executors import Execution, slurm_options
 from pretraining.data.filters import read_filters
@@ -132,7 +133,7 @@ def print_summary(preparation: Preparation, manifest: dict, seconds: float) -> N
 def main() -> None:
     arguments = parse()
     start = time.perf_counter()
-    try:
+    with readable_errors("prepare_corpus"):
         workers = arguments.workers or (os.cpu_count() if arguments.executor == "local" else -1)
         execution = Execution(arguments.executor, workers, slurm_options(arguments.slurm))
         preparation = preparation_of(arguments)
@@ -144,8 +145,6 @@ def main() -> None:
         for ending, count in passed_over(arguments.corpus).items():
             print(f"no corpus files, left out: {count:,} × {ending}", file=sys.stderr)
         manifest = preparation.run(execution)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"prepare_corpus: {error}")
     if manifest is None:
         print(
             f"submitted; {preparation.output / MANIFEST} will be written last. Logs: "

@@ -11,7 +11,6 @@ and tokens that do not occur, keep their random embeddings.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from transformers import set_seed
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from data_collator_wwm import document_positions
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.command import readable_errors
 from pretraining.data.rows import Rows, RowsError, open_rows
 from pretraining.files import check_output, new_folder
 from pretraining.run.ngram_baseline import counted_ids
@@ -139,7 +139,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     began = time.process_time()
-    try:
+    with readable_errors("start_from_counts"):
         check_output(arguments.output)
         config = ChineseModernBertConfig.from_json_file(arguments.model)
         rows = open_rows(arguments.rows)
@@ -151,8 +151,6 @@ def main() -> None:
         with new_folder(arguments.output) as folder:
             model, known = make_model(config, rows, arguments.seed)
             model.save_pretrained(folder)
-    except (OSError, ValueError) as error:
-        sys.exit(f"start_from_counts: {error}")
     print(
         f"{arguments.output}: {known:,} embeddings from counts, "
         f"{time.process_time() - began:.0f} s of processor time"

@@ -8,9 +8,9 @@ bytes, Han tokens that cross a border between words, and what others do with the
 """
 
 import argparse
-import sys
 from pathlib import Path
 
+from pretraining.command import readable_errors
 from pretraining.data.corpus import read_documents
 from pretraining.tokenizer.report import open_peer, print_report
 
@@ -33,12 +33,10 @@ def main() -> None:
     parser.add_argument("--text_field", default="text", help="field that holds the text")
     add_peers(parser)
     arguments = parser.parse_args()
-    try:
+    with readable_errors("tokenizer_report"):
         peers = {name: open_peer(name) for name in arguments.beside}
         documents = read_documents(arguments.corpus, arguments.text_field)
         print_report(arguments.tokenizer / "tokenizer.json", documents, peers)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"tokenizer_report: {error}")
 
 
 if __name__ == "__main__":

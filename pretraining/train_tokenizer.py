@@ -5,9 +5,9 @@
 """
 
 import argparse
-import sys
 from pathlib import Path
 
+from pretraining.command import readable_errors
 from pretraining.data.corpus import find_files, read_documents
 from pretraining.data.rows import MAX_VOCAB_SIZE
 from pretraining.data.weighting import read_weights
@@ -45,7 +45,7 @@ def main() -> None:
         parser.error(f"--vocab_size must be more than {smallest} and at most {MAX_VOCAB_SIZE}.")
     if arguments.characters_per_stratum < 1:
         parser.error("--characters_per_stratum must be at least 1.")
-    try:
+    with readable_errors("train_tokenizer"):
         check_file(arguments.output / "tokenizer.json")
         if arguments.report:
             find_files(arguments.report)
@@ -62,8 +62,6 @@ def main() -> None:
         if arguments.report:
             documents = read_documents(arguments.report, arguments.text_field)
             print_report(arguments.output / "tokenizer.json", documents, peers)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"train_tokenizer: {error}")
 
 
 if __name__ == "__main__":

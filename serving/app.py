@@ -22,6 +22,7 @@ if not __package__:
 
 import gradio as gr
 
+from pretraining.command import readable_errors
 from serving import page_examples as examples
 from serving.page import MASK, MAX_TEXTS
 from serving.page_answers import Answers
@@ -231,7 +232,7 @@ def main() -> None:
     # Gradio asks its own address whether the page is up; no proxy knows it.
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1,localhost")))
-    try:
+    with readable_errors("app"):
         models = Models(arguments.model, arguments.embedding, arguments.export, arguments.entities)
         models.prepare_in_background()
         build(models).launch(
@@ -242,8 +243,6 @@ def main() -> None:
             ssr_mode=False,
             max_file_size="10mb",  # above the page's own limit, so that its message is seen
         )
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"app: {error}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ tokenizer, card and what else belongs to the model too.
 import argparse
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import save_file
 from transformers.dynamic_module_utils import custom_object_save
 
+from pretraining.command import readable_errors
 from pretraining.files import check_output, new_folder, read_json, write_json
 from serving.modernbert_parity import HEADER, TOLERANCE, compare, open_tokenizer
 from serving.modernbert_source import Source, find_source, load_pickled, read_source
@@ -182,7 +182,7 @@ def with_notice(text: str, name: str, notice: str) -> str:
 
 def main() -> None:
     arguments = parse()
-    try:
+    with readable_errors("convert_modernbert"):
         if not arguments.check_only:
             check_output(arguments.output)
         folder = find_source(arguments.source)
@@ -196,8 +196,6 @@ def main() -> None:
             return
         with new_folder(arguments.output) as temporary:
             write(source, card, temporary)
-    except (OSError, ValueError) as error:
-        sys.exit(f"convert_modernbert: {error}")
     print(f"{arguments.output}: {source.model_class.__name__}, converted from {arguments.source}")
 
 

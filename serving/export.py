@@ -15,12 +15,12 @@ An int8 file whose outputs are not close enough is left out, and the report says
 import argparse
 import importlib.util
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
+from pretraining.command import readable_errors
 from pretraining.files import check_output, new_folder, read_json, write_json
 from serving.conversion import to_int8_onnx, to_int8_openvino, to_onnx, to_openvino
 from serving.export_check import batches_for, compare, longest, timed
@@ -57,15 +57,10 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check_packages(formats: list[str]) -> None:
-    """Looks for what the formats need, before anything is done.
-
-    Raises:
-        ImportError: if a package is not installed.
-    """
+def missing_packages(formats: list[str]) -> list[str]:
+    """What the formats need and is not installed."""
     names = dict.fromkeys(name for kind in formats for name in PACKAGES[kind])
-    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
-        raise ImportError(MISSING.format(", ".join(missing)))
+    return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def convert(folder: ModelFolder, formats: list[str], int8: bool, output: Path) -> None:
@@ -147,9 +142,10 @@ def copy_beside(folder: ModelFolder, output: Path) -> None:
 
 def main() -> None:
     arguments = parse()
-    try:
+    with readable_errors("export"):
         check_output(arguments.output)
-        check_packages(arguments.formats)
+        if missing := missing_packages(arguments.formats):
+            raise ImportError(MISSING.format(", ".join(missing)))
         folder = open_model_folder(arguments.model)
         folder.tokenizer()  # a damaged one is told before the long work
         with new_folder(arguments.output) as output:
@@ -157,8 +153,6 @@ def main() -> None:
             files = check(folder, arguments.formats, arguments.int8, output)
             copy_beside(folder, output)
             write_report(folder, files, longest(folder), output)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"export: {error}")
     print(table(files))
 
 

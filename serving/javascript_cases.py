@@ -10,9 +10,9 @@ and a few sentences with the likeliest tokens for their masks, in fp32 and int8.
 
 import argparse
 import random
-import sys
 from pathlib import Path
 
+from pretraining.command import readable_errors
 from pretraining.files import write_json
 from serving.runtime import FILES, Runtime
 
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--exported", type=Path, required=True, help="what serving.export wrote")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
-    try:
+    with readable_errors("javascript_cases"):
         fills = {}
         for int8, dtype in ((False, "fp32"), (True, "q8")):
             if (arguments.exported / FILES["onnx", int8]).is_file():
@@ -77,8 +77,6 @@ def main() -> None:
                 fills[dtype] = [runtime.fill_masks([text])[0] for text in MASKED]
         if not fills:
             raise ValueError(f"{arguments.exported} holds no ONNX file.")
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"javascript_cases: {error}")
     texts = hostile_texts(1000)
     cases = {
         "tokens": [{"text": text, "ids": runtime.tokenizer.encode(text).ids} for text in texts],

@@ -224,15 +224,7 @@ def _read_pooling(path: Path) -> Pooling | None:
         )
     at = kinds.index("Pooling")
     file = path / modules[at][1] / "config.json"
-    config = read_json(file)
-    modes = {  # older versions write a key for each mode
-        key.removeprefix("pooling_mode_"): value
-        for key, value in config.items()
-        if key.startswith("pooling_mode_") and value
-    }
-    mode = config.get("pooling_mode") or list(modes)
-    mode = " and ".join(mode) if isinstance(mode, list) else mode
-    mode = {"mean_tokens": "mean", "cls_token": "cls"}.get(mode, mode)
+    mode = read_json(file).get("pooling_mode")
     if mode not in ("mean", "cls"):
         raise ValueError(f"{file}: the pooling is {mode!r}; 'mean' and 'cls' are supported.")
     before = {kind: path / folder for kind, folder in modules[:at]}

@@ -5,7 +5,6 @@ A model that comes without an export is exported once, in the background, into t
 """
 
 import hashlib
-import importlib.util
 import logging
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import transformers
 from huggingface_hub.constants import HF_HOME
 
 from pretraining.files import sha256_of
-from serving.export import PACKAGES
+from serving.export import missing_packages
 from serving.model_folder import open_model_folder
 from serving.runtime import FILES, Runtime
 
@@ -79,11 +78,6 @@ def cached_export(model: Path) -> Path:
     return Path(HF_HOME).resolve() / "chinese-modernbert" / "exports" / key
 
 
-def missing_packages() -> list[str]:
-    """What an export needs and is not installed."""
-    return [name for name in PACKAGES[FORMAT] if importlib.util.find_spec(name) is None]
-
-
 def export_into_cache(model: Path) -> OpenModel:
     """Exports a model folder in a process of its own, and opens what it wrote.
 
@@ -140,7 +134,7 @@ class Models:
         open_model_folder(model)
         if export:
             return open_export(export)
-        if missing := ", ".join(missing_packages()):
+        if missing := ", ".join(missing_packages([FORMAT])):
             return open_torch(
                 model,
                 f"未安装 {missing}，改用 PyTorch，速度较慢。 "

@@ -14,6 +14,7 @@ from serving.runtime import Runtime
 MAX_BYTES = 2_000_000
 MAX_PASSAGES = 2_000
 PASSAGE_LENGTH = 200  # characters
+FOUND = 5  # passages that a search shows
 CHUNK = 64  # passages between two reports of progress
 
 
@@ -31,10 +32,10 @@ class SearchIndex:
     vectors: np.ndarray
     is_complete: bool
 
-    def best(self, vector: np.ndarray, top: int = 5) -> list[tuple[int, float]]:
-        """The passages nearest to a vector (size,): their numbers and cosines, best first."""
+    def best(self, vector: np.ndarray) -> list[tuple[int, float]]:
+        """Numbers and cosines of the `FOUND` passages nearest to a vector (size,), best first."""
         cosines = self.vectors @ normalized(vector[None])[0]
-        order = np.argsort(-cosines, kind="stable")[:top]
+        order = np.argsort(-cosines, kind="stable")[:FOUND]
         return [(int(number), float(cosines[number])) for number in order]
 
 

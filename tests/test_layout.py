@@ -43,20 +43,20 @@ def rooms(*folders: str) -> set[str]:
 
 
 # What each room may import of the repository, itself aside.
-FILES_AND_YAML = {"pretraining/files.py", "pretraining/plain_yaml.py"}
-LIBRARY = REMOTE_CODE | FILES_AND_YAML | {"data_collator_wwm.py"}
+SHARED = {f"pretraining/{name}.py" for name in ("command", "files", "machine", "plain_yaml")}
+LIBRARY = REMOTE_CODE | SHARED | {"data_collator_wwm.py"}
 MAY_IMPORT = {
     "pretraining/data/": LIBRARY,
     "pretraining/tokenizer/": LIBRARY | rooms("pretraining/data/"),
     "pretraining/run/": LIBRARY | rooms("pretraining/data/", "pretraining/tokenizer/"),
+    "pretraining/command.py": set(),
     "pretraining/files.py": set(),
     "pretraining/machine.py": set(),
     "pretraining/plain_yaml.py": {"pretraining/files.py"},
-    "finetuning/": REMOTE_CODE | FILES_AND_YAML | {"pretraining/machine.py"},
-    "serving/": REMOTE_CODE | {"pretraining/files.py", "pretraining/data/sentences.py"},
-    "embedding/": FILES_AND_YAML
-    | {"word_vectors_chinese_modernbert.py"}
-    | {"pretraining/run/complete_checkpoints.py", "pretraining/machine.py"}
+    "finetuning/": REMOTE_CODE | SHARED,
+    "serving/": REMOTE_CODE | SHARED | {"pretraining/data/sentences.py"},
+    "embedding/": SHARED
+    | {"word_vectors_chinese_modernbert.py", "pretraining/run/complete_checkpoints.py"}
     | {f"pretraining/data/{name}.py" for name in ("corpus", "draws", "sentences", "shortening")},
     "data_collator_wwm.py": set(),
     "examples/": set(),

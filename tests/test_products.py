@@ -276,7 +276,7 @@ def test_plain_products_are_for_inference_in_bf16(monkeypatch, dtype, grad):
 def test_plain_products_are_for_cpus_whose_bf16_torch_s_kernel_leaves_unused(
     monkeypatch, capabilities, inference, training
 ):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     for answer in (
         products.products_beat_sdpa,
         products.products_use_bf16,

@@ -4,10 +4,10 @@ python -m experiments.gpu_train.join PARTS --output runs/gpu_train/model
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from experiments.gpu_train.parts import join
+from pretraining.command import readable_errors
 
 
 def main() -> None:
@@ -17,10 +17,8 @@ def main() -> None:
     parser.add_argument("parts", type=Path, help="folder of what came back")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model")
     arguments = parser.parse_args()
-    try:
+    with readable_errors("join"):
         index = join(arguments.parts, arguments.output)
-    except (OSError, ValueError) as error:
-        sys.exit(f"join: {error}")
     for stage in index["stages"]:
         print(
             f"{arguments.output}: stage {stage['stage']}, {stage['steps']:,} steps, "

@@ -11,11 +11,11 @@ two, where the machine is kept in between: `--part 1/2` and `--part 2/2` have no
 import argparse
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.gpu_train.packed_rows import pack_all, pack_some, size_of
+from pretraining.command import readable_errors
 from pretraining.data.rows import open_rows, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,15 +118,13 @@ def main() -> None:
     add("--limit", type=float, metavar="MIB", help="default: what the checkout leaves of 64 MiB")
     add("--seed", type=int, default=0, help="decides which rows travel")
     arguments = parser.parse_args()
-    try:
+    with readable_errors("pack"):
         limit = arguments.limit and int(arguments.limit * MIB)
         limit = limit or room_beside_checkout(ROOT)
         told = pack(
             *(arguments.train, arguments.held_out, arguments.output, limit, arguments.seed),
             *(arguments.long, arguments.part),
         )
-    except (OSError, ValueError) as error:
-        sys.exit(f"pack: {error}")
     print(told)
     if not arguments.limit:
         print(f"{' and '.join(STAYS)} are not counted: move them away before the checkout travels.")

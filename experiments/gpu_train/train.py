@@ -41,6 +41,7 @@ from experiments.gpu_train.ways import (
 )
 from experiments.learning_per_hour.experiment import tokens_of_a_step
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.command import readable_errors
 from pretraining.data.encoding import open_with_tokenizer
 from pretraining.model_report import predict, report
 from pretraining.run.configuration import load_run
@@ -143,10 +144,8 @@ def main() -> None:
     packed = [folder.resolve() for folder in arguments.packed or [ROOT / PACKED]]
     end = begun + 60 * arguments.minutes - ENDING_SECONDS
     os.chdir(ROOT)  # run.yaml names files of the repository
-    try:
+    with readable_errors("train.py"):
         train_and_report(packed, output, overrides, end)
-    except (OSError, ValueError) as error:
-        sys.exit(f"train.py: {error}")
     print(f"{output}: done in {time.perf_counter() - begun:.0f} s")
 
 

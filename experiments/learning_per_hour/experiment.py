@@ -75,13 +75,13 @@ class Experiment:
         return STAGES[: len(self.time_shares)]
 
 
-def read_protocol(file: Path = FOLDER / "protocol.yaml") -> Protocol:
+def read_protocol() -> Protocol:
     """The protocol.
 
     Raises:
         OSError, ValueError: naming the file and what is wrong with it.
     """
-    return _build(Protocol, file, {})
+    return _build(Protocol, FOLDER / "protocol.yaml", {})
 
 
 def read_experiment(file: Path) -> Experiment:

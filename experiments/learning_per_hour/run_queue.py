@@ -49,6 +49,7 @@ from experiments.learning_per_hour.results import (
     write_leaderboard,
 )
 from experiments.learning_per_hour.speed import Side, speed_ratio
+from pretraining.command import readable_errors
 from pretraining.data.rows import read_manifest
 from pretraining.files import read_json, write_json
 from pretraining.run.configuration import load_run
@@ -109,7 +110,7 @@ def main() -> None:
     os.chdir(ROOT)  # base.yaml names files of the repository
     os.environ.update(QUIET)
     os.nice(19)
-    try:
+    with readable_errors("run_queue"):
         protocol = read_protocol()
         if arguments.minutes:
             protocol = dataclasses.replace(protocol, minutes=arguments.minutes)
@@ -126,8 +127,6 @@ def main() -> None:
             page=FOLDER / "README.md",
             lock=lock(arguments.work.resolve()),
         )
-    except (OSError, ValueError) as error:
-        sys.exit(f"run_queue: {error}")
     if not run_all(queue, chosen):
         sys.exit(f"run_queue: some experiments have no result, see above and {queue.work}")
 

@@ -9,13 +9,13 @@ Several files of a side are its seeds.
 import argparse
 import dataclasses
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from experiments.twin.score import Scores
+from pretraining.command import readable_errors
 from pretraining.files import read_json
 
 
@@ -109,11 +109,9 @@ def main() -> None:
     add("--ours", type=Path, nargs="+", required=True, help="scores of our models, one a seed")
     add("--twin", type=Path, nargs="+", required=True, help="scores of the twins, one a seed")
     arguments = parser.parse_args()
-    try:
+    with readable_errors("compare"):
         ours, twin = read_scores(arguments.ours), read_scores(arguments.twin)
         check_same_text([*arguments.ours, *arguments.twin], [*ours, *twin])
-    except (OSError, ValueError) as error:
-        sys.exit(f"compare: {error}")
     print(table({"ours": ours, "twin": twin}))
     print(verdict(ours, twin))
 

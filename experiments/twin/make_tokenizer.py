@@ -7,11 +7,11 @@ is what `prepare_corpus --tokenizer` and `train_twin --tokenizer` take.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from transformers import BertTokenizer
 
+from pretraining.command import readable_errors
 from pretraining.data.tokens import SPECIAL_TOKENS
 from pretraining.files import read_text
 
@@ -47,10 +47,8 @@ def main() -> None:
     parser.add_argument("--vocab", type=Path, required=True, help="its entries, one a line")
     parser.add_argument("--output", type=Path, required=True, help="folder for the tokenizer")
     arguments = parser.parse_args()
-    try:
+    with readable_errors("make_tokenizer"):
         tokenizer = make_tokenizer(arguments.vocab, arguments.output)
-    except (OSError, ValueError) as error:
-        sys.exit(f"make_tokenizer: {error}")
     print(f"{arguments.output}: {len(tokenizer):,} entries")
 
 

@@ -14,7 +14,6 @@ frequencies; it is never right.
 import argparse
 import hashlib
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from transformers.utils.logging import disable_progress_bar
 from experiments.learning_per_hour.results import made_with
 from experiments.twin.masked_words import Encoded, Piece, masked_pieces
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining.command import readable_errors
 from pretraining.data.corpus import read_documents
 from pretraining.data.tokens import (
     UNKNOWN,
@@ -245,11 +245,9 @@ def main() -> None:
     add("--corpus", nargs="+", required=True, help="held-out text: files, folders or patterns")
     add("--output", type=Path, required=True, help="JSON file for the scores")
     arguments = parser.parse_args()
-    try:
+    with readable_errors("score"):
         check_file(arguments.output)
         scores = score(arguments.model, arguments.tokenizers, arguments.corpus)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"score: {error}")
     write_json(arguments.output, {**asdict(scores), "made_with": made_with()})
     print(f"{sum(scores.bits) / sum(scores.masked):.3f} bits per character")
 

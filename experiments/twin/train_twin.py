@@ -13,7 +13,6 @@ log.jsonl the log.
 
 import argparse
 import math
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from data_collator_wwm import IGNORED, DataCollatorForWholeWordMasking
 from experiments.twin.model import POSITIONS, Twin, shape_like
+from pretraining.command import readable_errors
 from pretraining.data.encoding import check_tokenizer
 from pretraining.data.order import TrainingOrder
 from pretraining.data.rows import Rows, open_rows
@@ -258,10 +258,8 @@ def main() -> None:
     add("--resume", action="store_true", help="continue from the last complete checkpoint")
     values = vars(parser.parse_args())
     resume = values.pop("resume")
-    try:
+    with readable_errors("train_twin"):
         train(TwinRun(**values), resume)
-    except (OSError, ValueError) as error:
-        sys.exit(f"train_twin: {error}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import os
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from configuration_chinese_modernbert import ChineseModernBertConfig
 from data_collator_wwm import IGNORED
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.order import TrainingOrder
+from pretraining.machine import peak_memory
 from pretraining.run.configuration import RunConfigError
 from pretraining.run.flops import matrix_product_rate, synchronized
 from pretraining.run.pictures import save_picture
@@ -99,18 +99,6 @@ def _measure(trainer: Trainer) -> Measurement:
     step = (accumulated - 1) * medians[0] + medians[1] + medians[2]
     per_batch = processes * tokens / len(together)
     return Measurement(step, accumulated * per_batch / step, peak_memory(device))
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most bytes that this process has had, of the GPU's memory or of the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource  # there is none on Windows
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def memory_of(device: torch.device) -> int:

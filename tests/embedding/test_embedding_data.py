@@ -63,7 +63,7 @@ def test_each_of_several_positives_makes_a_triplet(jsonl):
         (TITLE, THIRD),
         (OTHER, THIRD),
     ]
-    with pytest.raises(ValueError, match="line 1: a text expected"):
+    with pytest.raises(ValueError, match="line 1: each field must be a text"):
         rows_of("ranked", file, "query", "pos", "neg")
 
 
@@ -136,7 +136,7 @@ def test_a_data_set_of_the_hub_is_read_by_named_columns(jsonl, tmp_path, monkeyp
     ("kind", "row", "columns", "message"),
     [
         ("pairs", {"q": QUERY}, ("q", "t"), "line 1: no key t; has ['q']"),
-        ("pairs", {"q": QUERY, "t": "  "}, ("q", "t"), "line 1: a text expected"),
+        ("pairs", {"q": QUERY, "t": "  "}, ("q", "t"), "line 1: each field must be a text"),
         ("triplets", {"q": QUERY, "t": TITLE, "n": []}, ("q", "t", "n"), "line 1: no negative"),
         ("ranked", {"q": QUERY, "c": [TITLE]}, ("q", "c"), "line 1: at least two candidates"),
         ("scored", {"a": QUERY, "b": TITLE, "s": 6}, ("a", "b", "s"), "6 is not from 0 to 1"),
@@ -157,7 +157,7 @@ def test_a_wrong_row_is_named(jsonl, kind, row, columns, message):
         (b"", "no rows to train on"),
         ('{"q": "好"'.encode(), "line 1: not JSON"),
         (b"[]", "line 1: not a JSON object"),
-        (rb'{"q": "\ud83d", "t": "b"}', "line 1: half of a character"),
+        (rb'{"q": "\ud83d", "t": "b"}', "line 1: each field has half of a character"),
         ('{"q": "好", "t": "好"}'.encode("gb18030"), "not UTF-8"),
     ],
 )

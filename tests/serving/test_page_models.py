@@ -1,5 +1,6 @@
 """Which model answers on the demo page: the export where there is one, torch until then."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -74,7 +75,7 @@ def test_an_export_that_fails_leaves_torch_and_says_so(folder, embedding, monkey
 
 
 def test_missing_packages_leave_torch_and_are_named(folder, embedding, monkeypatch):
-    monkeypatch.setattr(page_models.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     models = Models(folder, embedding)
     assert models.filling.name == "PyTorch, fp32"
     assert "Not installed: onnx, onnxruntime, onnxscript" in models.filling.note

@@ -9,9 +9,10 @@ import torch
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from pretraining.data.order import TrainingOrder
 from pretraining.data.rows import open_rows
+from pretraining.machine import peak_memory
 from pretraining.run import plan
 from pretraining.run.flops import training_flops
-from pretraining.run.plan import draw_schedules, memory_of, operations, peak_memory
+from pretraining.run.plan import draw_schedules, memory_of, operations
 from row_sets import write_rows
 from runs import stage_of
 
