@@ -5,19 +5,15 @@ repository's root with the model and `pretraining`. Importing this file adds the
 script imports it before anything from there.
 """
 
-import platform
 import statistics
 import sys
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import torch
-import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pretraining.machine import processor
 from pretraining.run.flops import synchronized
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,16 +55,3 @@ def round_ratios(numerators: list[float], denominators: list[float]) -> list[flo
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
     """Median over the rounds of the ratio within a round."""
     return statistics.median(round_ratios(numerators, denominators))
-
-
-def machine(device: torch.device) -> dict[str, str]:
-    """The hardware and versions that the figures were measured with."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return {
-        "date": date.today().isoformat(),
-        "device": name,
-        "threads": str(torch.get_num_threads()),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }

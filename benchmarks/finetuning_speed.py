@@ -24,13 +24,14 @@ from transformers import (
     DataCollatorWithPadding,
 )
 
-from common import ROOT, interleaved, machine, median_ratio
+from common import ROOT, interleaved, median_ratio
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from finetuning.models import Model
 from finetuning.tasks import TASKS
 from finetuning.training import Run, fit
 from modeling_chinese_modernbert import ChineseModernBertForSequenceClassification
 from pretraining.files import write_json
+from pretraining.machine import machine
 
 LENGTHS = (16, 512)  # tokens of the shortest and the longest row
 VOCABULARY = 32_000

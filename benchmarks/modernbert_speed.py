@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from transformers import ModernBertConfig, ModernBertModel
 
-from common import interleaved, machine, median_ratio
+from common import interleaved, median_ratio
 from inputs import mixed_lengths, padded_batch
 from modeling_chinese_modernbert import ChineseModernBertModel
-from pretraining.machine import default_device
+from pretraining.machine import default_device, machine
 from serving.modernbert_source import convert_config
 
 WORKLOADS = {

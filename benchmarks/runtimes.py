@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import interleaved, machine
+from common import interleaved
 from data_collator_wwm import IGNORED
 from pretraining.files import write_json
+from pretraining.machine import machine
 from serving.runtime import FILES, Runtime
 
 LATENCY, THROUGHPUT = (1, 32), (16, 128)

@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from common import CPU, machine, seconds
+from common import CPU, seconds
 from embedding.encoder import Opening
 from embedding.metrics import retrieval_metrics
 from embedding.passages import Passage, read_passages
 from embedding.search import Searcher, distinct, index_passages
 from embedding.search_index import WAYS
 from embedding.tasks import Retrieval, read_task
+from pretraining.machine import machine
 
 TIMED = 300  # questions
 TOP = 10

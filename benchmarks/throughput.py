@@ -22,12 +22,12 @@ from pathlib import Path
 
 import torch
 
-from common import DTYPES, machine
+from common import DTYPES
 from inputs import mixed_lengths
 from length import cost_against_length, draw
 from memory import peak_memory
 from pretraining.files import write_json
-from pretraining.machine import default_device
+from pretraining.machine import default_device, machine
 from sides import OURS, Comparison, Shape, build, encoder, sides_of
 from speed import HEADER, inference, training
 

@@ -45,10 +45,10 @@ SPEED_COLUMNS = {
 
 
 def fingerprint(opening: Opening | None) -> str:
-    """What tells one state of a model from another: its weights and how it is opened."""
+    """What tells one state of a model from another: weights, size of the vectors and type."""
     if opening is None:
         return "lexical, words in lower case"
-    return hashlib.sha256(f"{opening!r} {opening.fingerprint()}".encode()).hexdigest()
+    return hashlib.sha256(f"{opening.dtype} {opening.fingerprint()}".encode()).hexdigest()
 
 
 def open_results(file: Path) -> dict:

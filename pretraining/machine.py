@@ -2,9 +2,11 @@
 
 import platform
 import sys
+from datetime import date
 from pathlib import Path
 
 import torch
+import transformers
 
 
 def processor() -> str:
@@ -35,3 +37,16 @@ def peak_memory(device: torch.device) -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """Date, hardware and versions that figures were measured with."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {
+        "date": date.today().isoformat(),
+        "device": name,
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

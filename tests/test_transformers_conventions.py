@@ -52,7 +52,15 @@ FORMS = {
     "packed": lambda: pack_rows(documents(20, 1, 9), documents(33, 7), width=60),
     "flattened": lambda: flatten(documents(20, 1, 70, 9)),
 }
-every_form = pytest.mark.parametrize("form", FORMS)
+every_model_and_form = pytest.mark.parametrize(
+    ("cls", "form"),
+    [
+        (cls, form)
+        for cls in (ChineseModernBertModel, *HEADS)
+        for form in FORMS
+        if cls is not CHOICES or form not in ("packed", "flattened")  # a choice is a row
+    ],
+)
 
 
 def inputs_for(cls, batch):
@@ -228,13 +236,10 @@ def reference_gradients(model, inputs):
     return [x.grad for x in zeros]
 
 
-@every_model
-@every_form
+@every_model_and_form
 @pytest.mark.parametrize("mode", ["evaluation", "training", "checkpointing"])
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
 def test_returned_hidden_states_get_their_gradients(build, cls, form, mode):
-    if cls is CHOICES and form in ("packed", "flattened"):
-        form = "padded left"  # a choice is a row
     batch = FORMS[form]()
     inputs = inputs_for(cls, batch) | labels_for(cls, batch)
     model = build(cls).train(mode != "evaluation")
@@ -272,13 +277,10 @@ def shifted_weights():
     AttentionInterface._global_mapping.pop("shifted_weights")
 
 
-@every_model
-@every_form
+@every_model_and_form
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
 def test_returned_attentions_get_their_gradients(build, cls, form, backend, shifted_weights):
-    if cls is CHOICES and form in ("packed", "flattened"):
-        form = "padded left"
     batch = FORMS[form]()
     inputs = inputs_for(cls, batch) | labels_for(cls, batch)
     model = build(cls, "shifted_weights")
@@ -321,11 +323,8 @@ def test_a_registered_function_s_weights_get_gradients_too(build, shifted_weight
 # --- hooks ------------------------------------------------------------------------------------
 
 
-@every_form
-@every_model
+@every_model_and_form
 def test_a_hook_on_the_input_embeddings_sees_the_batch_and_changes_nothing(build, cls, form):
-    if cls is CHOICES and form in ("packed", "flattened"):
-        form = "padded left"
     batch, model = FORMS[form](), build(cls)
     inputs, seen = inputs_for(cls, batch), []
     expected = model(**inputs)[0]

@@ -14,17 +14,14 @@ of an earlier step. `--tiny` tries all of it with tiny shapes, on the CPU.
 import argparse
 import dataclasses
 import os
-import platform
 import shutil
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import torch
-import transformers
 from transformers import TrainerCallback
 
 from experiments.gpu_train.pack import HELD_OUT, LONG, PACKED, ROOT, TRAIN
@@ -43,6 +40,7 @@ from experiments.learning_per_hour.experiment import tokens_of_a_step
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.command import readable_errors
 from pretraining.data.encoding import open_with_tokenizer
+from pretraining.machine import machine
 from pretraining.model_report import predict, report
 from pretraining.run.configuration import load_run
 from pretraining.run.evaluation import evaluation_collator
@@ -184,7 +182,7 @@ def train_and_report(packed: list[Path], output: Path, overrides: list[str], end
         "failed_ways": failures,
         **dataclasses.asdict(speed),
         "overrides": overrides,
-        "made_with": made_with(settings_of(overrides, steps=1).arguments.device),
+        "made_with": machine(settings_of(overrides, steps=1).arguments.device),
         "stages": [],
     }
     final = None
@@ -287,18 +285,6 @@ def write_report(model: Path, held_out: list[Path], file: Path) -> None:
         sections += [found.table(), found.by_character(tokenizer)]
         file.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     print("\n\n".join(sections))
-
-
-def made_with(device: torch.device) -> dict[str, str]:
-    """Date, hardware and versions."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "date": date.today().isoformat(),
-        "device": name,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
 
 
 if __name__ == "__main__":

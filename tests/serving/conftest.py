@@ -1,13 +1,11 @@
 """Shared by the tests of the demo page: tiny models and their exports, made once."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from model_folders import SHAPE, make_embedding_model, save_with_tokenizer
+from model_folders import SHAPE, make_embedding_model, run_export, save_with_tokenizer
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
-from serving import export, export_check
 
 
 @pytest.fixture(scope="session")
@@ -23,13 +21,6 @@ def page_models_made(made_once, make_model) -> Path:
             export_as_the_page_does(folder / name, folder / f"{name}-export")
 
     def export_as_the_page_does(model: Path, output: Path) -> None:
-        command = ["export", "--model", model, "--output", output]
-        command += ["--formats", "onnx", "--int8"]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                export_check, "SPEEDS", {"milliseconds": (1, 9, 1), "tokens_per_second": (2, 9, 1)}
-            )
-            patch.setattr(sys, "argv", list(map(str, command)))
-            export.main()
+        run_export("--model", model, "--output", output, "--formats", "onnx", "--int8")
 
     return made_once("page-models", make)

@@ -15,9 +15,9 @@ import modeling_chinese_modernbert as modeling
 import runtimes
 from embedding.bag_of_words import put_words_beside
 from embedding.student import whiten, widen_vectors
-from model_folders import save_with_tokenizer
+from model_folders import run_export, save_with_tokenizer
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
-from serving import export, export_check, javascript_cases
+from serving import export, javascript_cases
 from serving.export_check import Agreement, batches_for, compare
 from serving.javascript_cases import ALPHABETS, SPELLED_OUT, hostile_texts
 from serving.model_folder import Pooling, open_model_folder
@@ -52,15 +52,6 @@ def write_modules(folder: Path, *kinds: str, pooling: str = "mean") -> None:
     (folder / f"{at}_Pooling/config.json").write_text(json.dumps({"pooling_mode": pooling}))
 
 
-def run(*arguments) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            export_check, "SPEEDS", {"milliseconds": (1, 9, 1), "tokens_per_second": (2, 9, 1)}
-        )
-        patch.setattr(sys, "argv", ["export", *map(str, arguments)])
-        export.main()
-
-
 @pytest.fixture(scope="module")
 def masked_lm(make_model, tmp_path_factory):
     """A model folder and its export, in every format."""
@@ -69,7 +60,7 @@ def masked_lm(make_model, tmp_path_factory):
         make_model("eager", ChineseModernBertForMaskedLM, **SHAPE), folder / "model"
     )
     (folder / "model/README.md").write_text("---\nlicense: apache-2.0\n---\n# Card\n")
-    run("--model", folder / "model", "--output", folder / "exported", "--int8")
+    run_export("--model", folder / "model", "--output", folder / "exported", "--int8")
     return folder / "model", folder / "exported"
 
 
@@ -88,7 +79,7 @@ def embedder(request, make_model, tmp_path_factory):
     whiten(model, TEXTS)
     model.append(Normalize())
     model.save_pretrained(str(folder / "model"), create_model_card=False)
-    run("--model", folder / "model", "--output", folder / "exported", "--formats", "onnx")
+    run_export("--model", folder / "model", "--output", folder / "exported", "--formats", "onnx")
     return folder / "model", folder / "exported"
 
 
@@ -159,14 +150,15 @@ def test_a_file_of_each_head_gives_what_torch_gives(make_model, tmp_path, head, 
     length = 64 if head == "MultipleChoice" else 140  # a context shorter than the example, too
     shape = SHAPE | ({"max_position_embeddings": 64} if length == 64 else {})
     save_with_tokenizer(make_model("eager", cls, **shape), tmp_path / "model")
-    run("--model", tmp_path / "model", "--output", tmp_path / "exported", "--formats", "onnx")
+    exported = tmp_path / "exported"
+    run_export("--model", tmp_path / "model", "--output", exported, "--formats", "onnx")
     ids = np.random.default_rng(0).integers(5, SHAPE["vocab_size"], (3, length))
     mask = np.ones_like(ids)
     mask[0, 40:] = mask[1, : length // 2] = 0
     if head == "MultipleChoice":
         ids, mask = ids[None], mask[None]
     expected = Runtime.open(tmp_path / "model", "torch").forward(ids, mask)
-    given = Runtime.open(tmp_path / "exported", "onnx").forward(ids, mask)
+    given = Runtime.open(exported, "onnx").forward(ids, mask)
     assert {name: output.shape for name, output in given.items()} == outputs
     for name, output in given.items():
         real = mask == 1 if output.shape == mask.shape or output.ndim == 3 else ...
@@ -270,7 +262,7 @@ def test_each_output_has_a_bound_of_its_own_size(masked_lm):
 def test_an_int8_file_that_is_not_close_is_left_out(converted, tmp_path, monkeypatch, capsys):
     apart = Agreement(difference=0.0, largest=1.0, cosine=0.9)
     monkeypatch.setattr(export, "compare", lambda *_: apart)
-    run("--model", converted, "--output", tmp_path / "out", "--int8")
+    run_export("--model", converted, "--output", tmp_path / "out", "--int8")
     for (_, int8), name in FILES.items():
         assert (tmp_path / "out" / name).exists() is not int8
     assert not (tmp_path / "out/openvino/openvino_model_qint8_quantized.bin").exists()
@@ -281,7 +273,7 @@ def test_a_file_that_differs_from_torch_stops_the_export(converted, tmp_path, mo
     apart = Agreement(difference=0.01, largest=10.0, cosine=1.0)
     monkeypatch.setattr(export, "compare", lambda *_: apart)
     with pytest.raises(SystemExit, match=r"model.onnx differs from torch by 1.0e-02"):
-        run("--model", converted, "--output", tmp_path / "out")
+        run_export("--model", converted, "--output", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -295,7 +287,7 @@ def refused(tmp_path):
     def refused(model, *arguments) -> str:
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(SystemExit) as ended:
-            run("--model", model, "--output", tmp_path / "out", *arguments)
+            run_export("--model", model, "--output", tmp_path / "out", *arguments)
         assert sorted(tmp_path.rglob("*")) == before
         return str(ended.value)
 
