@@ -6,11 +6,12 @@
         --output task-texts.txt
     python -m embedding.sentences --vocabulary . --output words.txt
 
-One half of the documents is cut into sentences, the other into passages of 32 to 256 characters; of
-all distinct pieces within the lengths, `--count` are drawn by the seed. A text of the test sets in
-TASKS, in whatever punctuation or script, is left out. With --run, they are drawn from the texts of
-the run's tasks that it would train on; without a count, these are written as they are. With
---vocabulary, they are the texts of a model's tokens, for `word_vectors`.
+One half of the documents is cut into sentences, the other into passages that end with the sentence
+that reaches a length drawn from 32 to 256 characters; of all distinct pieces within the lengths,
+`--count` are drawn by the seed. A text of the test sets in TASKS, in whatever punctuation or
+script, is left out. With --run, they are drawn from the texts of the run's tasks that it would
+train on; without a count, these are written as they are. With --vocabulary, they are the texts of a
+model's tokens, for `word_vectors`.
 """
 
 import argparse

@@ -42,6 +42,7 @@ PUBLISHED = {
 # What published scores were trained on where the files that we read hold less.
 LARGER_TRAIN = {"ocnli": "50k of train"}
 HIDDEN_SCORES = ("precision", "recall")  # in the files, not in the table
+_HUB_SPLITS = {"dev": "validation"}  # as CLUE's data set there names it
 _CARD_TASKS = {
     "classification": "text-classification",
     "tokens": "token-classification",
@@ -346,7 +347,7 @@ def write_card(results: list[dict], model: str, repository: Path) -> None:
                     dataset_type=settings["hub"] or settings["task"],
                     dataset_name=settings["task"],
                     dataset_config=settings["task"],  # else all of CLUE would be one data set
-                    dataset_split=split,
+                    dataset_split=_HUB_SPLITS.get(split, split) if settings["hub"] else split,
                     metric_type=score,
                     metric_value=value,
                     metric_name=f"{score}, mean of {of_seeds}{of_what}",
@@ -360,7 +361,8 @@ def write_card(results: list[dict], model: str, repository: Path) -> None:
     card = ModelCard(read_text(repository / "README.md"))
     ours = {result.dataset_name for result in index}
     others = [each for each in card.data.eval_results or [] if each.dataset_name not in ours]
-    card.data.model_name = card.data.model_name or model
+    heading = next((line[2:] for line in card.text.splitlines() if line.startswith("# ")), model)
+    card.data.model_name = card.data.model_name or heading
     card.data.eval_results = [*others, *index]
     write_text(repository / "README.md", str(card))
     file = repository / ".eval_results" / "clue.yaml"

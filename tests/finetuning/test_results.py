@@ -203,7 +203,8 @@ def test_the_card_gets_both_forms_of_results(tmp_path):
     write_card(RESULTS, "ours", tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
     [entry] = card.data.eval_results
-    assert (entry.metric_value, entry.dataset_split) == (52.0, "dev")
+    assert (entry.metric_value, entry.dataset_split) == (52.0, "validation")
+    assert card.data.model_name == "A model"
     assert card.data.language == "zh"
     assert "# A model" in card.text
     [hub] = yaml.safe_load((tmp_path / ".eval_results" / "clue.yaml").read_text())
