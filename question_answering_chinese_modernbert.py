@@ -15,6 +15,7 @@ from transformers.pipelines.base import ChunkPipeline
 try:
     from .spans_chinese_modernbert import (
         character_starts,
+        check_text,
         context_in_window,
         group_spans,
         longest_input,
@@ -23,6 +24,7 @@ try:
 except ImportError:  # imported from a checkout, where the files are not a package
     from spans_chinese_modernbert import (
         character_starts,
+        check_text,
         context_in_window,
         group_spans,
         longest_input,
@@ -54,6 +56,7 @@ def check_question(item) -> None:
         text = item.get(name) if isinstance(item, dict) else None
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{name} must be a text that is not empty or blank, got {text!r}.")
+        check_text(text, name)
 
 
 class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
@@ -218,10 +221,9 @@ def score_spans(first, last, window, context, longest):
     # A span's probability is the sum over all pairs of a token of its first character and a token
     # of its last one, the second not before the first: all pairs, but within a single character.
     within = first + last
-    for distance in range(1, int((ends - begins).max()) + 1):
-        same = character[distance:] == character[:-distance]
-        pairs = np.logaddexp(within[:-distance], first[:-distance] + last[distance:])
-        within[:-distance] = np.where(same, pairs, within[:-distance])
+    for place in np.flatnonzero(ends > begins):
+        tokens = slice(begins[place], ends[place] + 1)
+        within[tokens] = first[tokens] + np.logaddexp.accumulate(last[tokens][::-1])[::-1]
     start_logits = np.logaddexp.reduceat(first, begins)
     end_logits = np.logaddexp.reduceat(last, begins)
     ending = np.arange(count)[:, None] + np.arange(min(longest, count))

@@ -9,10 +9,24 @@ from collections.abc import Collection
 import numpy as np
 import regex  # a requirement of transformers
 
+# \X alone looks back over all regional indicators before each pair of them, which is a flag.
+_CHARACTER = regex.compile(r"\p{RI}{2}[\p{GCB=Extend}\p{GCB=ZWJ}\p{GCB=SpacingMark}]*|\X")
+
 
 def character_starts(text: str) -> set[int]:
     """Where the text's characters start, as indices of the string."""
-    return {match.start() for match in regex.finditer(r"\X", text)}
+    return {match.start() for match in _CHARACTER.finditer(text)}
+
+
+def check_text(text: str, name: str) -> None:
+    """Raises ValueError if a text holds half of a character, which no token stands for."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} holds {text[error.start]!a}, an unpaired surrogate: half of a character. "
+            "Decode the text in its own encoding, or take it out."
+        ) from None
 
 
 def group_spans(spans, borders: Collection[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from transformers.pipelines.token_classification import (
 try:
     from .spans_chinese_modernbert import (
         character_starts,
+        check_text,
         context_in_window,
         group_spans,
         longest_input,
@@ -28,6 +29,7 @@ try:
 except ImportError:  # imported from a checkout, where the files are not a package
     from spans_chinese_modernbert import (
         character_starts,
+        check_text,
         context_in_window,
         group_spans,
         longest_input,
@@ -147,6 +149,7 @@ class ChineseModernBertTokenClassificationPipeline(TokenClassificationPipeline):
                 f"a text to label must be a {wanted.__name__} (is_split_into_words is "
                 f"{is_split_into_words}), got {sentence!r}."
             )
+        check_text("".join(sentence), "a text to label")
         if not "".join(sentence).strip():
             ids, units = [], None  # a blank text among many must not end the others
         elif is_split_into_words:

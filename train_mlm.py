@@ -36,9 +36,6 @@ from pretraining.run.trainer import make_model, make_trainer, summary
 
 
 def main() -> None:
-    # File names that the terminal cannot show must not hide the message they stand in.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
     disable_progress_bar()  # the run has a bar of its own
     arguments = parse_arguments()
     looking = arguments.plan or arguments.replay is not None

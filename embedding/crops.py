@@ -34,7 +34,7 @@ SHORTEST_PASSAGE, LONGEST_PASSAGE = 40, 512
 SHORTEST_QUERY, LONGEST_QUERY = 4, 60
 TITLES, TAKEN_OUT, QUERIES_TOO = 0.7, 0.5, 0.5  # shares
 
-_MARKS = re.compile(r"^\W+|\W+$")
+_WORDS = re.compile(r"\w(?:.*\w)?", re.DOTALL)  # without marks at either end
 
 Pair = tuple[str, str]
 
@@ -88,7 +88,8 @@ def _words_in_a_row(sentence: str, share: float, offset: float) -> str:
     words = rjieba.cut(sentence)
     count = max(round(len(words) * (1 + 2 * share) / 3), 1)
     start = round((len(words) - count) * offset)
-    return _MARKS.sub("", "".join(words[start : start + count]))
+    found = _WORDS.search("".join(words[start : start + count]))
+    return found[0] if found else ""
 
 
 def in_traditional(pair: Pair, seed: int, share: float) -> Pair:

@@ -9,8 +9,9 @@ import torch
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 
 from embedding.architectures import ARCHITECTURES, find_file
-from pretraining.files import is_path, sha256_of
+from pretraining.files import is_path, read_text, sha256_of
 
+ROOT = Path(__file__).resolve().parent.parent
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -22,11 +23,14 @@ class Opening:
         path: a folder, or a name on the Hub.
         dimensions: how many dimensions of a vector are used (Matryoshka); None uses all.
         dtype: "fp32" or "bf16"; None uses the one that config.json names.
+        runs_code: whether code that the model brings may run; a model named by its user's command
+            may, one that a stranger's file names may not.
     """
 
     path: str
     dimensions: int | None = None
     dtype: str | None = None
+    runs_code: bool = True
 
     @classmethod
     def of(cls, name: str, dtype: str | None = None) -> "Opening":
@@ -70,20 +74,39 @@ class Opening:
         if not files:  # a name on the Hub, where a file's folder is named after the commit
             config = find_file(self.path, "config.json") or find_file(self.path, "modules.json")
             digest.update(f"{self.path} {config and config.parent.name}".encode())
-        for file in files:
+        for file in filter(Path.is_file, files):
             digest.update(sha256_of(file).encode())
         return digest.hexdigest()
+
+    def brings_known_code(self) -> bool:
+        """Whether all code of the folder is this repository's, file by file, and none is named that
+        lies elsewhere ("user/repository--module.Class")."""
+        folder = Path(self.path)
+        if folder.resolve() == ROOT:
+            return True
+        settings = [*folder.glob("*config*.json"), *folder.glob("modules.json")]
+        return (
+            folder.is_dir()
+            and not any("--" in read_text(file) for file in settings)
+            and all(
+                (ROOT / file.name).is_file() and sha256_of(file) == sha256_of(ROOT / file.name)
+                for file in folder.rglob("*.py")
+            )
+        )
 
     def open(
         self, architecture: str = "bi_encoder"
     ) -> SentenceTransformer | CrossEncoder | MultiVectorEncoder:
-        """Opens it, with the code that the folder brings, as one of `ARCHITECTURES`."""
+        """Opens it, with the code that the folder brings if that may run, as one of
+        `ARCHITECTURES`."""
         chosen = ARCHITECTURES[architecture]
         options = dict(chosen.options)
         if architecture == "bi_encoder":
             options["truncate_dim"] = self.dimensions
         dtype = {} if self.dtype is None else {"dtype": DTYPES[self.dtype]}
-        return chosen.model(self.path, trust_remote_code=True, model_kwargs=dtype, **options)
+        return chosen.model(
+            self.path, trust_remote_code=self.runs_code, model_kwargs=dtype, **options
+        )
 
 
 class Encoder:

@@ -10,6 +10,7 @@ a line. A build that is killed leaves the old index as it was, and goes on when 
 """
 
 import argparse
+import functools
 import io
 import shutil
 import sys
@@ -34,9 +35,11 @@ from embedding.search_index import (
     Hit,
     IndexNote,
     SearchIndex,
+    is_generation,
     read_note,
     write_index,
 )
+from embedding.teacher import NOTE as TEACHER_NOTE
 from embedding.teacher import TeacherNote, digest_of, open_vectors
 from pretraining.command import readable_errors
 from pretraining.data.corpus import passed_over
@@ -118,10 +121,8 @@ def index_passages(
         OSError: if the disk is full.
     """
     if not adding and folder.is_dir() and not (folder / NOTE).exists():
-        if others := {path.name for path in folder.iterdir()} - {UNFINISHED, LOCK}:
-            # What an earlier build left that was stopped; its folders were never valid.
-            others = {name for name in others if not name.lstrip(".").startswith(GENERATION)}
-        if others:
+        # But for what an earlier build left that was stopped.
+        if others := [path.name for path in folder.iterdir() if not _is_left(path)]:
             raise ValueError(f"{folder} holds {min(others)}, no index. Name another folder.")
     elif not adding and folder.is_dir():
         read_note(folder)  # else it is known after all vectors that the folder is another's
@@ -163,6 +164,13 @@ def index_passages(
     return note
 
 
+def _is_left(path: Path) -> bool:
+    """Whether it is a part of an index, complete or not, which a build may remove."""
+    if path.name == UNFINISHED:
+        return (path / TEACHER_NOTE).is_file() or not any(path.iterdir())
+    return path.name == LOCK or is_generation(path)
+
+
 def open_reranker(path: str) -> Reranker:
     """The reranker in a folder.
 
@@ -175,6 +183,25 @@ def open_reranker(path: str) -> Reranker:
             f"{path} is no reranker: train one with architecture cross_encoder or late_interaction."
         )
     return Reranker(opening.open(architecture))
+
+
+def opening_of(folder: Path, model: str | None, dtype: str | None = None) -> Opening:
+    """The model of an index: the one that its user names, or that of its note.
+
+    Raises:
+        ValueError: if the note's brings code that is not this repository's; an index may come from
+            a stranger.
+    """
+    named = Opening.of(model or read_note(folder).model, dtype)
+    if model:
+        return named
+    known = named.brings_known_code()
+    if not known and Path(named.path).is_dir():
+        raise ValueError(
+            f"{folder} was made with {named.path}, whose code is not that of this repository and "
+            f"would run. If you trust it, name it: --model {named.path}"
+        )
+    return replace(named, runs_code=known)
 
 
 class Searcher:
@@ -190,10 +217,14 @@ class Searcher:
     """
 
     def __init__(self, folder: Path, model: str | None = None, reranker: str | None = None):
-        opening = Opening.of(model or read_note(folder).model)
-        self.index = open_for(folder, opening)
-        self.model = opening.open()
+        self._opening = opening_of(folder, model)
+        self.index = open_for(folder, self._opening)
         self.reranker = reranker and open_reranker(reranker)
+
+    @functools.cached_property
+    def model(self) -> SentenceTransformer:
+        """The model, opened when it is needed: words are searched without it."""
+        return self._opening.open()
 
     def search(self, query: str, top: int = 10, by: str = "hybrid") -> list[Hit]:
         """The passages that answer a query, best first.
@@ -270,7 +301,7 @@ def parse() -> argparse.Namespace:
 def index_files(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     need_packages("usearch", "bm25s", "rjieba")
-    opening = Opening.of(args.model or read_note(args.index).model, args.dtype)
+    opening = opening_of(args.index, args.model, args.dtype)
     index = args.index.resolve()
     if inside := next((path for path in args.files if Path(path).resolve() in index.parents), None):
         raise ValueError(

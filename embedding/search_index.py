@@ -13,6 +13,7 @@ its place when `index.json` is replaced; until then searches see the old one.
 
 import json
 import mmap
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -227,10 +228,18 @@ def write_index(
 
 def remove_all_but(folder: Path, generation: int) -> None:
     """Removes other generations, and what a killed build has left of one."""
-    for pattern in (f"{GENERATION}*", f".{GENERATION}*"):
-        for other in folder.glob(pattern):
-            if other.name != f"{GENERATION}{generation}":
-                shutil.rmtree(other, ignore_errors=True)
+    for other in filter(is_generation, folder.iterdir()):
+        if other.name != f"{GENERATION}{generation}":
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def is_generation(path: Path) -> bool:
+    """Whether a folder is a generation of an index, complete or not, and holds nothing else."""
+    return (
+        re.fullmatch(rf"\.?{GENERATION}\d+(\..+)?", path.name) is not None
+        and path.is_dir()
+        and {part.name for part in path.iterdir()} <= {PASSAGES, STARTS, VECTORS, WORDS}
+    )
 
 
 def _write_passages(folder: Path, passages: list[Passage]) -> None:

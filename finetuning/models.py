@@ -59,7 +59,8 @@ class Model:
         folder = Path(self.folder)
         patterns = _BESIDE if self.is_random else (*_BESIDE, *_WEIGHTS)
         digest = hashlib.sha256()
-        files = sorted(file for pattern in patterns for file in folder.glob(pattern))
+        found = sorted(file for pattern in patterns for file in folder.glob(pattern))
+        files = list(filter(Path.is_file, found))
         for file in files:
             digest.update(bytes.fromhex(sha256_of(file)))
         return digest.hexdigest()[:16] if files else ""

@@ -119,7 +119,10 @@ def _model(text: str, where: str) -> Model:
             folder = Path(source.removeprefix(RANDOM))
             name = folder.resolve().name if folder.exists() else folder.name
             name += " (random weights)" if source.startswith(RANDOM) else ""
-    return Model(source, name)
+    model = Model(source, name)
+    if not model.file_name.strip("."):
+        raise ValueError(f"{where}: model {text!r}: a name with letters or digits expected.")
+    return model
 
 
 def _task(entry, where: str, sizes: dict) -> Task:
@@ -136,7 +139,7 @@ def _task(entry, where: str, sizes: dict) -> Task:
         raise ValueError(f"{where}: the settings of task {name!r} are keys, got {settings!r}.")
     settings = sizes | (settings or {})
     columns, files, like = (settings.pop(key, None) for key in ("columns", "files", "like"))
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or not name.strip("."):
         raise ValueError(
             f"{where}: the task {name!r}: a name of letters, digits, '_', '-' and '.' expected, "
             "which folders of results can have."

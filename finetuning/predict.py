@@ -19,7 +19,7 @@ from finetuning.heads import HEADS
 from finetuning.tasks import Task
 from finetuning.training import SETTINGS_FILE, outputs
 from pretraining.command import readable_errors
-from pretraining.files import read_json
+from pretraining.files import half_character, read_json
 from pretraining.machine import default_device
 
 # What an example of each head holds, besides what may be left out.
@@ -81,6 +81,8 @@ class Predictor:
                         f"example {number}: {key!r} is missing or empty; {self.task.name} needs "
                         f"{', '.join(_NEEDED[self.task.head])}."
                     )
+                if isinstance(example[key], str) and half_character(example[key]):
+                    raise ValueError(f"example {number}: {key!r} is not text in UTF-8.")
         if not examples:
             return []
         full = [

@@ -96,7 +96,12 @@ def _encode(text: str, tokenizer) -> Tokens:
 
 
 # The same words and characters come again and again, and a call of a tokenizer is slow.
-_encode_piece = functools.lru_cache(maxsize=100_000)(_encode)
+LONGEST_KEPT = 32  # characters; longer pieces seldom come again
+_encode_short = functools.lru_cache(maxsize=100_000)(_encode)
+
+
+def _encode_piece(piece: str, tokenizer) -> Tokens:
+    return (_encode_short if len(piece) <= LONGEST_KEPT else _encode)(piece, tokenizer)
 
 
 def _pieces(text: str, borders: str) -> list[str]:
@@ -182,5 +187,5 @@ def frame(tokenizer, texts: int) -> Frame:
 
 def clear_caches() -> None:
     """Forgets what was encoded; until then the caches keep their tokenizers in memory."""
-    _encode_piece.cache_clear()
+    _encode_short.cache_clear()
     frame.cache_clear()

@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def read_json(file: Path):
     text = read_text(file)
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not a JSON file: {error}") from error
 
 
@@ -94,7 +95,7 @@ def read_json_lines(file: Path) -> Iterator[tuple[int, dict]]:
         where = f"{file}, line {number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not JSON ({error}); write one object a line.") from error
         if not isinstance(record, dict):
             raise ValueError(f"{where}: not a JSON object: {line[:80]}")
@@ -153,7 +154,8 @@ def replacing(file: Path) -> Iterator[Path]:
         OSError: if the folder cannot be made or the file cannot take its place.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.incomplete")
+    # Two processes may write the same file; the last one to end wins.
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.incomplete")
     try:
         yield temporary
         os.replace(temporary, file)

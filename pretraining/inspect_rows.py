@@ -5,7 +5,6 @@ python -m pretraining.inspect_rows rows/train-1024 --tokenizer . --statistics --
 """
 
 import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -134,7 +133,6 @@ def main() -> None:
         parser.error("--mask_rate requires --row")
     if arguments.picture is not None and not arguments.statistics:
         parser.error("--picture requires --statistics")
-    sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal without Chinese
     color = shows_color()
     with readable_errors("inspect_rows"):
         rows, tokenizer = open_with_tokenizer(

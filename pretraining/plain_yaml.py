@@ -7,6 +7,10 @@ import yaml
 
 from pretraining.files import read_text
 
+# PyYAML's own, and what it raises for values that a tag says to be something else, or that are
+# nested too deeply.
+_NOT_YAML = (yaml.YAMLError, KeyError, AttributeError, ValueError, RecursionError)
+
 
 class PlainLoader(yaml.SafeLoader):
     """YAML 1.2's plain scalars, and each key once.
@@ -54,7 +58,7 @@ def read_yaml(file: Path, such_as: str = "key: value") -> dict:
     """
     try:
         values = yaml.load(read_text(file), Loader=PlainLoader)
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise ValueError(f"{file}: not YAML: {error}") from error
     if values is None:
         return {}
@@ -82,5 +86,5 @@ def set_key(values: dict, override: str) -> None:
             raise ValueError(f"override {override!r}: {parent} is not a group of keys.")
     try:
         values[last] = yaml.load(value, Loader=PlainLoader)
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise ValueError(f"override {override!r}: not YAML: {error}") from error

@@ -144,8 +144,9 @@ def name_tokenizer_class(source: Source, folder: Path) -> None:
         return
     file = folder / "tokenizer_config.json"
     content = read_json(file) if file.is_file() else {}
+    code = content.pop("auto_map", None)  # of the source, which is left out
     named = getattr(transformers, content.get("tokenizer_class") or "", None)
-    if named is not type(tokenizer):
+    if code or named is not type(tokenizer):
         write_json(file, content | {"tokenizer_class": type(tokenizer).__name__})
 
 

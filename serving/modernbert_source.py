@@ -80,7 +80,7 @@ def weight_files(names: Iterable[str]) -> list[str]:
 def other_files(names: Iterable[str]) -> list[str]:
     """What belongs to a model beside weights and `config.json`: tokenizer, card, license, modules.
 
-    Other formats of the weights do not.
+    Other formats of the weights do not, nor does code, which would run in ours.
     """
 
     def belongs(name: str) -> bool:
@@ -90,6 +90,7 @@ def other_files(names: Iterable[str]) -> list[str]:
             name != "config.json"
             and not any(map(_OTHER_FOLDERS.fullmatch, folders))
             and (module or not file.endswith(_OTHER_FORMATS))
+            and not file.endswith(".py")
         )
 
     return sorted(filter(belongs, names))
@@ -180,13 +181,26 @@ def read_source(folder: Path) -> Source:
         config.architectures = [ARCHITECTURES[architecture].__name__]
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    names = [
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and _lies_in(path, folder)
+    ]
     weights = weight_files(names)
     if not weights:
         raise ValueError(f"{folder}: no weights: neither {' nor '.join(WEIGHTS)}, nor an index.")
     source = Source(folder, names, weights, architecture, config, notes)
     check_tensors(source)
     return source
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file is the folder's own: a link may lead to what is private. In the Hub's cache
+    links of a snapshot lead to the repository's blobs."""
+    homes = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        homes.append(folder.parent.parent.resolve() / "blobs")
+    return any(path.resolve().is_relative_to(home) for home in homes)
 
 
 def convert_config(config: ModernBertConfig) -> tuple[ChineseModernBertConfig, list[str]]:

@@ -252,6 +252,7 @@ def test_questions_may_come_one_by_one(qa):
             "leave no room for the context",
         ),
         ({"inputs": TEXT}, "question must be a text"),
+        ({"question": QUESTION, "context": "水\ud83d"}, r"context holds '\\ud83d', an unpaired"),
         (
             {"question": QUESTION, "context": TEXT, "doc_stride": -1},
             "doc_stride must be at least 0, got -1",

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import regex
 import torch
 from transformers import AutoTokenizer
 from transformers.modeling_outputs import TokenClassifierOutput
@@ -301,6 +302,7 @@ def test_blank_texts_have_no_entities_and_leave_the_others_theirs(label):
     ("text", "options", "message"),
     [
         (["周敏", None], {}, "a text to label must be a str"),
+        ("周敏\ud83d", {}, r"a text to label holds '\\ud83d', an unpaired surrogate"),
         ([], {}, "At least one input is required"),
         ("周敏", {"is_split_into_words": True}, "a text to label must be a list"),
         ("周敏", {"stride": 510}, "stride 510 must be at least 0 and less than 510"),
@@ -351,3 +353,9 @@ def test_context_is_complete_at_the_ends_of_the_text():
     assert left.tolist() == [9, 9, 9] and right.tolist() == [2, 1, 0]
     left, right = context_in_window(6, 9, 9)
     assert left.tolist() == [0, 1, 2] and right.tolist() == [9, 9, 9]
+
+
+def test_flags_are_characters_however_many_stand_in_a_row():
+    flag, marks = "\U0001f1e8\U0001f1f3", "\u0301\u200d"
+    for text in (flag * 3 + flag[0], flag + marks + flag, f"a{flag[0]}b", f"{marks}{flag}一\r\n"):
+        assert character_starts(text) == {found.start() for found in regex.finditer(r"\X", text)}

@@ -109,6 +109,10 @@ def find_files(paths: Sequence[str]) -> list[str]:
         if not found:
             raise CorpusError("no file", f"{path}: no corpus file there ({_SUPPORTED}).")
         for file in found:
+            if half_character(file):
+                raise CorpusError(
+                    "no file", f"{file!a}: a file name that is not UTF-8; give the file another."
+                )
             if not kind_of(file):
                 raise CorpusError(
                     "no file",

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import itertools
 import json
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ from pretraining.files import read_json, replacing, sha256_of, write_json
 MAX_VOCAB_SIZE = 1 << 15  # ids have 15 bits, see data_collator_wwm.WORD_START
 
 MANIFEST = "manifest.json"
+_SHARD_NAME = re.compile(r"\w[\w.-]*\.arrow")
 CHECKED = ".checked.json"
 FORMAT_VERSION = 2
 SHARD_TOKENS = 1 << 27  # 256 MiB
@@ -131,6 +133,10 @@ def read_manifest(folder: str | Path) -> dict:
             f"{file}: format_version {manifest.get('format_version')!r}, this code "
             f"reads {FORMAT_VERSION}; prepare the rows again."
         )
+    names = [shard["file"] for shard in manifest["shards"]]
+    if not all(map(_SHARD_NAME.fullmatch, names)) or len(set(names)) < len(names):
+        # A name that is a path would be written to, or removed, outside of the folder.
+        raise RowsError(f"{file}: names of shards that are none; prepare the rows again.")
     if not manifest["rows"]:
         raise RowsError(f"{folder}: the row set is empty; prepare it from a larger corpus.")
     return manifest

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import sys
 from collections import namedtuple
@@ -264,6 +265,44 @@ def test_a_bad_file_is_named_and_the_old_index_stays(name, build, call, tiny_enc
     with pytest.raises(SystemExit, match=message):
         call("build", tmp_path / name, "--index", index, "--model", tiny_encoder)
     assert [each.text for each in SearchIndex.open(index).passages()] == LINES
+
+
+def test_code_that_an_index_brings_does_not_run_unasked(call, tiny_encoder, tmp_path, capsys):
+    """An index may come from a stranger, and names its model itself."""
+    stranger, file = tmp_path / "stranger", tmp_path / "a.txt"
+    shutil.copytree(tiny_encoder, stranger)
+    (stranger / "evil.py").write_text("")
+    file.write_text("几点关门？", encoding="utf-8")
+    call("build", file, "--index", tmp_path / "index", "--model", stranger)
+    for by in ("hybrid", "words"):
+        with pytest.raises(SystemExit, match=f"would run. If you trust .* --model {stranger}"):
+            call("query", "门", "--index", tmp_path / "index", "--by", by)
+    call("query", "门", "--index", tmp_path / "index", "--model", stranger)
+    assert "几点关门？" in capsys.readouterr().out
+    settings = json.loads((tiny_encoder / "config.json").read_text())
+    (stranger / "evil.py").unlink()
+    settings["auto_map"] = {"AutoModel": "user/elsewhere--evil.Model"}
+    assert Opening.of(str(stranger)).brings_known_code()
+    (stranger / "config.json").write_text(json.dumps(settings))
+    assert not Opening.of(str(stranger)).brings_known_code()
+
+
+@pytest.mark.parametrize("name", ["unfinished", "generation-1", "generation-one"])
+def test_a_folder_of_its_user_s_is_no_remnant_of_a_build(call, tiny_encoder, tmp_path, name):
+    photo = tmp_path / "album" / name / "photo.jpg"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"photo")
+    (tmp_path / "a.txt").write_text("几点关门？", encoding="utf-8")
+    with pytest.raises(SystemExit, match=f"album holds {name}, no index"):
+        call("build", tmp_path / "a.txt", "--index", tmp_path / "album", "--model", tiny_encoder)
+    assert photo.read_bytes() == b"photo"
+
+
+def test_a_file_whose_name_is_not_utf8_is_named_before_the_work(call, tiny_encoder, tmp_path):
+    (tmp_path / "notes").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/notes/\xd1\xe9.txt")).write_text("a")
+    with pytest.raises(SystemExit, match=r"notes/.*a file name that is not UTF-8"):
+        call("build", tmp_path / "notes", "--index", tmp_path / "i", "--model", tiny_encoder)
 
 
 def test_an_index_of_another_model_is_refused(build, call, tiny_encoder, make_model, tmp_path):

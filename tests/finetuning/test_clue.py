@@ -233,6 +233,8 @@ def test_labels_stay_text_whatever_yaml_1_1_takes_them_for(tmp_path):
             "ignored: a list of labels expected",
         ),
         ({"models": "peer=FOLDER"}, "'models' must be a list"),
+        ({"models": ["..=majority"]}, "model '..=majority': a name with letters or digits"),
+        ({"tasks": [".."]}, "the task '..': a name of letters"),
         ({"models": ["./nowhere"]}, "model './nowhere': there is no folder"),
         ({"tasks": [{"tnews": {"metric": "acc"}}]}, "metric: 'acc' is unknown; there are accuracy"),
         (

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertTokeniz
 from finetuning.heads import HEADS
 from finetuning.models import Model
 from finetuning.predict import Predictor, example_of, parse
-from finetuning.spans import _encode_piece, frame
+from finetuning.spans import _encode_short, frame
 from finetuning.training import Run, _check_context, fit, outputs, train
 
 
@@ -115,7 +115,7 @@ def test_another_encoder_of_transformers_takes_its_place(bert_folder, head):
     assert result["loss"] > 0
     assert not result["inexact"]["dev"]  # a token a character
     # The caches do not keep the tokenizer.
-    assert frame.cache_info().currsize == _encode_piece.cache_info().currsize == 0
+    assert frame.cache_info().currsize == _encode_short.cache_info().currsize == 0
 
 
 @pytest.mark.parametrize("head", ["tokens", "answers"])

@@ -1,5 +1,8 @@
 """Commands tell their user's mistakes in one line, and keep the traceback of ours."""
 
+import io
+import sys
+
 import pytest
 
 from pretraining.command import readable_errors
@@ -17,3 +20,11 @@ def test_what_a_user_can_put_right_is_one_line(error):
 def test_our_own_errors_keep_their_traceback():
     with pytest.raises(KeyError), readable_errors("prepare"):
         raise KeyError("x")
+
+
+def test_a_terminal_without_a_character_shows_its_code(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="gbk", newline="")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with readable_errors("search"):
+        print("好😀", flush=True)
+    assert terminal.buffer.getvalue().decode("gbk") == "好\\U0001f600\n"

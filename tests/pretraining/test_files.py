@@ -46,6 +46,7 @@ def test_json_may_begin_with_a_byte_order_mark(tmp_path):
         ("一".encode("utf-32"), r"a\.json: UTF-32, not UTF-8"),
         ("早市".encode("gb18030"), r"a\.json: not UTF-8"),
         (b"{", r"a\.json: not a JSON file"),
+        (b"[" * 100_000, r"a\.json: not a JSON file"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, content, message):
@@ -77,6 +78,13 @@ def test_a_file_is_replaced_only_by_a_complete_one(tmp_path):
         raise RuntimeError
     assert file.read_text(encoding="utf-8") == "whole"
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_two_that_write_a_file_at_once_do_not_meet(tmp_path):
+    with replacing(tmp_path / "a.txt") as first, replacing(tmp_path / "a.txt") as second:
+        first.write_text("first", encoding="utf-8")
+        second.write_text("second", encoding="utf-8")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "first"
 
 
 def test_json_lines_that_were_written_are_read(tmp_path):

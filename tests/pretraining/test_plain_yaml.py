@@ -27,6 +27,8 @@ def test_an_empty_file_has_no_keys(tmp_path, content):
         ("- news", "keys and values expected, such as `news: 2`"),
         ("news", "keys and values expected"),
         ("news: [", "not YAML"),
+        ("news: !!bool perhaps", "not YAML"),
+        (f"news: {'[' * 3_000}", "not YAML"),
         ("[news]: 2", "not YAML: .*unhashable key"),
         ("news: 1\nnews: 2", "not YAML: .*'news' stands there twice"),
     ],

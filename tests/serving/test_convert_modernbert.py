@@ -130,6 +130,22 @@ def test_shards_are_copied_byte_for_byte_beside_all_code(convert, save, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
 
+def test_neither_code_nor_private_files_come_along(convert, save, tmp_path):
+    source, output = save(), tmp_path / "out"
+    (tmp_path / "secret.txt").write_text("secret")
+    (source / "license.txt").symlink_to(tmp_path / "secret.txt")
+    (source / "evil.py").write_text("")
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(source)
+    file = source / "tokenizer_config.json"
+    evil = {"auto_map": {"AutoTokenizer": [None, "evil.Tokenizer"]}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | evil))
+    convert(source, output)
+    assert {path.name for path in output.glob("*.py")} == set(CODE)
+    assert not (output / "license.txt").exists()
+    assert "auto_map" not in json.loads((output / "tokenizer_config.json").read_text())
+
+
 def test_pickled_weights_become_safetensors_shard_by_shard(convert, save, tmp_path):
     source = save()
     index = json.loads((source / "model.safetensors.index.json").read_text())

@@ -1,5 +1,6 @@
 """Row sets: what is written is read, and what is damaged is refused by name."""
 
+import json
 import os
 import pickle
 import time
@@ -105,6 +106,16 @@ def test_a_damaged_byte_is_noticed(folder):
 def test_a_missing_shard_is_named(folder):
     (folder / "rows-00000.arrow").unlink()
     with pytest.raises(RowsError, match=r"rows-00000.arrow: the shard is missing"):
+        open_rows(folder)
+
+
+@pytest.mark.parametrize("name", ["../rows.arrow", "/tmp/rows.arrow", ".rows.arrow", "rows.txt"])
+def test_a_shard_lies_in_its_folder(folder, name):
+    """Shards of a row set elsewhere are written and removed by the names that it gives them."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["shards"][0]["file"] = name
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(RowsError, match="names of shards that are none"):
         open_rows(folder)
 
 
