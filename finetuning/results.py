@@ -42,7 +42,6 @@ PUBLISHED = {
 # What published scores were trained on where the files that we read hold less.
 LARGER_TRAIN = {"ocnli": "50k of train"}
 HIDDEN_SCORES = ("precision", "recall")  # in the files, not in the table
-_HUB_SPLITS = {"dev": "validation"}  # as CLUE's data set there names it
 _CARD_TASKS = {
     "classification": "text-classification",
     "tokens": "token-classification",
@@ -317,7 +316,8 @@ def page(results: list[dict]) -> str:
 def write_card(results: list[dict], model: str, repository: Path) -> None:
     """Writes a model's results into its repository: `model-index` of the card, `.eval_results`.
 
-    Only tasks whose data set is on the Hub get an entry in `.eval_results`.
+    The card gets the score of test where there is a labeled one, else that of dev. Only tasks whose
+    data set is on the Hub get an entry in `.eval_results`, the score of dev.
 
     Raises:
         ValueError: if there is no such model.
@@ -333,7 +333,10 @@ def write_card(results: list[dict], model: str, repository: Path) -> None:
     index, entries = [], []
     for summary in summaries:
         settings = summary.settings
-        for (split, score), values in summary.scores.items():
+        score = settings["metric"]
+        splits = [split for split, name in summary.scores if name == score]
+        for split in splits:
+            values = summary.scores[split, score]
             of_what = "".join(
                 f", {limit:,} of {part}"
                 for part in ("train", split)
@@ -341,23 +344,23 @@ def write_card(results: list[dict], model: str, repository: Path) -> None:
             )
             value = round(100 * statistics.fmean(values), 2)
             of_seeds = f"{len(values)} seed{'s' * (len(values) != 1)}"
-            index.append(
-                EvalResult(
-                    task_type=_CARD_TASKS[settings["head"]],
-                    dataset_type=settings["hub"] or settings["task"],
-                    dataset_name=settings["task"],
-                    dataset_config=settings["task"],  # else all of CLUE would be one data set
-                    dataset_split=_HUB_SPLITS.get(split, split) if settings["hub"] else split,
-                    metric_type=score,
-                    metric_value=value,
-                    metric_name=f"{score}, mean of {of_seeds}{of_what}",
+            hub = settings["hub"] if split == "dev" else ""  # its tests have no labels
+            if split == ("test" if "test" in splits else "dev"):
+                index.append(
+                    EvalResult(
+                        task_type=_CARD_TASKS[settings["head"]],
+                        dataset_type=hub or settings["task"],
+                        dataset_name=settings["task"],
+                        dataset_config=settings["task"],  # else all of CLUE would be one data set
+                        dataset_split="validation" if hub else split,  # as CLUE there names it
+                        metric_type=score,
+                        metric_value=value,
+                        metric_name=f"{score}, mean of {of_seeds}{of_what}",
+                    )
                 )
-            )
-            if settings["hub"] and split == "dev" and score == settings["metric"]:
+            if hub:
                 notes = f"dev, {score} in percent, mean of {of_seeds}{of_what}"
-                entries.append(
-                    EvalResultEntry(settings["hub"], settings["task"], value, notes=notes)
-                )
+                entries.append(EvalResultEntry(hub, settings["task"], value, notes=notes))
     card = ModelCard(read_text(repository / "README.md"))
     ours = {result.dataset_name for result in index}
     others = [each for each in card.data.eval_results or [] if each.dataset_name not in ours]
