@@ -32,7 +32,7 @@ from pretraining.files import read_json, replacing, sha256_of, write_json
 MAX_VOCAB_SIZE = 1 << 15  # ids have 15 bits, see data_collator_wwm.WORD_START
 
 MANIFEST = "manifest.json"
-_SHARD_NAME = re.compile(r"\w[\w.-]*\.arrow")
+_SHARD_NAME = re.compile(r"[^./\\:][^/\\:]*\.arrow")  # a file, not hidden and no path
 CHECKED = ".checked.json"
 FORMAT_VERSION = 2
 SHARD_TOKENS = 1 << 27  # 256 MiB
@@ -133,10 +133,6 @@ def read_manifest(folder: str | Path) -> dict:
             f"{file}: format_version {manifest.get('format_version')!r}, this code "
             f"reads {FORMAT_VERSION}; prepare the rows again."
         )
-    names = [shard["file"] for shard in manifest["shards"]]
-    if not all(map(_SHARD_NAME.fullmatch, names)) or len(set(names)) < len(names):
-        # A name that is a path would be written to, or removed, outside of the folder.
-        raise RowsError(f"{file}: names of shards that are none; prepare the rows again.")
     if not manifest["rows"]:
         raise RowsError(f"{folder}: the row set is empty; prepare it from a larger corpus.")
     return manifest
@@ -157,6 +153,11 @@ def open_rows(folder: str | Path, verify: bool = True) -> "Rows":
         RowsError: on a missing or broken manifest, or a missing, truncated or damaged shard.
     """
     manifest = read_manifest(folder)
+    if not all(_SHARD_NAME.fullmatch(shard["file"]) for shard in manifest["shards"]):
+        # A name that is a path would be written to, or removed, outside of the folder.
+        raise RowsError(
+            f"{folder}/{MANIFEST}: names of shards that are none; prepare the rows again."
+        )
     if "://" in str(folder):
         return StreamedRows(_place_for(manifest), manifest, address=str(folder))
     folder = Path(folder)

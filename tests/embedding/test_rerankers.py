@@ -10,7 +10,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from sentence_transformers import CrossEncoder, MultiVectorEncoder
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
-from embedding import architectures, evaluate, search, train
+from embedding import architectures, evaluate, reranker, search, train
 from embedding.architectures import architecture_of
 from embedding.encoder import Opening
 from embedding.losses import loss_for
@@ -117,11 +117,10 @@ def test_a_model_of_the_hub_is_known_by_its_files_and_its_commit(tmp_path, monke
     assert len(prints) == 2
 
 
-def test_only_the_best_of_bm25_are_read_again(trained):
-    reranker = search.open_reranker(str(trained["cross_encoder"]))
-    reranker.depth = 2
+def test_only_the_best_of_bm25_are_read_again(trained, monkeypatch):
+    monkeypatch.setattr(reranker, "DEPTH", 2)
     documents = [*ANSWERS, "面条要煮五分钟。", "磨坊建在河边。"]
-    scores = reranker.search(QUESTIONS[:1], documents)[0]
+    scores = search.open_reranker(str(trained["cross_encoder"])).search(QUESTIONS[:1], documents)[0]
     lowest = scores == scores.min()
     assert lowest.sum() == 4 and not lowest[0]
 
