@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretraining.data.corpus import CorpusError, find_files, kind_of, read_file
+from pretraining.data.corpus import CorpusError, check_name, find_files, kind_of, read_file
 from pretraining.data.sentences import passages_of
-from pretraining.files import half_character, read_table
+from pretraining.files import read_table
 
 TABLES = (".csv", ".tsv")
 
@@ -37,8 +37,7 @@ def read_passages(
         OSError: if a file is not there.
     """
     for file in (file for path in map(str, paths) for file in _files(path)):
-        if half_character(file):
-            raise ValueError(f"{file!a}: a file name that is not UTF-8; give the file another.")
+        check_name(file)
         is_table = Path(file).suffix in TABLES
         texts = _table(Path(file), text_field) if is_table else _texts(file, text_field)
         found = False

@@ -24,7 +24,7 @@ from sentence_transformers import SentenceTransformer
 
 from embedding.architectures import architecture_of
 from embedding.distill import start_or_resume, write_vectors
-from embedding.encoder import DTYPES, Opening
+from embedding.encoder import DTYPES, ROOT, Opening
 from embedding.lexical import need_packages
 from embedding.passages import TABLES, Passage, read_passages
 from embedding.reranker import Reranker
@@ -46,7 +46,7 @@ from pretraining.data.corpus import passed_over
 from pretraining.files import half_character
 
 # The model that a clone brings.
-SHIPPED = Path(__file__).resolve().parent.parent / "models/embedding"
+SHIPPED = ROOT / "models/embedding"
 UNFINISHED, LOCK = "unfinished", ".lock"
 # How many passages a reranker reads.
 RERANKED = 50

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
-
 from finetuning.records import not_empty
 from pretraining.files import filled, read_json, read_json_lines, read_table, read_text
 
@@ -71,6 +69,8 @@ def read_hub(name: str, split: str, columns: Columns) -> tuple[list[dict], Count
     Raises:
         ValueError: on a column that is not there, an empty text or a missing label.
     """
+    import datasets  # here: tables of results are made without it
+
     data = datasets.load_dataset(name, split=split)
     kind = data.features.get(columns.label)
     names = kind.names if isinstance(kind, datasets.ClassLabel) else None

@@ -134,20 +134,21 @@ def untied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def name_tokenizer_class(source: Source, folder: Path) -> None:
-    """Writes the tokenizer's class into `tokenizer_config.json`, unless it is there already.
+    """Writes the tokenizer's class into `tokenizer_config.json`, unless it is there already, and
+    takes out where the source had its code, which does not come along.
 
     For the model type `modernbert` transformers passes over the class that the file names (mmBERT's
     names Gemma's, which would replace the normalizer); for ours it does not.
     """
-    tokenizer = open_tokenizer(source.folder)
-    if tokenizer is None:
-        return
     file = folder / "tokenizer_config.json"
     content = read_json(file) if file.is_file() else {}
-    code = content.pop("auto_map", None)  # of the source, which is left out
+    changed = content.pop("auto_map", None) is not None
+    tokenizer = open_tokenizer(source.folder)
     named = getattr(transformers, content.get("tokenizer_class") or "", None)
-    if code or named is not type(tokenizer):
-        write_json(file, content | {"tokenizer_class": type(tokenizer).__name__})
+    if tokenizer is not None and named is not type(tokenizer):
+        content["tokenizer_class"], changed = type(tokenizer).__name__, True
+    if changed:
+        write_json(file, content)
 
 
 def make_card(source: Source, name: str) -> ModelCard:

@@ -82,6 +82,18 @@ def kind_of(file: str) -> str | None:
     return next((kind for kind in KINDS if file.endswith(kind)), None)
 
 
+def check_name(file: str) -> None:
+    """Refuses a file whose name could not be written down.
+
+    Raises:
+        CorpusError: if its name is not UTF-8.
+    """
+    if half_character(file):
+        raise CorpusError(
+            "no file", f"{file!a}: a file name that is not UTF-8; give the file another."
+        )
+
+
 def find_files(paths: Sequence[str]) -> list[str]:
     """The corpus files behind files, folders and patterns, each once, in a fixed order.
 
@@ -109,10 +121,7 @@ def find_files(paths: Sequence[str]) -> list[str]:
         if not found:
             raise CorpusError("no file", f"{path}: no corpus file there ({_SUPPORTED}).")
         for file in found:
-            if half_character(file):
-                raise CorpusError(
-                    "no file", f"{file!a}: a file name that is not UTF-8; give the file another."
-                )
+            check_name(file)
             if not kind_of(file):
                 raise CorpusError(
                     "no file",
