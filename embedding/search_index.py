@@ -126,7 +126,14 @@ class SearchIndex:
             ImportError: if usearch, bm25s or rjieba is not installed.
         """
         note = read_note(folder)
-        return cls(note, folder / f"{GENERATION}{note.generation}")
+        while True:
+            try:
+                return cls(note, folder / f"{GENERATION}{note.generation}")
+            except ValueError:
+                # A build may have replaced and removed this generation in the meantime.
+                if (new := read_note(folder)) == note:
+                    raise
+                note = new
 
     def passage(self, number: int) -> Passage:
         """One passage by its number."""

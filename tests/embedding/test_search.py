@@ -214,6 +214,19 @@ def test_a_killed_build_leaves_the_old_index_and_goes_on(build, monkeypatch):
     assert not (index / UNFINISHED).exists()
 
 
+def test_an_index_that_is_replaced_while_it_is_opened_opens_as_the_new_one(build, monkeypatch):
+    index, read_note = build(), search_index.read_note
+
+    def read_and_replace(folder: Path):
+        note = read_note(folder)
+        monkeypatch.setattr(search_index, "read_note", read_note)
+        build(LINES[:2])
+        return note
+
+    monkeypatch.setattr(search_index, "read_note", read_and_replace)
+    assert SearchIndex.open(index).note.passages == 2
+
+
 def test_a_full_disk_leaves_the_old_index(build, monkeypatch):
     index = build()
     usage = namedtuple("usage", "total used free")
