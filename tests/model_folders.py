@@ -2,10 +2,11 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+
+from commands import run_main
 
 # As small as a model can be: every length up to the longest is checked when it is exported.
 SHAPE = {
@@ -44,5 +45,4 @@ def run_export(*arguments) -> None:
     short = {"milliseconds": (1, 9, 1), "tokens_per_second": (2, 9, 1)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_check, "SPEEDS", short)
-        patch.setattr(sys, "argv", ["export", *map(str, arguments)])
-        export.main()
+        run_main(export, *arguments)

@@ -4,10 +4,10 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 import train_mlm
+from commands import run_main
 from pretraining.data.preparation import Preparation
 from pretraining.run.configuration import load_run
 from pretraining.run.settings import check_stage
@@ -68,10 +68,8 @@ def command(workspace: Path, *arguments: str) -> list[str]:
 
 
 def run_here(workspace: Path, *arguments: str) -> None:
-    """The same command in this process, which saves the time to import everything."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", command(workspace, *arguments)[1:])
-        train_mlm.main()
+    """The same command in this process."""
+    run_main(train_mlm, workspace / "run.yaml", *arguments)
 
 
 def stage_of(workspace: Path, *changes: str):

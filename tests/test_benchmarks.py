@@ -21,6 +21,7 @@ import speed
 import throughput
 import train_steps
 import word_borders
+from commands import run_main
 from pretraining.data.encoding import Encoder
 from sides import OURS, Comparison, Shape, Side, sides_of
 
@@ -30,14 +31,9 @@ TINY = Shape(layers=2, hidden=64, heads=2, intermediate=96, context=512)
 
 
 @pytest.fixture
-def run_script(monkeypatch):
-    """Gives `run_script(module, *arguments)`: its main, in this process to save the imports."""
-
-    def run(module, *arguments):
-        monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, arguments)])
-        module.main()
-
-    yield run
+def run_script():
+    """Gives `run_script(module, *arguments)`: its main, in this process."""
+    yield run_main
     torch.compiler.reset()  # other tests count compilations
 
 

@@ -25,6 +25,7 @@ from matplotlib.image import imread
 from safetensors.torch import load_file
 
 import train_mlm
+from commands import run_main
 from hub_standin import HubStandIn
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.preparation import Preparation
@@ -337,8 +338,7 @@ def test_the_papers_run_is_planned(tmp_path, monkeypatch, capsys):
         changes.append(f"stage{stage}.training.per_device_train_batch_size={at_once}")
     changes.append(make_model_file(tmp_path, max_position_embeddings=8192))
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["train_mlm.py", "configs/large.yaml", "--plan", *changes])
-    train_mlm.main()
+    run_main(train_mlm, "configs/large.yaml", "--plan", *changes)
     shown = capsys.readouterr().out
     positions = [int(n.replace(",", "")) for n in re.findall(r"= ([\d,]+) positions", shown)]
     assert positions == [pytest.approx(1.1e12, rel=1e-3), pytest.approx(0.1e12, rel=1e-3)]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from commands import run_main
 from embedding import crops
 from embedding.crops import LONGEST_PASSAGE, in_traditional, pair_of
 
@@ -75,7 +76,7 @@ def test_the_command_draws_pairs_and_leaves_out_those_of_the_tests(tmp_path, mon
         "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8"
     )
     output = tmp_path / "crops.jsonl"
-    arguments = ["crops", "--documents", documents, "--output", output, "--count", 10]
+    arguments = ["--documents", documents, "--output", output, "--count", 10]
 
     class TestsHoldTheMarket:
         def __init__(self, tasks):
@@ -85,8 +86,7 @@ def test_the_command_draws_pairs_and_leaves_out_those_of_the_tests(tmp_path, mon
             return any(text == SENTENCES[0] for text in texts)
 
     def drawn(*options) -> list[dict]:
-        monkeypatch.setattr("sys.argv", [str(value) for value in (*arguments, *options)])
-        crops.main()
+        run_main(crops, *arguments, *options)
         return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
 
     for options in (("--count", 0), ("--traditional", 20)):

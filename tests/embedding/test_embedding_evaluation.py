@@ -1,12 +1,12 @@
 """Metrics by hand-made ranks, readers of the tasks' formats, and the table of an evaluation."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 
+from commands import run_main
 from embedding import evaluate, results
 from embedding.encoder import Encoder, Opening
 from embedding.evaluate import score
@@ -195,13 +195,12 @@ def test_a_missing_file_and_a_wrong_line_are_named(tasks):
 
 
 @pytest.fixture
-def evaluated(tasks, tmp_path, monkeypatch, capsys):
+def evaluated(tasks, tmp_path, capsys):
     """Returns `evaluated(*options)`: the lines that the command printed."""
 
     def run(*options: str) -> list[str]:
-        output = ["--output", str(tmp_path / "results.json")]
-        monkeypatch.setattr(sys, "argv", ["evaluate", "--tasks", str(tasks), *output, *options])
-        evaluate.main()
+        output = tmp_path / "results.json"
+        run_main(evaluate, "--tasks", tasks, "--output", output, *options)
         return capsys.readouterr().out.splitlines()
 
     return run

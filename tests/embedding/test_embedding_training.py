@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, DefaultFlowCallback
 
+from commands import run_main
 from embedding import distill, mine, neighbors, sentences
 from embedding.bag_of_words import (
     leave_layers_out,
@@ -185,7 +186,7 @@ def test_leaks_of_a_run_are_listed_by_task(run_file):
 # --- hard negatives -----------------------------------------------------------------------------
 
 
-def test_mined_rows_train_as_triplets(tiny_encoder, tmp_path, monkeypatch, capsys):
+def test_mined_rows_train_as_triplets(tiny_encoder, tmp_path, capsys):
     pairs, output = tmp_path / "pairs.jsonl", tmp_path / "mined.jsonl"
     rows = [{"q": text, "t": f"{text}真的"} for text in SENTENCES]
     pairs.write_text(
@@ -195,12 +196,10 @@ def test_mined_rows_train_as_triplets(tiny_encoder, tmp_path, monkeypatch, capsy
     arguments += ["--columns", "q", "t"]
     # An untrained model says little of what is close; any margin would leave few.
     arguments += ["--negatives", 2, "--relative_margin", -10]
-    monkeypatch.setattr("sys.argv", ["mine", *map(str, arguments)])
-    mine.main()
+    run_main(mine, *arguments)
     assert f"of {len(rows)} pairs with 2 negatives each" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["mine", *map(str, arguments), "--negatives", "20"])
     with pytest.raises(SystemExit):
-        mine.main()
+        run_main(mine, *arguments, "--negatives", 20)
     assert "--negatives 20 needs --range_max 60 or more" in capsys.readouterr().err
     spec = TaskSpec("t", "triplets", (output,), columns=("anchor", "positive", "negatives"))
     mined = load_task(spec, 0).rows.to_list()
@@ -241,8 +240,7 @@ def distilled(tiny_encoder, tmp_path, monkeypatch, capsys):
     def run(*options) -> str:
         arguments = ["--teacher", tiny_encoder, "--sentences", tmp_path / "sentences.txt"]
         arguments += ["--output", tmp_path / "vectors", *options]
-        monkeypatch.setattr("sys.argv", ["distill", *map(str, arguments)])
-        distill.main()
+        run_main(distill, *arguments)
         return capsys.readouterr().out
 
     return run
@@ -479,30 +477,26 @@ def test_a_student_that_cannot_be_is_refused(run_file, override, message):
         train(load_run_file(run_file("student"), [override]))
 
 
-def test_the_texts_of_a_runs_tasks_are_what_it_would_train_on(run_file, tmp_path, monkeypatch):
+def test_the_texts_of_a_runs_tasks_are_what_it_would_train_on(run_file, tmp_path):
     output = tmp_path / "texts.txt"
-    arguments = ["sentences", "--run", run_file("run"), "--output", output]
-    monkeypatch.setattr("sys.argv", [str(argument) for argument in arguments])
-    sentences.main()
+    arguments = ["--run", run_file("run"), "--output", output]
+    run_main(sentences, *arguments)
     mirrored = [text[::-1] for text in SENTENCES]
     assert sorted(output.read_text(encoding="utf-8").splitlines()) == sorted(SENTENCES + mirrored)
-    monkeypatch.setattr("sys.argv", [*map(str, arguments), "--count", "5", "--longest", "12"])
-    sentences.main()
+    run_main(sentences, *arguments, "--count", 5, "--longest", 12)
     drawn = output.read_text(encoding="utf-8").splitlines()
     assert len(drawn) == 5 and max(map(len, drawn)) <= 12
 
 
-def test_the_texts_of_a_vocabulary_are_words_without_spaces(tiny_encoder, tmp_path, monkeypatch):
+def test_the_texts_of_a_vocabulary_are_words_without_spaces(tiny_encoder, tmp_path):
     output = tmp_path / "words.txt"
-    arguments = ["sentences", "--vocabulary", tiny_encoder, "--output", output]
-    monkeypatch.setattr("sys.argv", [str(argument) for argument in arguments])
-    sentences.main()
+    arguments = ["--vocabulary", tiny_encoder, "--output", output]
+    run_main(sentences, *arguments)
     words = output.read_text(encoding="utf-8").splitlines()
     assert len(set(words)) == len(words) > 30_000
     assert {"雨", "图书馆"} <= set(words) and not {"", "[CLS]", "\ufffd"} & set(words)
-    monkeypatch.setattr("sys.argv", [*map(str, arguments), "--count", "5"])
     with pytest.raises(SystemExit):
-        sentences.main()
+        run_main(sentences, *arguments, "--count", 5)
 
 
 def test_a_teachers_neighbors_are_learned_in_groups(run_file, teacher, monkeypatch):

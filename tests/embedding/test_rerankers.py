@@ -1,7 +1,6 @@
 """Cross-encoders and late interaction: trained by a run file, opened again, put to rerank."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from sentence_transformers import CrossEncoder, MultiVectorEncoder
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
+from commands import run_main
 from embedding import architectures, evaluate, reranker, search, train
 from embedding.architectures import architecture_of
 from embedding.encoder import Opening
@@ -127,7 +127,7 @@ def test_only_the_best_of_bm25_are_read_again(trained, monkeypatch):
 
 @pytest.mark.parametrize("architecture", KINDS)
 def test_evaluation_and_search_take_one_by_its_folder(
-    architecture, trained, tiny_encoder, tmp_path, monkeypatch, capsys
+    architecture, trained, tiny_encoder, tmp_path, capsys
 ):
     contender = evaluate.Contender(str(trained[architecture]), None)
     assert np.isfinite(contender.scorer.similar(QUESTIONS, ANSWERS)).all()
@@ -138,8 +138,7 @@ def test_evaluation_and_search_take_one_by_its_folder(
         ("build", lines, "--index", index, "--model", tiny_encoder),
         ("query", QUESTIONS[2], "--index", index, "--rerank", trained[architecture], "--top", 1),
     ):
-        monkeypatch.setattr(sys, "argv", ["search", *map(str, arguments)])
-        search.main()
+        run_main(search, *arguments)
     assert ANSWERS[2] in capsys.readouterr().out
 
 

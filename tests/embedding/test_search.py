@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections import namedtuple
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from commands import run_main
 from embedding import search, search_index
 from embedding.encoder import Opening
 from embedding.passages import read_passages
@@ -28,19 +30,11 @@ LINES = [
 ]
 
 
-@pytest.fixture
-def call(monkeypatch):
-    """Returns `call(*arguments)`: runs the command."""
-
-    def run(*arguments) -> None:
-        monkeypatch.setattr(sys, "argv", ["search", *map(str, arguments)])
-        search.main()
-
-    return run
+call = partial(run_main, search)
 
 
 @pytest.fixture
-def build(call, tiny_encoder, tmp_path):
+def build(tiny_encoder, tmp_path):
     """Returns `build(lines, name, command)`: indexes a text file of lines; gives the index."""
 
     def run(lines=LINES, name="index", command="build") -> Path:
@@ -101,7 +95,7 @@ def test_a_name_that_reads_like_a_pattern_is_taken_as_it_is(name, tmp_path):
 # --- what is found ------------------------------------------------------------------------------
 
 
-def test_each_way_finds_a_passage_and_says_where_it_stands(build, call, tmp_path, capsys):
+def test_each_way_finds_a_passage_and_says_where_it_stands(build, tmp_path, capsys):
     index = build()
     for way in search.WAYS:
         capsys.readouterr()
@@ -110,7 +104,7 @@ def test_each_way_finds_a_passage_and_says_where_it_stands(build, call, tmp_path
         assert LINES[1] in shown and f"{tmp_path / 'build.txt'}, line 2" in shown
 
 
-def test_questions_come_from_standard_input_too(build, call, monkeypatch, capsys):
+def test_questions_come_from_standard_input_too(build, monkeypatch, capsys):
     index = build()
     monkeypatch.setattr(sys, "stdin", iter(["磨坊\n", "\n", "面条\n"]))
     capsys.readouterr()
@@ -162,7 +156,7 @@ def test_words_are_found_whatever_their_case_and_width(build):
         assert found == ["我们用Python写脚本。"]
 
 
-def test_words_that_no_passage_has_find_nothing(build, call, capsys):
+def test_words_that_no_passage_has_find_nothing(build, capsys):
     index = build()
     call("query", "xylophone", "--index", index, "--by", "words")
     assert "Nothing found." in capsys.readouterr().out
@@ -271,7 +265,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_bad_file_is_named_and_the_old_index_stays(name, build, call, tiny_encoder, tmp_path):
+def test_a_bad_file_is_named_and_the_old_index_stays(name, build, tiny_encoder, tmp_path):
     index = build()
     content, message = BAD_FILES[name]
     (tmp_path / name).write_bytes(content)
@@ -280,7 +274,7 @@ def test_a_bad_file_is_named_and_the_old_index_stays(name, build, call, tiny_enc
     assert [each.text for each in SearchIndex.open(index).passages()] == LINES
 
 
-def test_code_that_an_index_brings_does_not_run_unasked(call, tiny_encoder, tmp_path, capsys):
+def test_code_that_an_index_brings_does_not_run_unasked(tiny_encoder, tmp_path, capsys):
     """An index may come from a stranger, and names its model itself."""
     stranger, file = tmp_path / "stranger", tmp_path / "a.txt"
     shutil.copytree(tiny_encoder, stranger)
@@ -301,7 +295,7 @@ def test_code_that_an_index_brings_does_not_run_unasked(call, tiny_encoder, tmp_
 
 
 @pytest.mark.parametrize("name", ["unfinished", "generation-1", "generation-one"])
-def test_a_folder_of_its_user_s_is_no_remnant_of_a_build(call, tiny_encoder, tmp_path, name):
+def test_a_folder_of_its_user_s_is_no_remnant_of_a_build(tiny_encoder, tmp_path, name):
     photo = tmp_path / "album" / name / "photo.jpg"
     photo.parent.mkdir(parents=True)
     photo.write_bytes(b"photo")
@@ -311,14 +305,14 @@ def test_a_folder_of_its_user_s_is_no_remnant_of_a_build(call, tiny_encoder, tmp
     assert photo.read_bytes() == b"photo"
 
 
-def test_a_file_whose_name_is_not_utf8_is_named_before_the_work(call, tiny_encoder, tmp_path):
+def test_a_file_whose_name_is_not_utf8_is_named_before_the_work(tiny_encoder, tmp_path):
     (tmp_path / "notes").mkdir()
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/notes/\xd1\xe9.txt")).write_text("a")
     with pytest.raises(SystemExit, match=r"notes/.*a file name that is not UTF-8"):
         call("build", tmp_path / "notes", "--index", tmp_path / "i", "--model", tiny_encoder)
 
 
-def test_an_index_of_another_model_is_refused(build, call, tiny_encoder, make_model, tmp_path):
+def test_an_index_of_another_model_is_refused(build, tiny_encoder, make_model, tmp_path):
     index = build()
     other = tmp_path / "other"
     shutil.copytree(tiny_encoder, other)
@@ -334,7 +328,7 @@ def test_an_index_of_another_model_is_refused(build, call, tiny_encoder, make_mo
         call("query", "书", "--index", index, "--model", tmp_path / "moved")
 
 
-def test_an_index_of_shorter_vectors_knows_their_size(call, tiny_encoder, tmp_path, capsys):
+def test_an_index_of_shorter_vectors_knows_their_size(tiny_encoder, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("\n".join(LINES), encoding="utf-8")
     model = f"{tiny_encoder}@16"
     call("build", tmp_path / "notes.txt", "--index", tmp_path / "index", "--model", model)
@@ -353,7 +347,7 @@ def test_models_of_other_runs_in_its_folder_do_not_make_a_model_another(tiny_enc
     assert Opening.of(str(checkout)).fingerprint() != before
 
 
-def test_what_is_no_index_is_refused(build, call, tmp_path):
+def test_what_is_no_index_is_refused(build, tmp_path):
     with pytest.raises(SystemExit, match="holds no index"):
         call("query", "书", "--index", tmp_path / "nowhere")
     (tmp_path / "index").mkdir()
@@ -368,7 +362,7 @@ def test_what_is_no_index_is_refused(build, call, tmp_path):
     assert not (tmp_path / "site/unfinished").exists()
 
 
-def test_an_index_does_not_lie_among_its_sources(build, call, tiny_encoder, tmp_path, capsys):
+def test_an_index_does_not_lie_among_its_sources(build, tiny_encoder, tmp_path, capsys):
     build()
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/a.txt").write_text("图书馆九点关门。", encoding="utf-8")
@@ -389,7 +383,7 @@ def test_a_damaged_index_says_so(part, build):
         SearchIndex.open(index)
 
 
-def test_an_empty_question_is_refused(build, call):
+def test_an_empty_question_is_refused(build):
     index = build()
     with pytest.raises(SystemExit, match="question is empty"):
         call("query", " ", "--index", index)
@@ -397,7 +391,7 @@ def test_an_empty_question_is_refused(build, call):
         call("query", "\udccd", "--index", index)
 
 
-def test_a_line_that_is_no_text_does_not_end_the_questions(build, call, monkeypatch, capsys):
+def test_a_line_that_is_no_text_does_not_end_the_questions(build, monkeypatch, capsys):
     index = build()
     lines = io.BytesIO("磨坊".encode("gb18030") + "\n面条\n".encode())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines, encoding="ascii"))
@@ -406,7 +400,7 @@ def test_a_line_that_is_no_text_does_not_end_the_questions(build, call, monkeypa
     assert "not text in UTF-8" in shown.err and LINES[2] in shown.out
 
 
-def test_opening_of_a_folder_without_a_model_comes_before_reading(call, tmp_path):
+def test_opening_of_a_folder_without_a_model_comes_before_reading(tmp_path):
     with pytest.raises(SystemExit, match="no such folder"):
         call("build", "nowhere.txt", "--index", tmp_path / "index", "--model", "./nowhere")
     assert not (tmp_path / "index").exists()

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import sys
 import time
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerControl, TrainerState
 
+from commands import run_main
 from corpora import many_texts, prepare, write_corpus
 from experiments.gpu_train import join, pack, packed_rows, parts, train, ways
 from pretraining.data.rows import open_rows
@@ -39,17 +39,6 @@ def packed(made_once, rows_of):
         pack.pack(rows_of / "train", held_out, folder / "packed", 2**21, 0, rows_of / "long")
 
     return made_once("gpu-train-packed", make) / "packed"
-
-
-@pytest.fixture
-def run_command(monkeypatch):
-    """Gives `run_command(module, *arguments)`: its main, in this process to save the imports."""
-
-    def run(module, *arguments):
-        monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, arguments)])
-        module.main()
-
-    return run
 
 
 def stacked(rows):
@@ -112,7 +101,7 @@ def test_no_room_and_damage_are_named(rows_of, packed, tmp_path):
 
 
 @pytest.fixture
-def train_here(packed, tmp_path, run_command, monkeypatch, workspace):
+def train_here(packed, tmp_path, monkeypatch, workspace):
     """Gives `train_here()`: trains a few steps with tiny shapes; returns what is to come back."""
     # Of a hundred minutes, so that it plans a few steps and a slow machine has time for them.
     speed = ways.Speed(step_seconds=600.0, start_seconds=0.0, compiled=False)
@@ -120,7 +109,7 @@ def train_here(packed, tmp_path, run_command, monkeypatch, workspace):
     work, output = tmp_path / "work", tmp_path / "output"
 
     def run():
-        run_command(
+        run_main(
             *(train, f"model={workspace / 'model.json'}", f"output_dir={work}", "--tiny"),
             *("--packed", packed, "--output", output, "--minutes", 100),
         )
@@ -130,7 +119,7 @@ def train_here(packed, tmp_path, run_command, monkeypatch, workspace):
 
 
 def test_it_trains_and_what_comes_back_is_the_model_that_was_trained(
-    train_here, tmp_path, run_command, monkeypatch
+    train_here, tmp_path, monkeypatch
 ):
     saved = []
 
@@ -154,7 +143,7 @@ def test_it_trains_and_what_comes_back_is_the_model_that_was_trained(
     on_the_way = sorted({int(0.5 * first), int(0.8 * first), first})
     assert saved == [*([(1, steps)] for steps in on_the_way), [(1, first), (2, second)]]
 
-    run_command(join, output, "--output", tmp_path / "model")
+    run_main(join, output, "--output", tmp_path / "model")
     log = json.loads((tmp_path / "model" / "training_log.json").read_text())
     assert [entry["step"] for entry in log if "loss" in entry][-1] == second
     texts = "早市六点开门，卖菜的人来得早。"
@@ -236,7 +225,7 @@ def test_what_does_not_work_is_told_and_the_next_way_is_tried(monkeypatch, capsy
 
 
 def test_a_way_is_measured_by_a_command_that_tells_what_went_wrong(
-    rows_of, tmp_path, run_command, monkeypatch, workspace
+    rows_of, tmp_path, monkeypatch, workspace
 ):
     monkeypatch.setattr(ways, "WARM_UP", 2)
     monkeypatch.setattr(ways, "TIMED", 3)
@@ -245,7 +234,7 @@ def test_a_way_is_measured_by_a_command_that_tells_what_went_wrong(
     for model in (workspace / "model.json", tmp_path / "absent.json"):
         overrides = (f"model={model}", f"output_dir={tmp_path / 'work'}")
         overrides += (f"stage1.train_rows={rows_of / 'train'}",)
-        run_command(*(ways, "--way", 1, "--output", file), *train.TINY, *overrides)
+        run_main(*(ways, "--way", 1, "--output", file), *train.TINY, *overrides)
         told.append(json.loads(file.read_text()))
     assert 0 < told[0]["step_seconds"] < 60 and not told[0]["compiled"]
     assert told[1]["error"].endswith("absent.json does not exist.")
@@ -272,21 +261,19 @@ def test_training_ends_when_its_time_is_up():
         assert control.should_training_stop is stops
 
 
-def test_a_model_too_large_to_come_back_is_refused_before_anything_is_unpacked(
-    packed, tmp_path, run_command
-):
+def test_a_model_too_large_to_come_back_is_refused_before_anything_is_unpacked(packed, tmp_path):
     with pytest.raises(SystemExit, match=r"MiB in bf16, and 60 MiB come back"):
-        run_command(
+        run_main(
             *(train, "model=configs/base.json", f"output_dir={tmp_path / 'work'}", "--tiny"),
             *("--packed", packed, "--output", tmp_path / "output"),
         )
     assert not (tmp_path / "work").exists()
 
 
-def test_without_a_gpu_it_says_so(tmp_path, run_command, monkeypatch):
+def test_without_a_gpu_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match=r"no CUDA device; try it on the CPU with --tiny"):
-        run_command(train, "--output", tmp_path)
+        run_main(train, "--output", tmp_path)
 
 
 def test_a_model_takes_the_place_of_one_that_was_saved_before(tmp_path):

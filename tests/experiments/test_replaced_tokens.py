@@ -1,12 +1,11 @@
 """Replaced-token detection: what is drawn, what is lost, and runs that go on."""
 
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from commands import run_main
 from data_collator_wwm import IGNORED
 from experiments.learning_per_hour import train_replaced_tokens
 from experiments.learning_per_hour.replaced_tokens import (
@@ -97,9 +96,7 @@ def run(workspace, folder, *arguments: str) -> dict[str, torch.Tensor]:
     """Trains six steps, or goes on; the weights of the finished detector."""
     changes = ["stage1.eval_rows=null", "stage1.training.max_steps=6", f"output_dir={folder}"]
     changes += ["stage1.training.save_steps=3", "training.report_to=none"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train", str(workspace / "run.yaml"), *changes, *arguments])
-        train_replaced_tokens.main()
+    run_main(train_replaced_tokens, workspace / "run.yaml", *changes, *arguments)
     return load_file(folder / "stage1" / "final" / "model.safetensors")
 
 
@@ -128,7 +125,5 @@ def test_a_run_that_is_resumed_ends_as_if_it_had_not_stopped(workspace, tmp_path
 
 
 def test_a_run_that_evaluates_is_refused(workspace, tmp_path):
-    arguments = ["train", str(workspace / "run.yaml"), f"output_dir={tmp_path}"]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="eval_rows out"):
-        patch.setattr(sys, "argv", arguments)
-        train_replaced_tokens.main()
+    with pytest.raises(SystemExit, match="eval_rows out"):
+        run_main(train_replaced_tokens, workspace / "run.yaml", f"output_dir={tmp_path}")

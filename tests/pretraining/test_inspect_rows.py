@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
+from commands import run_main
 from data_collator_wwm import IGNORED, split_row
 from pretraining import inspect_rows
 from pretraining.data.display import collator_of, show_row, visible
@@ -50,12 +51,11 @@ def opened(folder):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(capsys):
     """Returns `command(*arguments)`: runs the command and returns what it printed."""
 
     def run(*arguments) -> str:
-        monkeypatch.setattr(sys, "argv", ["inspect_rows", *map(str, arguments)])
-        inspect_rows.main()
+        run_main(inspect_rows, *arguments)
         return capsys.readouterr().out
 
     return run

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from commands import run_main
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from data_collator_wwm import IGNORED
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
+from pretraining import model_report
 from pretraining.data.preparation import Preparation
 from pretraining.data.rows import open_rows
-from pretraining.model_report import Report, everyday_first, main, predict
+from pretraining.model_report import Report, everyday_first, predict
 from pretraining.run.evaluation import EvaluationRows, evaluation_collator, reduce_logits
 from pretraining.run.figures import MaskedTokens
 
@@ -38,13 +39,11 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def report(folder, monkeypatch, capsys):
+def report(folder, capsys):
     """Returns `report(*arguments)`: what the command prints of the folder's model and rows."""
 
     def report(*arguments: str) -> str:
-        sides = ["--model", str(folder / "model"), "--eval", str(folder / "rows")]
-        monkeypatch.setattr(sys, "argv", ["model_report", *sides, *arguments])
-        main()
+        run_main(model_report, "--model", folder / "model", "--eval", folder / "rows", *arguments)
         return capsys.readouterr().out
 
     return report

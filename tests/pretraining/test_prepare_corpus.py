@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from commands import run_main
 from corpora import ROOT, TEXTS, many_texts, prepare, shards_of, texts_of, write_corpus
 from hub_standin import HubStandIn
 from pretraining import prepare_corpus
@@ -31,18 +32,12 @@ def arguments_for(corpus: Path | str, output: Path, *more: str) -> list[str]:
     ]
 
 
-@pytest.fixture
-def run(monkeypatch):
-    """Returns `run(corpus, output, *more)`: the command, in this process."""
-
-    def call(*arguments) -> None:
-        monkeypatch.setattr(sys, "argv", ["prepare_corpus", *arguments_for(*arguments)])
-        prepare_corpus.main()
-
-    return call
+def run(corpus: Path | str, output: Path, *more: str) -> None:
+    """The command, in this process."""
+    run_main(prepare_corpus, *arguments_for(corpus, output, *more))
 
 
-def test_the_summary_counts_what_was_prepared_and_what_was_not(corpus, tmp_path, run, capsys):
+def test_the_summary_counts_what_was_prepared_and_what_was_not(corpus, tmp_path, capsys):
     corpus.write_bytes(corpus.read_bytes() + b"{broken\n")
     filters = tmp_path / "filters.yaml"
     filters.write_text("length: {minimum: 12}", encoding="utf-8")
@@ -58,7 +53,7 @@ def test_the_summary_counts_what_was_prepared_and_what_was_not(corpus, tmp_path,
     assert lines[1:] == ["bad_input: broken line: 1", f"dropped: length: {3 - len(kept)}"]
 
 
-def test_files_of_a_folder_that_are_no_corpus_are_counted(corpus, tmp_path, run, capsys):
+def test_files_of_a_folder_that_are_no_corpus_are_counted(corpus, tmp_path, capsys):
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in ("a.jsonl", "b.json.gz", "c.json.gz", "LICENSE"):
@@ -75,7 +70,7 @@ def test_a_restart_has_the_tasks_of_before_however_many_workers(corpus, tmp_path
     assert [preparation._tasks([str(corpus)], workers) for workers in (1, 8)] == [1, 1]
 
 
-def test_words_without_effect_are_named_at_the_start(corpus, tmp_path, run, capsys):
+def test_words_without_effect_are_named_at_the_start(corpus, tmp_path, capsys):
     dictionary = tmp_path / "words.txt"
     dictionary.write_text("的了 1\n《早市》\n", encoding="utf-8")
     run(corpus, tmp_path / "rows", "--user_dictionary", str(dictionary), "--workers", "1")
@@ -99,14 +94,14 @@ def test_words_without_effect_are_named_at_the_start(corpus, tmp_path, run, caps
         (("--short_unit", "sentence"), "--short_unit needs --short_share"),
     ],
 )
-def test_options_that_cannot_be_used_are_named(corpus, tmp_path, run, capsys, more, message):
+def test_options_that_cannot_be_used_are_named(corpus, tmp_path, capsys, more, message):
     with pytest.raises(SystemExit) as stopped:
         run(corpus, tmp_path / "rows", *more)
     assert message in f"{stopped.value}{capsys.readouterr().err}"
     assert list(tmp_path.iterdir()) == [corpus]
 
 
-def test_short_texts_and_weights_are_settings_of_the_command(tmp_path, run, capsys):
+def test_short_texts_and_weights_are_settings_of_the_command(tmp_path, capsys):
     corpus = write_corpus(tmp_path / "a.jsonl", ["灯亮了。船靠岸了，人都下来了。"], domain="story")
     weights = tmp_path / "weights.yaml"
     weights.write_text("story: 2\nnovels: 0.5\nletters: 0\n", encoding="utf-8")
@@ -120,7 +115,7 @@ def test_short_texts_and_weights_are_settings_of_the_command(tmp_path, run, caps
     assert "weights: novels: no document of this domain" in capsys.readouterr().out.splitlines()
 
 
-def test_a_dry_run_prints_the_scripts_and_writes_nothing(corpus, tmp_path, run, capsys):
+def test_a_dry_run_prints_the_scripts_and_writes_nothing(corpus, tmp_path, capsys):
     slurm = ("--slurm", "partition=cpu", "time=2:00:00")
     run(corpus, tmp_path / "rows", "--executor", "slurm", "--dry-run", "--tasks", "20", *slurm)
     shown = capsys.readouterr().out

@@ -1,13 +1,13 @@
 """A model that starts from counts: what its embeddings and bias say, and what stays random."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
+from commands import run_main
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from data_collator_wwm import split_row
 from pretraining import start_from_counts
@@ -24,11 +24,9 @@ def start(tmp_path_factory):
     corpus = [str(ROOT / "examples" / "corpus" / "train.jsonl")]
     Preparation(corpus, ROOT / "tokenizer.json", 64, folder / "rows").run()
     (folder / "model.json").write_text(json.dumps(CONFIG), encoding="utf-8")
-    command = ["start_from_counts", "--rows", f"{folder}/rows"]
-    command += ["--model", f"{folder}/model.json", "--output", f"{folder}/start"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", command)
-        start_from_counts.main()
+    command = ["--rows", f"{folder}/rows", "--model", f"{folder}/model.json"]
+    command += ["--output", f"{folder}/start"]
+    run_main(start_from_counts, *command)
     return folder, command
 
 
@@ -75,22 +73,20 @@ def test_the_bias_orders_tokens_by_frequency(start, model):
     assert model.decoder.bias[:5].max() <= bias.min() + 1e-6  # special tokens are never predicted
 
 
-def test_an_output_that_is_there_is_not_overwritten(start, monkeypatch):
+def test_an_output_that_is_there_is_not_overwritten(start):
     _, command = start
-    monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit, match="start is not an empty folder"):
-        start_from_counts.main()
+        run_main(start_from_counts, *command)
 
 
-def test_rows_of_a_larger_vocabulary_are_refused_and_nothing_is_left(start, monkeypatch):
+def test_rows_of_a_larger_vocabulary_are_refused_and_nothing_is_left(start):
     folder, command = start
     small = folder / "small.json"
     small.write_text(json.dumps(CONFIG | {"vocab_size": 1_000}), encoding="utf-8")
-    changed = [*command[:3], "--model", str(small), "--output", str(folder / "other")]
-    monkeypatch.setattr(sys, "argv", changed)
+    changed = [*command[:2], "--model", small, "--output", folder / "other"]
     before = sorted(folder.iterdir())
     with pytest.raises(SystemExit, match=r"vocab_size in .*small.json is 1000"):
-        start_from_counts.main()
+        run_main(start_from_counts, *changed)
     assert sorted(folder.iterdir()) == before
 
 

@@ -1,21 +1,19 @@
 """The command that reports on a tokenizer."""
 
-import sys
+from functools import partial
 
 import pytest
 
+from commands import run_main
 from corpora import TEXTS, TOKENIZER, write_corpus
 from pretraining import tokenizer_report
 
-
-def run(monkeypatch, *arguments) -> None:
-    monkeypatch.setattr(sys, "argv", ["tokenizer_report", *map(str, arguments)])
-    tokenizer_report.main()
+run = partial(run_main, tokenizer_report, "--tokenizer", TOKENIZER.parent)
 
 
-def test_the_command_prints_a_table(tmp_path, monkeypatch, capsys):
+def test_the_command_prints_a_table(tmp_path, capsys):
     corpus = write_corpus(tmp_path / "corpus.jsonl", TEXTS)
-    run(monkeypatch, "--tokenizer", TOKENIZER.parent, "--corpus", corpus)
+    run("--corpus", corpus)
     table = capsys.readouterr().out
     assert "| 32,000 entries |" in table
     assert table.splitlines()[-3].startswith(f"| all | {sum(map(len, TEXTS))} | ")
@@ -29,6 +27,6 @@ def test_the_command_prints_a_table(tmp_path, monkeypatch, capsys):
         (["--corpus", "x", "--tokenizer", "nowhere"], "nowhere/tokenizer.json: no such tokenizer"),
     ],
 )
-def test_what_is_missing_is_named(monkeypatch, arguments, message):
+def test_what_is_missing_is_named(arguments, message):
     with pytest.raises(SystemExit, match=message):
-        run(monkeypatch, "--tokenizer", TOKENIZER.parent, *arguments)
+        run(*arguments)

@@ -1,13 +1,14 @@
 """The command that trains a tokenizer."""
 
 import json
-import sys
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
+from commands import run_main
 from pretraining import train_tokenizer
 from pretraining.data.tokens import first_ordinary_id
 from pretraining.tokenizer.training import smallest_size
@@ -20,12 +21,10 @@ SENTENCES = [
 SMALLEST = smallest_size()
 
 
-def run(monkeypatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["train_tokenizer", *map(str, arguments)])
-    train_tokenizer.main()
+run = partial(run_main, train_tokenizer)
 
 
-def test_the_command_reads_any_corpus_and_reports(tmp_path, monkeypatch, capsys):
+def test_the_command_reads_any_corpus_and_reports(tmp_path, capsys):
     texts = [f"{text}\n\n    " * 20 for text in SENTENCES]
     lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
     (tmp_path / "lines.jsonl").write_text(lines, encoding="utf-8")
@@ -36,7 +35,6 @@ def test_the_command_reads_any_corpus_and_reports(tmp_path, monkeypatch, capsys)
     size = SMALLEST + 16
     for corpus, output in (("marked.jsonl", "one"), ("table.parquet", "two")):
         run(
-            monkeypatch,
             *("--corpus", tmp_path / corpus, "--output", tmp_path / output),
             *("--vocab_size", size, "--report", tmp_path / "lines.jsonl"),
             *("--beside", tmp_path / "vocab.txt"),
@@ -56,9 +54,9 @@ def test_the_command_reads_any_corpus_and_reports(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("size", [SMALLEST, 32_769])
-def test_a_size_that_cannot_be_is_refused_before_any_work(monkeypatch, capsys, size):
+def test_a_size_that_cannot_be_is_refused_before_any_work(capsys, size):
     with pytest.raises(SystemExit):
-        run(monkeypatch, "--corpus", "nowhere", "--output", "nowhere", "--vocab_size", size)
+        run("--corpus", "nowhere", "--output", "nowhere", "--vocab_size", size)
     assert f"must be more than {SMALLEST} and at most 32768" in capsys.readouterr().err
 
 
@@ -69,6 +67,6 @@ def test_a_size_that_cannot_be_is_refused_before_any_work(monkeypatch, capsys, s
         (["--corpus", "nowhere.jsonl", "--beside", "no_vocab.txt"], "no_vocab.txt"),
     ],
 )
-def test_what_is_missing_is_named(monkeypatch, tmp_path, arguments, message):
+def test_what_is_missing_is_named(tmp_path, arguments, message):
     with pytest.raises(SystemExit, match=message):
-        run(monkeypatch, *arguments, "--output", tmp_path)
+        run(*arguments, "--output", tmp_path)

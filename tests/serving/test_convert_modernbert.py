@@ -1,7 +1,6 @@
 """A checkpoint of transformers' ModernBERT becomes a repository of ours, or nothing is written."""
 
 import json
-import sys
 from dataclasses import make_dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoTokenizer, ModernBertConfig, PreTrainedTokenizerFast
 
 from batches import documents, pad_rows
+from commands import run_main
 from hub_standin import HubStandIn
 from modernbert import HEADS, SHAPE, modernbert
 from serving import convert_modernbert, modernbert_source
@@ -34,12 +34,11 @@ A model about tea.
 
 
 @pytest.fixture
-def convert(monkeypatch, capsys):
+def convert(capsys):
     """Returns `convert(*arguments)`: what the command prints; it ends as the command ends."""
 
     def convert(*arguments) -> str:
-        monkeypatch.setattr(sys, "argv", ["convert_modernbert", *map(str, arguments)])
-        convert_modernbert.main()
+        run_main(convert_modernbert, *arguments)
         return capsys.readouterr().out
 
     return convert

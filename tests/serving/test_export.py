@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from sentence_transformers.base.modules import Normalize
 
 import modeling_chinese_modernbert as modeling
 import runtimes
+from commands import run_main
 from embedding.bag_of_words import put_words_beside
 from embedding.student import whiten, widen_vectors
 from model_folders import run_export, save_with_tokenizer
@@ -464,9 +464,8 @@ def test_the_benchmark_has_a_line_for_each_file(masked_lm, tmp_path, monkeypatch
     model, exported = masked_lm
     monkeypatch.setattr(runtimes, "LATENCY", (1, 9))
     monkeypatch.setattr(runtimes, "THROUGHPUT", (2, 9))
-    command = ["runtimes", "--model", model, "--exported", exported, "--rounds", 1]
-    monkeypatch.setattr(sys, "argv", [*map(str, command), "--output", str(tmp_path)])
-    runtimes.main()
+    command = ["--model", model, "--exported", exported, "--rounds", 1, "--output", tmp_path]
+    run_main(runtimes, *command)
     lines = capsys.readouterr().out.split("\n")
     names = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
     assert names == [
@@ -503,11 +502,9 @@ def test_the_runtime_reads_hostile_texts_as_the_tokenizer_does(masked_lm):
         assert runtime.tokenizer.encode(text).ids == tokenizer(text)["input_ids"][:300]
 
 
-def test_the_cases_for_javascript_hold_tokens_and_fills(masked_lm, tmp_path, monkeypatch):
+def test_the_cases_for_javascript_hold_tokens_and_fills(masked_lm, tmp_path):
     _, exported = masked_lm
-    command = ["javascript_cases", "--exported", exported, "--output", tmp_path / "cases.json"]
-    monkeypatch.setattr(sys, "argv", list(map(str, command)))
-    javascript_cases.main()
+    run_main(javascript_cases, "--exported", exported, "--output", tmp_path / "cases.json")
     cases = json.loads((tmp_path / "cases.json").read_text())
     assert len(cases["tokens"]) == 1000
     runtime = Runtime.open(exported, "onnx")

@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-import sys
 
 import pytest
 
+from commands import run_main
 from experiments.twin import compare
 from experiments.twin.compare import table, verdict
 from experiments.twin.score import Scores
@@ -46,27 +46,22 @@ def test_the_error_is_over_documents():
     assert f"ahead by 1.000 ± {math.sqrt(8) / 8:.3f}" in text
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, arguments)])
-    compare.main()
-
-
-def test_the_command_compares_files(tmp_path, monkeypatch, capsys):
+def test_the_command_compares_files(tmp_path, capsys):
     files = [tmp_path / "ours.json", tmp_path / "twin.json"]
     for file, bits in zip(files, ([12, 4], [24, 8]), strict=True):
         write_json(file, dataclasses.asdict(scores_of(bits)))
     ours, twin = files
-    run(monkeypatch, "--ours", ours, ours, "--twin", twin, twin)
+    run_main(compare, "--ours", ours, ours, "--twin", twin, twin)
     printed = capsys.readouterr().out
     assert "| all | 8 |" in printed and "the spread of the seeds, 0.000" in printed
 
 
-def test_unlike_text_and_other_files_are_refused(tmp_path, monkeypatch):
+def test_unlike_text_and_other_files_are_refused(tmp_path):
     ours, twin = tmp_path / "ours.json", tmp_path / "twin.json"
     write_json(ours, dataclasses.asdict(scores_of([12, 4])))
     write_json(twin, dataclasses.asdict(scores_of([12, 4])) | {"text": "other"})
     with pytest.raises(SystemExit, match=r"twin\.json: other text or other masks than in"):
-        run(monkeypatch, "--ours", ours, "--twin", twin)
+        run_main(compare, "--ours", ours, "--twin", twin)
     write_json(twin, {"bits": []})
     with pytest.raises(SystemExit, match=r"twin\.json: holds no scores; make it with"):
-        run(monkeypatch, "--ours", ours, "--twin", twin)
+        run_main(compare, "--ours", ours, "--twin", twin)

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 from torch.nn import functional as F
 from transformers import BertForMaskedLM
 
+from commands import run_main
 from corpora import TOKENIZER, write_corpus
 from experiments.twin import score
 from experiments.twin.masked_words import Encoded, Piece
@@ -124,13 +124,12 @@ def held_out(tmp_path):
     return write_corpus(tmp_path / "held-out.jsonl", texts, domain="diary", script="hans")
 
 
-def test_the_command_keeps_the_scores_of_a_model(ours, bert, held_out, tmp_path, monkeypatch):
+def test_the_command_keeps_the_scores_of_a_model(ours, bert, held_out, tmp_path):
     kept = {}
     for name, folder in (("ours", ours), ("twin", bert)):
         file = tmp_path / f"{name}.json"
-        command = ["score.py", folder, "--tokenizers", ours, bert, "--corpus", held_out]
-        monkeypatch.setattr(sys, "argv", [*map(str, command), "--output", str(file)])
-        score.main()
+        command = [folder, "--tokenizers", ours, bert, "--corpus", held_out]
+        run_main(score, *command, "--output", file)
         kept[name] = read_json(file)
     assert kept["ours"]["text"] == kept["twin"]["text"]
     assert kept["ours"]["domains"] == ["diary (hans)"] * 2
