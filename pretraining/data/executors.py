@@ -3,9 +3,11 @@
 import inspect
 import math
 import multiprocessing
+import os
 import shlex
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -101,7 +103,9 @@ class LocalExecutor(LocalPipelineExecutor):
             self.depends.run()
         ranks = self.get_incomplete_ranks(range(self.tasks))
         others = set(multiprocessing.active_children())
-        with ProcessPoolExecutor(self.workers, multiprocessing.get_context("forkserver")) as pool:
+        with ProcessPoolExecutor(
+            self.workers, multiprocessing.get_context("forkserver"), _end_with_the_command
+        ) as pool:
             running = [pool.submit(self._run_for_rank, rank) for rank in ranks]
             try:
                 for each in as_completed(running):
@@ -120,6 +124,17 @@ class LocalExecutor(LocalPipelineExecutor):
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         logger.disable("datatrove")  # perhaps in another process
         return super()._run_for_rank(rank, local_rank, node_rank)
+
+
+def _end_with_the_command() -> None:
+    """Ends this worker if the process that gives it work is killed."""
+    command = multiprocessing.parent_process()
+
+    def wait() -> None:
+        command.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -66,6 +67,29 @@ def test_a_task_that_fails_does_not_wait_for_the_others(tmp_path):
         Execution("local", workers=2).run([stage], WorkFolder(tmp_path / "work"))
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "process").read_text()), 0)
+
+
+class TakesHours(PipelineStep):
+    def run(self, data=None, rank=0, world_size=1):
+        print(rank, flush=True)
+        time.sleep(3600)
+
+
+def test_workers_end_with_a_command_that_is_killed(tmp_path):
+    code = f"""
+from pathlib import Path
+from test_executors import Execution, Stage, TakesHours, WorkFolder
+Execution("local", 2).run([Stage("rows", [TakesHours()], 2)], WorkFolder(Path({str(tmp_path)!r})))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert {process.stdout.readline() for _ in range(2)} == {b"0\n", b"1\n"}
+    process.kill()
+    # The end of the output, which all processes share, comes when the last of them is gone.
+    assert process.communicate(timeout=60)[0] == b""
 
 
 def preparation(corpus: Path | str, output: Path, **settings) -> Preparation:
