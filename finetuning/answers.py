@@ -12,9 +12,6 @@ import numpy as np
 
 from finetuning.spans import Tokens, encode, frame, windows
 
-# Characters of the longest answer that is predicted.
-LONGEST_ANSWER = 64
-
 
 @dataclass(frozen=True)
 class AnswerSettings:
@@ -24,11 +21,13 @@ class AnswerSettings:
         max_length: tokens of an input: special tokens, question and a window of the context.
         stride: tokens from the start of one window to the start of the next.
         borders: see `finetuning.spans.encode`, for the context.
+        longest_answer: characters of the longest answer that is predicted.
     """
 
     max_length: int = 512
     stride: int = 128
     borders: str = "words"
+    longest_answer: int = 64
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,17 @@ class AnswerDecoding:
         tokens: the tokens of each example's context.
         rows: (example, start, stop, offset, length) of each row of the data set: which tokens of
             which context, where in the row they begin, and how long the row is.
-        inexact: examples that are left out in training, and examples whose answer no run of tokens
-            stands for (the one that is trained on; when scored, all of them), by reason.
+        inexact: examples that are left out in training, and examples whose answer (the one that is
+            trained on; when scored, each of them) no run of tokens stands for, or is longer than
+            any that is predicted, by reason.
+        longest_answer: see `AnswerSettings`.
     """
 
     contexts: list[str]
     tokens: list[Tokens]
     rows: list[tuple[int, int, int, int, int]]
     inexact: Counter
+    longest_answer: int
 
 
 def features(examples, tokenizer, settings, training: bool) -> tuple[list[dict], AnswerDecoding]:
@@ -87,6 +89,8 @@ def features(examples, tokenizer, settings, training: bool) -> tuple[list[dict],
         spans = spans[:1] if training else spans
         if spans and not any(tokens.representable(*span) for span in spans):
             inexact["ends within a token"] += 1
+        if spans and min(end - start for start, end in spans) > settings.longest_answer:
+            inexact[f"longer than {settings.longest_answer} characters"] += 1
         covered = tokens.cover(*spans[0]) if training else None
         offset = framing.start_of(1, question)
         for start, stop in windows(len(tokens), size, min(settings.stride, size)):
@@ -99,7 +103,7 @@ def features(examples, tokenizer, settings, training: bool) -> tuple[list[dict],
             data.append(row)
         contexts.append(context)
         texts.append(tokens)
-    return data, AnswerDecoding(contexts, texts, rows, inexact)
+    return data, AnswerDecoding(contexts, texts, rows, inexact, settings.longest_answer)
 
 
 def _spans(example: dict) -> list[tuple[int, int]]:
@@ -127,7 +131,7 @@ def decode(logits, decoding: AnswerDecoding) -> list[dict]:
         last = _log_softmax(np.asarray(finish, dtype=np.float64)[:length])[inside]
         spans = tokens.spans[start:stop]
         size = spans[None, :, 1] - spans[:, None, 0]
-        fits = np.triu((size > 0) & (size <= LONGEST_ANSWER))
+        fits = np.triu((size > 0) & (size <= decoding.longest_answer))
         scores = np.where(fits, first[:, None] + last[None, :], -np.inf)
         one, two = np.unravel_index(scores.argmax(), scores.shape)
         score = float(np.exp(scores[one, two]))

@@ -198,21 +198,23 @@ def _label(record: dict, column: str | int, where: str) -> str | None:
     if column not in record:
         return None
     label = record[column]
-    if isinstance(label, float):
-        if math.isnan(label):  # as pandas writes a missing value
-            label = None
-        elif label.is_integer():
-            label = int(label)
+    if isinstance(label, float) and math.isnan(label):  # as pandas writes a missing value
+        label = None
     if not isinstance(label, str | int | float | None):
         raise ValueError(
             f"{where}: column {column!r}, the label, is {label!r}; one class a text is expected, a "
             "text or a number."
         )
-    if isinstance(label, bool):
-        label = str(label).lower()  # as JSON has it
-    if label is None or not str(label).strip():
+    if label is None or not label_text(label):
         raise ValueError(
             f"{where}: column {column!r}, the label, is empty; fill it in, remove the record, or "
             "in a hidden test the whole column."
         )
-    return str(label).strip()
+    return label_text(label)
+
+
+def label_text(label: str | int | float) -> str:
+    """A label as a text: 1.0 and 1 are one label, and true is written as JSON has it."""
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    return str(label).lower() if isinstance(label, bool) else str(label).strip()

@@ -225,7 +225,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
+    from transformers import AutoModelForMaskedLM
+
+    from finetuning.models import open_tokenizer
 
     options = parse(arguments)
     file = options.data / "fewclue" / "chid" / f"{options.split}.json"
@@ -236,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
         examples = read_chid(file)[0][: options.limit]
         if unlabeled := sum(example["label"] is None for example in examples):
             raise ValueError(f"{file}: {unlabeled} examples have no answer; choose another --split")
-        tokenizer = AutoTokenizer.from_pretrained(options.model, trust_remote_code=True)
+        tokenizer = open_tokenizer(options.model)
         model = AutoModelForMaskedLM.from_pretrained(options.model, trust_remote_code=True)
         scorer = MaskedScorer(model, tokenizer)
     result = probe(scorer, examples, options.texts)

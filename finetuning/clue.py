@@ -23,7 +23,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from finetuning.baselines import BASELINE_HEADS, BASELINES, baseline
-from finetuning.models import environment
+from finetuning.models import environment, open_tokenizer
 from finetuning.plan import Plan, read_plan
 from finetuning.predictions import write_predictions
 from finetuning.results import (
@@ -46,9 +46,13 @@ def run(plan: Plan) -> list[dict]:
     """Runs what is not done yet, with one bar and a line a run, and returns all results.
 
     Raises:
-        FileNotFoundError, ValueError: on bad tasks or data, before any run begins; or if a result
-            file was made with other settings, or a model folder changes between two runs.
+        FileNotFoundError, ValueError: on bad tasks or data or a model without tokenizer, before
+            any run begins; or if a result file was made with other settings, or a model folder
+            changes between two runs.
     """
+    for model in plan.models:
+        if model.source not in BASELINES:
+            open_tokenizer(model.folder)
     loaded = []
     for task in plan.tasks:
         task, splits = load(task, plan.data)

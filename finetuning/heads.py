@@ -118,7 +118,7 @@ def _entity_settings(task: Task):
 
 def _answer_settings(task: Task):
     stride = max(task.max_length // 4, 1)
-    return answers.AnswerSettings(task.max_length, stride, task.borders)
+    return answers.AnswerSettings(task.max_length, stride, task.borders, task.longest_answer)
 
 
 def _choice_settings(task: Task):

@@ -9,6 +9,7 @@ import torch
 import transformers
 from transformers import (
     AutoConfig,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     set_seed,
@@ -79,6 +80,8 @@ class Model:
         """
         set_seed(seed)
         names = {}
+        if head.auto is AutoModelForQuestionAnswering:
+            names["num_labels"] = 2  # start and end; the folder may have told 15 classes apart
         if classes is not None:
             names["id2label"] = dict(enumerate(classes))
             names["label2id"] = {label: index for index, label in enumerate(classes)}
@@ -104,13 +107,28 @@ class Model:
                 for name in _CLASSIFIERS:
                     if hasattr(model, name):
                         setattr(model, name, getattr(new, name))
-        return model, AutoTokenizer.from_pretrained(self.folder, trust_remote_code=True)
+        return model, open_tokenizer(self.folder)
 
     def _knows_other_classes(self, architecture: str, classes: list[str]) -> bool:
         """Whether the folder was fine-tuned, with this head, to tell other classes apart."""
         stored = AutoConfig.from_pretrained(self.folder, trust_remote_code=True)
         known = [stored.id2label[index] for index in sorted(stored.id2label)]
         return architecture in (stored.architectures or ()) and known != classes
+
+
+def open_tokenizer(folder: str):
+    """The tokenizer of a folder or Hub name.
+
+    Raises:
+        ValueError: if it has no vocabulary. For BERT's kin transformers makes such a tokenizer up
+            where the files are missing, and every word becomes [UNK].
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    if not set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids):
+        raise ValueError(
+            f"{folder}: has no tokenizer; put its files there (tokenizer.json, or vocab.txt)."
+        )
+    return tokenizer
 
 
 def _check_encoder(folder: str, model, report: dict) -> None:

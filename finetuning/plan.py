@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetuning.baselines import BASELINES
+from finetuning.classification_data import label_text
 from finetuning.models import RANDOM, Model
 from finetuning.spans import BORDERS
 from finetuning.tasks import LIMITED, TASKS, Task, own_task, task_like
@@ -158,7 +159,7 @@ def _task(entry, where: str, sizes: dict) -> Task:
             "needs 'files', and either 'columns' or 'like'."
         )
     try:
-        for key, kind in (("learning_rates", float), ("labels", str)):
+        for key, kind in (("learning_rates", float), ("labels", label_text)):
             if key in settings:
                 if not isinstance(settings[key], list):
                     raise ValueError(f"{key}: a list expected, not {settings[key]!r}")
@@ -184,7 +185,7 @@ def _check(task: Task) -> None:
     Raises:
         ValueError: on the first of them.
     """
-    for key in ("max_length", "batch_size", "epochs", "patience", *SIZES):
+    for key in ("max_length", "batch_size", "epochs", "patience", "longest_answer", *SIZES):
         value = getattr(task, key)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{key}: a whole number above 0 expected, not {value!r}")

@@ -171,14 +171,23 @@ def summarize(results: list[dict]) -> list[Summary]:
     for result in results:
         groups[result["settings"]["task"], result["settings"]["model"]].append(result)
     examples: dict[str, dict] = {}
+    content: dict[str, dict] = {}
     summaries = []
     for (task, model), group in sorted(groups.items()):
         _check_alike(group)
-        given = _without_hidden(group[0]["settings"])["examples"]
+        settings = _without_hidden(group[0]["settings"])
+        given = settings["examples"]
         if examples.setdefault(task, given) != given:
             raise ValueError(
                 f"{task}: {model} was not given the examples that the others had; run it again "
                 "with the same train_examples, dev_examples and test_examples."
+            )
+        # The first results do not tell what the examples were.
+        texts = settings.get("content")
+        if texts and content.setdefault(task, texts) != texts:
+            raise ValueError(
+                f"{task}: {model} and another model were given other texts or labels; remove the "
+                "results of the older one and run it again."
             )
         tried = [one for one in group if not one["settings"]["seed"]]
         if not tried:

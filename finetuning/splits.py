@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
 
+from finetuning.choice_data import read_c3
 from finetuning.tasks import HubReader, Task
 
 ORDER = ("train", "dev", "test", "hidden")
@@ -49,19 +50,19 @@ def load(task: Task, folder: Path) -> tuple[Task, dict[str, Split]]:
         paths = [folder / file for file in files]
         is_local = not isinstance(task.read, HubReader)
         missing = [str(path) for path in paths if is_local and not path.exists()]
-        if missing and name == "hidden":
+        own = Path(files[0]).is_absolute()  # not below the folder of the public tasks
+        if missing and name == "hidden" and not own:  # archives differ in having it
             continue
         if missing:
-            own = Path(files[0]).is_absolute()  # not below the folder of the public tasks
             remedy = "correct the task's files" if own else "name the right folder with --data"
             raise FileNotFoundError(
                 f"{task.name}: {', '.join(missing)}, the {name} split, is missing; put it there, "
                 f"or {remedy}."
             )
-        examples, skipped = task.read(*paths)
+        examples, skipped = _read(task, paths)
         splits[name] = Split(examples, files, skipped)
     if "dev" not in splits:
-        splits["train"], splits["dev"] = _hold_out(splits["train"], task.held_out)
+        splits["train"], splits["dev"] = _hold_out(splits["train"], task)
         if not splits["dev"].examples:
             raise ValueError(
                 f"{task.name}: holding out {task.held_out:.0%} of "
@@ -86,15 +87,32 @@ def _as_it_is_there(task: Task, folder: Path) -> Task:
     return task
 
 
+def _read(task: Task, paths: list[Path]) -> tuple[list[dict], Counter]:
+    """The examples of a split and what is left out, groups of different files kept apart."""
+    if len(paths) == 1 or task.read is read_c3:  # whose passages have names across its files
+        return task.read(*paths)
+    examples, skipped, groups = [], Counter(), 0
+    for path in paths:
+        found, left_out = task.read(path)
+        examples += [
+            example | {"group": example["group"] + groups} if "group" in example else example
+            for example in found
+        ]
+        groups = 1 + max((example.get("group", -1) for example in examples), default=-1)
+        skipped += left_out
+    return examples, skipped
+
+
 def _text(example: dict) -> str:
     """What an example reads: two with the same are the same to a model."""
     parts = (example.get(key) for key in ("text", "text_pair", "context", "question"))
     return "\n".join(part for part in parts if part)
 
 
-def _hold_out(train: Split, share: float) -> tuple[Split, Split]:
-    """Train without a share of its texts, and these; questions about a context stay together."""
-    keys = [example.get("context") or _text(example) for example in train.examples]
+def _hold_out(train: Split, task: Task) -> tuple[Split, Split]:
+    """Train without a share of its texts, and these; questions about a text stay together."""
+    share = task.held_out
+    keys = [_source(task, example) for example in train.examples]
     chosen = sorted(set(keys))
     random.Random(0).shuffle(chosen)
     chosen = set(chosen[: round(len(chosen) * share)])
@@ -109,6 +127,13 @@ def _hold_out(train: Split, share: float) -> tuple[Split, Split]:
         parts[not is_rare].append(example)
     files = tuple(f"{share:.0%} of {file}" for file in train.files)
     return replace(train, examples=parts[False]), Split(parts[True], files, Counter())
+
+
+def _source(task: Task, example: dict) -> str:
+    """What examples share that are about one text: its context, passage, or group of blanks."""
+    if task.head == "choices":
+        return str(example["group"]) if task.blanks else example["text"]
+    return example.get("context") or _text(example)
 
 
 def _without_scored_texts(splits: dict[str, Split]) -> Split:
@@ -159,10 +184,15 @@ def check_metric(task: Task, splits: dict[str, Split]) -> None:
     """Refuses splits that the task's metric cannot score.
 
     Raises:
-        ValueError: if it needs the classes 0 and 1 and a split has others, or one alone.
+        ValueError: if it needs the classes 0 and 1 and the task has others, or a split one alone.
     """
     if task.head != "classification" or task.metric == "accuracy":
         return
+    if sorted(task.labels) != ["0", "1"]:
+        raise ValueError(
+            f"{task.name}: {task.metric} needs the classes 0 and 1, but there are "
+            f"{', '.join(task.labels[:5])}; choose metric: accuracy."
+        )
     for name in splits.keys() & {"dev", "test"}:
         classes = sorted({example["label"] for example in splits[name].examples})
         if classes != ["0", "1"]:

@@ -13,7 +13,14 @@ from functools import partial
 from pathlib import Path
 
 from finetuning.choice_data import read_c3, read_chid
-from finetuning.classification_data import Columns, read_columns, read_csl, read_hub, read_wsc
+from finetuning.classification_data import (
+    Columns,
+    label_text,
+    read_columns,
+    read_csl,
+    read_hub,
+    read_wsc,
+)
 from finetuning.span_data import read_answers, read_entities
 
 LIMITED = ("train", "dev", "test")  # splits that `PART_examples` cuts down to a fixed subset
@@ -43,6 +50,7 @@ class Task:
         choices: for choices, how many there are.
         blanks: for choices, whether they fill a blank of the text.
         borders: for spans, where tokens have to end, see `finetuning.spans.encode`.
+        longest_answer: for answers, the characters of the longest one that is predicted.
         held_out: the share of train that becomes dev, if the task has no dev of its own.
         hub: the Hub data set that holds the task.
         train_examples, dev_examples, test_examples: of these splits at most so many are used,
@@ -64,6 +72,7 @@ class Task:
     choices: int = 0
     blanks: bool = False
     borders: str = "words"
+    longest_answer: int = 64
     held_out: float = 0.0
     hub: str = ""
     train_examples: int | None = None
@@ -295,7 +304,7 @@ def own_task(name: str, columns: dict, files: dict[str, str], **settings) -> Tas
     ignored = columns.get("ignored", [])
     if not isinstance(ignored, list | tuple):
         raise ValueError(f"columns: ignored: a list of labels expected, not {ignored!r}")
-    names = Columns(**columns | {"ignored": tuple(map(str, ignored))})
+    names = Columns(**columns | {"ignored": tuple(map(label_text, ignored))})
     files = dict(files)
     hub = files.pop("hub", None)
     _check_parts(files)

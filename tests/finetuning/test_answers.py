@@ -61,9 +61,9 @@ def test_a_window_without_the_whole_answer_points_to_its_first_token(tokenizer):
     assert len(set(places)) > 1 and (0, 0) in places
 
 
-def test_the_answer_is_the_most_probable_span_within_the_limit(tokenizer, monkeypatch):
-    monkeypatch.setattr("finetuning.answers.LONGEST_ANSWER", 3)
-    rows, decoding = features(EXAMPLES[:1], tokenizer, AnswerSettings(), training=False)
+def test_the_answer_is_the_most_probable_span_within_the_limit(tokenizer):
+    settings = AnswerSettings(longest_answer=3)
+    rows, decoding = features(EXAMPLES[:1], tokenizer, settings, training=False)
     assert "start_positions" not in rows[0]
     first, last = np.random.default_rng(0).normal(size=(2, 1, len(rows[0]["input_ids"])))
     [found] = decode((first, last), decoding)
@@ -108,6 +108,17 @@ def test_when_scored_only_examples_without_any_exact_answer_are_counted(tokenize
     half = example | {"answers": answers[:1]}
     _, decoding = features([half], tokenizer, settings, training=False)
     assert decoding.inexact == {"ends within a token": 1}
+
+
+def test_answers_that_are_too_long_to_be_predicted_are_counted(tokenizer):
+    answers = [{"text": "去银行", "start": 0}, {"text": "银行", "start": 1}]
+    example = {"id": 0, "context": "去银行", "question": "？", "answers": answers}
+    settings = AnswerSettings(longest_answer=2)
+    too_long = {"longer than 2 characters": 1}
+    assert features([example], tokenizer, settings, training=True)[1].inexact == too_long
+    assert not features([example], tokenizer, settings, training=False)[1].inexact
+    example["answers"] = answers[:1]
+    assert features([example], tokenizer, settings, training=False)[1].inexact == too_long
 
 
 def test_a_context_of_which_no_token_is_left_is_refused(tokenizer):

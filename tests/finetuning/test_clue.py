@@ -204,6 +204,8 @@ def test_labels_stay_text_whatever_yaml_1_1_takes_them_for(tmp_path):
     tasks = "tasks: [{cluener: {labels: [yes, no]}}]"
     file.write_text(f"models: [majority]\n{tasks}\ndata: d\noutput: o\n", encoding="utf-8")
     assert read_plan(file, {}).tasks[0].labels == ("yes", "no")
+    file.write_text(file.read_text().replace("yes, no", "true, 1.0"), encoding="utf-8")
+    assert read_plan(file, {}).tasks[0].labels == ("true", "1")
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,16 @@ def test_another_encoder_of_transformers_takes_its_place(bert_folder, head):
     assert frame.cache_info().currsize == _encode_short.cache_info().currsize == 0
 
 
+def test_a_folder_that_told_classes_apart_learns_answers(bert_folder, tmp_path):
+    model, tokenizer = Model(str(bert_folder), "bert").build(HEADS["tokens"], ["O", "B", "I"], 0)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no tokenizer; put its files there"):
+        Model(str(tmp_path), "saved").build(HEADS["answers"], None, 0)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = Model(str(tmp_path), "saved").build(HEADS["answers"], None, 0)
+    assert model.qa_outputs.out_features == 2
+
+
 @pytest.mark.parametrize("head", ["tokens", "answers"])
 def test_a_tokenizer_that_pads_on_the_left_makes_no_difference(bert_folder, head):
     examples = made_up_splits(head, train=4)["train"].examples

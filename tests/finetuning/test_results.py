@@ -128,6 +128,12 @@ def test_models_that_saw_other_examples_do_not_stand_side_by_side():
     other["settings"]["examples"] = {"train": 500, "dev": 100}
     with pytest.raises(ValueError, match="theirs was not given the examples that the others had"):
         table([RESULTS[1], other])
+    other["settings"] |= {"examples": RESULTS[1]["settings"]["examples"], "content": {"dev": "a1"}}
+    assert table([RESULTS[1], other])  # the first results do not tell their content
+    third = result("ocnli", "third", 0.54, 0, 1e-4)
+    third["settings"]["content"] = {"dev": "b2"}
+    with pytest.raises(ValueError, match="third and another model were given other texts"):
+        table([other, third])
     with pytest.raises(ValueError, match="the results of seed 0 are missing"):
         table([RESULTS[2]])
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from finetuning.splits import Split, check_metric, describe, load, subset
-from finetuning.tasks import TASKS, own_task
+from finetuning.tasks import TASKS, own_task, task_like
 
 WORDS = ("很好", "不错", "新鲜", "干净", "便宜", "安静", "漂亮", "热情", "方便", "实在")
 
@@ -88,6 +88,52 @@ def test_without_dev_a_share_of_train_is_held_out(folder):
     assert held == [example["text"] for example in load(task, folder)[1]["dev"].examples]
 
 
+def test_questions_about_a_held_out_text_are_held_out_with_it(tmp_path):
+    passages = [
+        [
+            [f"第{number}段。"],
+            [{"question": q, "choice": ["对", "错"], "answer": "对"} for q in "甲乙"],
+        ]
+        for number in range(20)
+    ]
+    (tmp_path / "c3.json").write_text(json.dumps(passages), encoding="utf-8")
+    lines = (
+        {
+            "content": [f"第{n}回#idiom{n}{blank}#。" for blank in "01"],
+            "candidates": ["一心一意", "三心二意"],
+        }
+        for n in range(20)
+    )
+    (tmp_path / "chid.json").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    answers = {f"#idiom{n}{blank}#": int(blank) for n in range(20) for blank in "01"}
+    (tmp_path / "chid_answer.json").write_text(json.dumps(answers), encoding="utf-8")
+    for like in ("c3", "chid"):
+        task = task_like("mine", like, {"train": str(tmp_path / f"{like}.json")})
+        splits = load(task, tmp_path)[1]
+        texts = {
+            name: Counter(example["text"][:3] for example in splits[name].examples)
+            for name in ("train", "dev")
+        }
+        assert len(splits["dev"].examples) == 4
+        assert not texts["train"].keys() & texts["dev"].keys()
+
+
+def test_a_split_may_have_several_files(tmp_path):
+    """Blanks of different files are not answered together."""
+    for number in range(3):
+        line = {"text": f"第{number}家银行开业了", "label": {"company": {"银行": [[3, 4]]}}}
+        (tmp_path / f"cluener{number}.json").write_text(json.dumps(line), encoding="utf-8")
+        line = {"content": f"第{number}次#idiom#", "candidates": ["一心一意", "三心二意"]}
+        line["answer"] = 0
+        (tmp_path / f"fewclue_chid{number}.json").write_text(json.dumps(line), encoding="utf-8")
+    for like in ("cluener", "fewclue_chid"):
+        first, second, third = (str(tmp_path / f"{like}{number}.json") for number in range(3))
+        task = task_like("mine", like, {"train": [first, third], "dev": second})
+        examples = load(task, tmp_path)[1]["train"].examples
+        assert [example["text"][:2] for example in examples] == ["第0", "第2"]
+        assert [example.get("group", number) for number, example in enumerate(examples)] == [0, 1]
+
+
 def test_a_copy_with_other_files_is_read_where_the_published_ones_are_missing(tmp_path):
     pairs = tmp_path / "afqmc"
     pairs.mkdir()
@@ -132,9 +178,24 @@ def test_blanks_of_a_passage_are_drawn_together():
 
 def test_classes_other_than_0_and_1_have_no_f1(folder):
     task, splits = load(reviews(folder, metric="f1"), folder)
-    with pytest.raises(ValueError, match=r"f1 needs .* classes 0 and 1, but \w+ has a, b"):
+    with pytest.raises(ValueError, match=r"f1 needs the classes 0 and 1, but there are a, b"):
         check_metric(task, splits)
     check_metric(reviews(folder), splits)
+    for name, labels in (("train", "0101"), ("dev", "000"), ("test", "01")):
+        write(folder / f"{name}.json", labels, start=30 + ord(name[1]))
+    with pytest.raises(ValueError, match=r"f1 needs examples of the classes .*, but dev has 0;"):
+        check_metric(*load(reviews(folder, metric="f1"), folder))
+
+
+def test_labels_are_the_same_text_in_files_and_run_files(folder):
+    for name in ("train", "dev", "test"):
+        lines = (
+            f'{{"text": "{name}{label}", "label": {label}}}' for label in ("true", "false", "1.0")
+        )
+        (folder / f"{name}.json").write_text("\n".join(lines), encoding="utf-8")
+    files = {split: str(folder / f"{split}.json") for split in ("train", "dev", "test")}
+    task = own_task("reviews", {"text": "text", "ignored": [1]}, files)
+    assert load(task, folder)[0].labels == ("false", "true")
 
 
 def test_entities_that_overlap_are_refused_where_they_are_scored(tmp_path):
@@ -160,6 +221,9 @@ def test_a_missing_split_is_named(folder):
     (folder / "dev.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"reviews: .*dev\.json, the dev split, is missing"):
         load(reviews(folder), folder)
+    files = {name: str(folder / f"{name}.json") for name in ("train", "hidden")}
+    with pytest.raises(FileNotFoundError, match=r"hidden\.json, the hidden split, is missing"):
+        load(own_task("reviews", {"text": "text"}, files), folder)
 
 
 def test_an_unknown_label_is_named(folder):
