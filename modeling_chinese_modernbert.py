@@ -172,10 +172,11 @@ class ChineseModernBertEmbeddings(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(...) ids, or (..., embedding_width) embeddings -> (..., hidden_size)."""
-        embedded = tokens if tokens.is_floating_point() else self.tok_embeddings(tokens)
+        dtype = self.norm.weight.dtype
+        given = tokens.is_floating_point()
+        embedded = tokens.to(dtype) if given else self.tok_embeddings(tokens)
         # As in the prediction head, the norm wants one type, which autocast's projection has not.
-        projected = self.projection(embedded).to(self.norm.weight.dtype)
-        return self.drop(self.norm(projected))
+        return self.drop(self.norm(self.projection(embedded).to(dtype)))
 
 
 class ChineseModernBertAttention(nn.Module):

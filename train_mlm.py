@@ -115,7 +115,7 @@ def train(settings: StageSettings, data: StageData, hub: HubPush | None, resume:
         print(summary(settings, data, model, checkpoint))
         note_order(settings, data)
     trainer.train(resume_from_checkpoint=checkpoint)
-    if data.eval_rows is not None and not evaluated_at_the_end(trainer.state):
+    if data.eval_rows is not None and not evaluated_at_the_end(trainer):
         trainer.evaluate()
     name = str(settings.final) if hub is None else hub.repo_id
     save_model_folder(trainer, settings.final, name, settings.number, data.rows)

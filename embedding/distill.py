@@ -41,7 +41,9 @@ def read_sentences(files: list[Path]) -> list[str]:
     """
     sentences: dict[str, None] = {}
     for file in files:
-        lines = [stripped for line in read_text(file).splitlines() if (stripped := line.strip())]
+        # A byte order mark that came with a file pasted in would be dropped when it is read back.
+        lines = (line.strip().lstrip("\ufeff").strip() for line in read_text(file).splitlines())
+        lines = list(filter(None, lines))
         if not lines:
             raise ValueError(f"{file} has no text. One sentence a line is expected.")
         sentences |= dict.fromkeys(lines)

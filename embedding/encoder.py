@@ -41,7 +41,7 @@ class Opening:
             ValueError: if it is a path to no folder, or to one that does not hold a model.
         """
         path, at, dimensions = name.rpartition("@")
-        if not (at and dimensions.isdigit()):
+        if not (at and dimensions.isdigit()) or Path(name).is_dir():
             path, dimensions = name, ""
         folder = Path(path)
         if not folder.is_dir() and is_path(path):

@@ -1,6 +1,8 @@
 """Passages of text files, JSON lines, CSV and Parquet, each with its file and line."""
 
 import glob
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,21 +34,33 @@ def read_passages(
         text_field: the key or column that holds the text.
         length: characters of a passage at most.
 
+    Empty records are passed over, and files without any text are named on standard error.
+
     Raises:
-        CorpusError, ValueError: if a file cannot be read or holds no text; the message names it.
+        CorpusError, ValueError: if a file cannot be read, or none holds text; the message names it.
         OSError: if a file is not there.
     """
+    empty, with_text = [], 0
     for file in (file for path in map(str, paths) for file in _files(path)):
         check_name(file)
-        is_table = Path(file).suffix in TABLES
-        texts = _table(Path(file), text_field) if is_table else _texts(file, text_field)
+        texts = _table(Path(file), text_field) if _is_table(file) else _texts(file, text_field)
         found = False
         for number, text in texts:
             for passage in passages_of(text, length):
                 found = True
                 yield Passage(passage, file, number)
-        if not found:
-            raise CorpusError("no document", f"{file}: the file holds no text.")
+        if found:
+            with_text += 1
+        else:
+            empty.append(file)
+    if not with_text:
+        raise CorpusError("no document", f"{', '.join(empty)}: the file holds no text.")
+    for file in empty:
+        print(f"left out, no text: {file}", file=sys.stderr)
+
+
+def _is_table(file: str) -> bool:
+    return Path(file).suffix.lower() in TABLES
 
 
 def _files(path: str) -> list[str]:
@@ -56,24 +70,32 @@ def _files(path: str) -> list[str]:
         CorpusError: if there is none.
     """
     if Path(path).is_file():
-        return [path] if Path(path).suffix in TABLES else find_files([path])
+        return [os.path.abspath(path)] if _is_table(path) else find_files([path])
     is_folder = Path(path).is_dir()
     found = sorted(glob.glob(f"{glob.escape(path)}/**/*" if is_folder else path, recursive=True))
-    tables = [file for file in found if Path(file).suffix in TABLES]
+    found = [os.path.abspath(file) for file in found if Path(file).is_file()]
+    tables = list(filter(_is_table, found))
     if not tables:
+        if _is_table(path):
+            raise CorpusError("no file", f"{path}: there is no such file.")
         return find_files([path])
     if is_folder:
         # Whatever else is no corpus file is passed over, as everywhere.
         others = [file for file in found if kind_of(file)]
     else:
-        others = [file for file in found if file not in tables and Path(file).is_file()]
+        others = [file for file in found if file not in tables]
     return sorted([*tables, *(find_files(others) if others else [])])
+
+
+def _pass_over_empty(error: CorpusError) -> None:
+    if error.kind != "empty document":
+        raise error
 
 
 def _texts(file: str, text_field: str) -> Iterator[tuple[int, str]]:
     """(line of the file, one line of text)."""
-    of_lines = ".jsonl" not in Path(file).suffixes and ".parquet" not in Path(file).suffixes
-    for document in read_file(file, text_field):
+    of_lines = kind_of(file) == ".txt"
+    for document in read_file(file, text_field, _pass_over_empty, with_names=False):
         text = document.text.replace("\r\n", "\n").replace("\r", "\n")
         for offset, line in enumerate(text.split("\n")):
             yield document.line + (offset if of_lines else 0), line

@@ -193,7 +193,11 @@ _VALUES = {
         ("layers", "vector_size", "word_size", "limit", "length", "mini_batch"), _COUNT
     ),
     **dict.fromkeys(("scale", "margin", "similarity_weight"), _NUMBER),
-    **dict.fromkeys(("training", "labels", "tasks"), _KEYS),
+    **dict.fromkeys(("training", "tasks"), _KEYS),
+    "labels": (
+        "labels and their scores, numbers or null",
+        _all(lambda value: value is None or _is_number(value), dict),
+    ),
     **dict.fromkeys(
         ("compile", "traditional", "train_embeddings", "train_layers", "whiten"),
         ("true or false", lambda value: isinstance(value, bool)),

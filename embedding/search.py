@@ -12,6 +12,7 @@ a line. A build that is killed leaves the old index as it was, and goes on when 
 import argparse
 import functools
 import io
+import os
 import shutil
 import sys
 import time
@@ -154,7 +155,7 @@ def index_passages(
     write_vectors(model, texts, work, progress, batch_size)
     note = write_index(
         folder,
-        IndexNote(opening.name, weights, size, 0, 0),
+        IndexNote(_wherever(opening).name, weights, size, 0, 0),
         [*kept, *passages],
         open_vectors(work, progress, "r"),
         old,
@@ -162,6 +163,13 @@ def index_passages(
     )
     shutil.rmtree(work)
     return note
+
+
+def _wherever(opening: Opening) -> Opening:
+    """The same model by a name that is true in every working directory."""
+    if Path(opening.path).is_dir():
+        return replace(opening, path=os.path.abspath(opening.path))
+    return opening
 
 
 def _is_left(path: Path) -> bool:
@@ -332,7 +340,7 @@ def answer(args: argparse.Namespace) -> None:
         show(searcher.search(args.text, args.top, args.by))
         return
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
     for line in sys.stdin:
         if line.strip():
             try:

@@ -224,7 +224,7 @@ def _read_pooling(path: Path) -> Pooling | None:
         )
     at = kinds.index("Pooling")
     file = path / modules[at][1] / "config.json"
-    mode = read_json(file).get("pooling_mode")
+    mode = _pooling_mode(read_json(file))
     if mode not in ("mean", "cls"):
         raise ValueError(f"{file}: the pooling is {mode!r}; 'mean' and 'cls' are supported.")
     before = {kind: path / folder for kind, folder in modules[:at]}
@@ -237,6 +237,15 @@ def _read_pooling(path: Path) -> Pooling | None:
     if normalize := behind.get("Normalize"):
         _check_names(normalize / "config.json", EMBEDDING_OUTPUTS[1])
     return Pooling(mode, "Normalize" in kinds, dense, words, linear)
+
+
+def _pooling_mode(config: dict) -> str:
+    """The pooling that a module's configuration names, in today's form or the older one."""
+    if "pooling_mode" in config:
+        return config["pooling_mode"]
+    older = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    chosen = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
+    return " and ".join(older.get(key, key) for key in chosen) or "mean"
 
 
 def _check_texts(path: Path) -> None:

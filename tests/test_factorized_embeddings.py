@@ -77,6 +77,8 @@ def test_embeddings_are_given_at_their_own_width(factorized):
     given = model(inputs_embeds=embedded, attention_mask=batch["attention_mask"])
     expected = model(**batch).last_hidden_state
     assert (given.last_hidden_state - expected).abs().max() <= STATE_TOLERANCE
+    in_bf16 = model.to(torch.bfloat16)(inputs_embeds=embedded)  # of fp32, as tuned prompts are
+    assert in_bf16.last_hidden_state.dtype == torch.bfloat16
 
 
 def test_a_checkpoint_opens_as_itself_as_an_encoder_and_for_fine_tuning(factorized, tmp_path):

@@ -50,11 +50,13 @@ class CorpusError(ValueError):
 
     Attributes:
         kind: what is wrong with it, in the few words under which it is counted.
+        of_file: whether it ended the reading of a file, which all meet who share the file.
     """
 
     def __init__(self, kind: str, message: str):
         super().__init__(kind, message)  # both, so that it pickles
         self.kind = kind
+        self.of_file = False
 
     def __str__(self) -> str:
         return self.args[1]
@@ -146,6 +148,12 @@ def passed_over(paths: Sequence[str]) -> Counter:
     return endings
 
 
+def sizes_of(files: Sequence[str]) -> list[int | None]:
+    """The bytes of files from `find_files`, None where the file system does not tell."""
+    found = (url_to_fs(file) for file in files)
+    return [system.info(root).get("size") for system, root in found]
+
+
 def _files_of(system: AbstractFileSystem, root: str) -> list[str]:
     """The files of a folder, in order, without what is hidden, such as an editor's copies."""
     return sorted(file for file in system.find(root) if "/." not in file.removeprefix(root))
@@ -180,17 +188,19 @@ def read_file(
     text_field: str = "text",
     on_error: Callable[[CorpusError], None] = refuse,
     wanted: Callable[[int], bool] = lambda number: True,
+    with_names: bool = True,
 ) -> Iterator[Document]:
     """Yields the documents of a file: one per line or row, or the whole of a text file.
 
     Args:
         wanted: whether to read the line or row of a number, from 1; the others cost little.
+        with_names: whether domain and script are read; else they are "unknown".
     """
     for number, record in _records(file, text_field, wanted):
         try:
             if isinstance(record, CorpusError):
                 raise record
-            document = _document(record, file, number, text_field)
+            document = _document(record, file, number, text_field, with_names)
         except CorpusError as error:
             on_error(error)
         else:
@@ -203,16 +213,20 @@ def _records(file: str, text_field: str, wanted) -> Iterator[tuple[int, object]]
     number = 0
     try:
         for number, record in readers[kind_of(file)](file, text_field, wanted):
-            yield number, record
+            if record is not None:
+                yield number, record
+        return
     except CorpusError as error:
-        yield number, error
+        problem = error
     except FileNotFoundError:
         message = f"{file}: has been removed since the files were listed; start again."
-        yield number, CorpusError("vanished file", message)
+        problem = CorpusError("vanished file", message)
     except (*_DAMAGE, OSError) as error:
         state = "damaged" if isinstance(error, _DAMAGE) else "unreadable"
         message = f"{file}: {state} after line {number} ({error}); copy it again."
-        yield number, CorpusError(f"{state} file", message)
+        problem = CorpusError(f"{state} file", message)
+    problem.of_file = True
+    yield number, problem
 
 
 def _open(file: str):
@@ -220,7 +234,8 @@ def _open(file: str):
     return fsspec.open(file, "rb", compression=compression).open()
 
 
-def _json_lines(file: str, text_field: str, wanted) -> Iterator[tuple[int, bytes]]:
+def _json_lines(file: str, text_field: str, wanted) -> Iterator[tuple[int, bytes | None]]:
+    """(number, line), None in place of a line that is blank or not wanted."""
     with _open(file) as lines:
         for number, line in enumerate(lines, start=1):
             if number == 1 and other_encoding(line):
@@ -229,8 +244,7 @@ def _json_lines(file: str, text_field: str, wanted) -> Iterator[tuple[int, bytes
                 return
             while line.startswith(codecs.BOM_UTF8):
                 line = line[len(codecs.BOM_UTF8) :]
-            if wanted(number) and line and not line.isspace():
-                yield number, line
+            yield number, line if wanted(number) and line and not line.isspace() else None
 
 
 def _whole_text(file: str, text_field: str, wanted) -> Iterator[tuple[int, dict]]:
@@ -247,7 +261,8 @@ def _decode_file(content: bytes, file: str) -> str:
         raise CorpusError("not UTF-8", f"{file}: {error}") from error
 
 
-def _parquet_rows(file: str, text_field: str, wanted) -> Iterator[tuple[int, dict]]:
+def _parquet_rows(file: str, text_field: str, wanted) -> Iterator[tuple[int, dict | None]]:
+    """(number, row), None in place of a row that is not wanted."""
     with _open(file) as content:
         table = pq.ParquetFile(content)
         names = table.schema_arrow.names
@@ -262,8 +277,7 @@ def _parquet_rows(file: str, text_field: str, wanted) -> Iterator[tuple[int, dic
                 batch = batch.set_column(at, text_field, texts.cast(pa.large_binary()))
             for record in batch.to_pylist():
                 number += 1
-                if wanted(number):
-                    yield number, record
+                yield number, record if wanted(number) else None
 
 
 def _missing_field(where: str, names, text_field: str) -> CorpusError:
@@ -274,7 +288,9 @@ def _missing_field(where: str, names, text_field: str) -> CorpusError:
     )
 
 
-def _document(record: dict | bytes, file: str, number: int, text_field: str) -> Document:
+def _document(
+    record: dict | bytes, file: str, number: int, text_field: str, with_names: bool
+) -> Document:
     where = f"{file}, line {number}"
     if isinstance(record, bytes):
         record = _parse(record, where)
@@ -293,6 +309,8 @@ def _document(record: dict | bytes, file: str, number: int, text_field: str) -> 
             "unpaired surrogate",
             f"{where}: the text holds an unpaired surrogate; fix or drop the line.",
         )
+    if not with_names:
+        return Document(text, "unknown", "unknown", number)
     domain, script = (_name(record.get(field), field, where) for field in ("domain", "script"))
     return Document(text, domain, script, number)
 

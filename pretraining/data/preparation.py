@@ -15,7 +15,7 @@ from pathlib import Path
 
 from datatrove.pipeline.writers import JsonlWriter
 
-from pretraining.data.corpus import find_files
+from pretraining.data.corpus import find_files, sizes_of
 from pretraining.data.encoding import Encoder
 from pretraining.data.executors import Execution, Stage, WorkFolder
 from pretraining.data.filters import (
@@ -115,14 +115,15 @@ class Preparation:
 
         Raises:
             OSError, ValueError: on input that cannot be used, or if OUTPUT.work was begun with
-                other settings. No half-written file is left.
+                other settings or files that have changed. No half-written file is left.
         """
         plan = self._plan(_corpus_files(self.corpus), execution.workers)
         stages = self._stages(plan)
+        sizes = dict(zip(plan["files"], sizes_of(plan["files"]), strict=True))
         if self._begun(plan):
             self._check_what_was_written()
-        else:
-            write_json(self.work.plan, plan)
+            self._check_what_was_read(plan, sizes)
+        write_json(self.work.plan, plan | {"sizes": sizes})
         execution.run(stages, self.work)
         if execution.kind == "slurm":
             return None
@@ -220,6 +221,23 @@ class Preparation:
                         f"{self.output / shard['file']} is missing, though {self.work.path} says "
                         "that it was written; remove that folder too and repeat the command."
                     )
+
+    def _check_what_was_read(self, plan: dict, sizes: dict[str, int | None]) -> None:
+        """Checks that files which tasks have read are what they were: shares go by lines.
+
+        Raises:
+            RowsError: if one has another size. One that no task has finished may be mended.
+        """
+        before = read_json(self.work.plan).get("sizes", {})
+        tasks, count = plan["tasks"], len(plan["files"])
+        done = {int(report.stem) for report in self.work.bad_input.glob("*.jsonl")}
+        for index, file in enumerate(plan["files"]):
+            readers = range(tasks) if count < tasks else [index % tasks]
+            if before.get(file, sizes[file]) != sizes[file] and done.intersection(readers):
+                raise RowsError(
+                    f"{file} has changed since it was read; remove {self.work.path} and "
+                    f"{self.output}, and repeat the command."
+                )
 
     def _stages(self, plan: dict) -> list[Stage]:
         """The stages of the work, in order."""

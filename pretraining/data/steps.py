@@ -62,6 +62,8 @@ class ReadCorpus(PipelineStep):
             def on_error(error: CorpusError) -> None:
                 if self.refuse:
                     raise error
+                if error.of_file and not wanted(1):
+                    return  # the task that has the first line reports it
                 record = {"kind": error.kind, "message": str(error)}
                 problems.write(json.dumps(record, ensure_ascii=False) + "\n")
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from transformers import EvalPrediction, TrainerState
+from transformers import EvalPrediction, Trainer
 
 from data_collator_wwm import (
     IGNORED,
@@ -151,8 +151,11 @@ class MaskedLanguageModelingMetrics:
         return metrics
 
 
-def evaluated_at_the_end(state: TrainerState) -> bool:
-    """Whether the last step of a run was evaluated."""
+def evaluated_at_the_end(trainer: Trainer) -> bool:
+    """Whether the weights with which a run ended were evaluated last."""
+    if trainer.args.load_best_model_at_end:  # they may be those of an earlier step
+        return False
+    state = trainer.state
     return any(
         "eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history
     )

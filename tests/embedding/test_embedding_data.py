@@ -247,6 +247,7 @@ tasks:
         ("[q, t]", "[q, 1]", "tasks.one: columns: a list of names, or of numbers from 0"),
         ("[q, t]", "[q, t], limit: 0", "tasks.one: limit: a whole number above 0 expected, not 0"),
         ("[q, t]", "[q, t], score_range: [5, 0]", "score_range: [lowest, highest] expected"),
+        ("[q, t]", "[q, t], labels: {相似: 高}", "tasks.one: labels: labels and their scores"),
     ],
 )
 def test_a_wrong_run_file_is_refused(tmp_path, old, new, message):

@@ -269,6 +269,12 @@ def test_a_teachers_vectors_are_those_of_the_model_and_a_kill_loses_one_block(
     np.testing.assert_allclose(vectors, expected, atol=1e-3)  # fp16 beside fp32
 
 
+def test_a_byte_order_mark_within_a_file_is_no_part_of_a_sentence(tmp_path):
+    """Where files were concatenated; read back at a line's start it would be dropped."""
+    (tmp_path / "a.txt").write_text("　\ufeff带标记的句子。\n\ufeff \n", encoding="utf-8")
+    assert read_sentences([tmp_path / "a.txt"]) == ["带标记的句子。"]
+
+
 def test_a_folder_that_holds_something_else_is_left_alone(distilled, tmp_path):
     with pytest.raises(SystemExit, match="is not an empty folder"):
         distilled("--output", tmp_path)

@@ -1,5 +1,6 @@
 """Passages with file and line, an index that a failed build leaves alone, and three rankings."""
 
+import codecs
 import io
 import json
 import os
@@ -81,6 +82,30 @@ def test_folders_and_patterns_name_tables_too_and_tabs_alone_part_a_tsv(tmp_path
     (table,) = read_passages([f"{tmp_path}/*.csv"])
     assert table.text == "几点关门？"
     assert len(list(read_passages([f"{tmp_path}/*"]))) == 4
+
+
+def test_empty_records_are_passed_over_and_empty_files_named(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("\n", encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text('{"text": ""}\n{"text": null}\n{"text": "第三。"}\n', "utf-8")
+    (tmp_path / "c.csv").mkdir()
+    (tmp_path / "d.csv").write_text('id,text\n1,\n2,"第三行。"\n', encoding="utf-8")
+    found = [(each.text, each.line) for each in read_passages([str(tmp_path)])]
+    assert found == [("第三。", 3), ("第三行。", 3)]
+    assert capsys.readouterr().err == f"left out, no text: {tmp_path / 'a.txt'}\n"
+
+
+def test_keys_that_search_does_not_use_may_hold_anything(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "新闻。", "domain": ["新闻"]}\n', "utf-8")
+    assert [each.text for each in read_passages([tmp_path / "a.jsonl"])] == ["新闻。"]
+
+
+def test_the_last_ending_says_what_a_file_is(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl.txt").write_text("第一行。\n第二行。\n", encoding="utf-8")
+    (tmp_path / "B.CSV").write_text("text\n第三行。\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    found = [(each.file, each.line) for each in read_passages(["a.jsonl.txt", "B.CSV"])]
+    text, table = str(tmp_path / "a.jsonl.txt"), str(tmp_path / "B.CSV")
+    assert found == [(text, 1), (text, 2), (table, 2)]
 
 
 @pytest.mark.parametrize("name", ["notes[2026].txt", "faq[1].csv", "folder[1]/notes.txt"])
@@ -261,6 +286,7 @@ BAD_FILES = {
     "broken.jsonl": (b'{"text": "a"}\n{"text"\n', "broken.jsonl, line 2"),
     "key.jsonl": (b'{"question": "a"}\n', "no field 'text' .there: question"),
     "picture.png": (b"\x89PNG", "not a kind of corpus file"),
+    "nowhere.csv": (None, "nowhere.csv: there is no such file"),
 }
 
 
@@ -268,7 +294,8 @@ BAD_FILES = {
 def test_a_bad_file_is_named_and_the_old_index_stays(name, build, tiny_encoder, tmp_path):
     index = build()
     content, message = BAD_FILES[name]
-    (tmp_path / name).write_bytes(content)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(SystemExit, match=message):
         call("build", tmp_path / name, "--index", index, "--model", tiny_encoder)
     assert [each.text for each in SearchIndex.open(index).passages()] == LINES
@@ -336,6 +363,17 @@ def test_an_index_of_shorter_vectors_knows_their_size(tiny_encoder, tmp_path, ca
     assert LINES[1] in capsys.readouterr().out
 
 
+def test_an_index_finds_its_model_from_any_folder(tiny_encoder, tmp_path, monkeypatch, capsys):
+    """A folder may be called like one of shorter vectors, and be named from where one stands."""
+    shutil.copytree(tiny_encoder, tmp_path / "mine@2")
+    (tmp_path / "notes.txt").write_text("\n".join(LINES), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    call("build", "notes.txt", "--index", "index", "--model", "mine@2")
+    monkeypatch.chdir(tmp_path / "index")
+    call("query", LINES[1], "--index", tmp_path / "index", "--by", "vectors", "--top", 1)
+    assert LINES[1] in capsys.readouterr().out
+
+
 def test_models_of_other_runs_in_its_folder_do_not_make_a_model_another(tiny_encoder, tmp_path):
     checkout = tmp_path / "checkout"
     shutil.copytree(tiny_encoder, checkout)
@@ -393,7 +431,7 @@ def test_an_empty_question_is_refused(build):
 
 def test_a_line_that_is_no_text_does_not_end_the_questions(build, monkeypatch, capsys):
     index = build()
-    lines = io.BytesIO("磨坊".encode("gb18030") + "\n面条\n".encode())
+    lines = io.BytesIO(codecs.BOM_UTF8 + "磨坊".encode("gb18030") + "\n面条\n".encode())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines, encoding="ascii"))
     call("query", "--index", index, "--by", "words", "--top", 1)
     shown = capsys.readouterr()

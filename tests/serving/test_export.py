@@ -412,6 +412,19 @@ def test_another_pooling_is_refused(folder, refused):
     assert "the pooling is 'max'" in refused(folder)
 
 
+def test_poolings_are_known_by_their_older_names_too(folder, refused):
+    """sentence-transformers wrote a key for each, and still reads them."""
+    write_modules(folder, "Transformer", "Pooling")
+    file = folder / "1_Pooling/config.json"
+    older = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": False}
+    for name, mode in (("cls_token", "cls"), ("mean_tokens", "mean"), ("none", "mean")):
+        file.write_text(json.dumps(older | {f"pooling_mode_{name}": name != "none"}))
+        assert open_model_folder(folder).pooling.mode == mode
+    both = {"pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}
+    file.write_text(json.dumps(older | both))
+    assert "the pooling is 'cls and pooling_mode_max_tokens'" in refused(folder)
+
+
 def test_a_missing_package_is_named_before_work_starts(masked_lm, refused, monkeypatch):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     message = refused(masked_lm[0], "--formats", "openvino")

@@ -144,6 +144,18 @@ def test_bad_input_is_skipped_counted_and_reported(tmp_path):
     assert f"{folder / 'c.jsonl.gz'}: damaged after line 0" in reports
 
 
+def test_a_damaged_file_that_tasks_share_is_reported_once(tmp_path):
+    file = write_corpus(tmp_path / "lines", many_texts(400))
+    packed = gzip.compress(file.read_bytes())
+    (tmp_path / "a.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    one = prepare(tmp_path / "a.jsonl.gz", tmp_path / "one")
+    three = prepare(tmp_path / "a.jsonl.gz", tmp_path / "three", tasks=3)
+    assert three["documents"] == one["documents"] > 0
+    assert three["bad_input"] == one["bad_input"] == {"damaged file": 1}
+    reports = (tmp_path / "three.work" / "bad_input").iterdir()
+    assert f"damaged after line {one['documents']} " in "".join(map(Path.read_text, reports))
+
+
 def test_refused_bad_input_stops_the_work_and_leaves_no_row_set(corpus, tmp_path):
     corpus.write_bytes(corpus.read_bytes() + b"\n{broken\n")
     with pytest.raises(CorpusError, match=r"corpus\.jsonl, line 5: not a JSON object"):
@@ -191,12 +203,30 @@ def test_a_restart_with_another_plan_is_refused(corpus, tmp_path):
         prepare(corpus, tmp_path / "rows", tasks=7, filters={"length": {"minimum": 5}})
 
 
+def test_a_file_that_was_read_and_has_changed_since_is_refused(tmp_path):
+    """Tasks share a file by its lines, so a line that is removed moves what was read."""
+    file = write_corpus(tmp_path / "a.jsonl", many_texts(40))
+    whole = file.read_bytes()
+    for tasks in (1, 2):
+        output = tmp_path / f"rows-{tasks}"
+        file.write_bytes(b"{broken\n" + whole)  # the last task of two meets it
+        with pytest.raises(CorpusError, match=r"a\.jsonl, line 1: not a JSON object"):
+            prepare(file, output, tasks=tasks, refuse_bad_input=True)
+        file.write_bytes(whole)
+        if tasks == 2:
+            with pytest.raises(RowsError, match=r"a\.jsonl has changed since it was read; remove"):
+                prepare(file, output, tasks=tasks, refuse_bad_input=True)
+        else:
+            assert prepare(file, output, tasks=1, refuse_bad_input=True)["documents"] == 40
+
+
 def test_the_plan_has_the_keys_that_a_restart_compares(corpus, tmp_path):
     """Work begun with an earlier version goes on: it compares these keys."""
     manifest = prepare(corpus, tmp_path / "rows")
     plan = json.loads((tmp_path / "rows.work" / "plan.json").read_text(encoding="utf-8"))
     of_the_work = {
         "files": [str(corpus)],
+        "sizes": {str(corpus): corpus.stat().st_size},
         "seq_len": 64,
         "tasks": 1,
         "text_field": "text",

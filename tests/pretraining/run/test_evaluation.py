@@ -14,6 +14,7 @@ from pretraining.run.evaluation import (
     EvaluationRows,
     MaskedLanguageModelingMetrics,
     TrainOrEvaluationCollator,
+    evaluated_at_the_end,
     evaluation_collator,
     reduce_logits,
 )
@@ -129,3 +130,14 @@ def test_held_out_rows_are_masked_the_same_in_every_evaluation():
     assert ((batch["input_ids"] == 4) == masked).all()
     alone = collator([rows[5]])
     assert torch.equal(alone["labels"][0], batch["labels"][5])
+
+
+def test_weights_that_were_put_back_at_the_end_are_evaluated_anew():
+    history = [{"step": 2, "eval_loss": 3.0}, {"step": 4, "eval_loss": 3.5}]
+    state = SimpleNamespace(log_history=history, global_step=4)
+    for put_back in (False, True):
+        arguments = SimpleNamespace(load_best_model_at_end=put_back)
+        trainer = SimpleNamespace(args=arguments, state=state)
+        assert evaluated_at_the_end(trainer) is not put_back
+    state.global_step = 5
+    assert not evaluated_at_the_end(SimpleNamespace(args=arguments, state=state))
