@@ -90,7 +90,16 @@ def document_loss(
 
 def answers_inside(positions: Tensor, logits: Tensor) -> Tensor:
     """(batch,) positions, IGNORED outside the (batch, sequence) logits and in padding, whose logits
-    are the lowest there are."""
+    are the lowest there are.
+
+    Raises:
+        ValueError: if there is not one position a row.
+    """
+    if positions.numel() != len(logits):
+        raise ValueError(
+            f"{positions.numel()} positions of answers for {len(logits)} rows: a row has one "
+            "answer, so give each document a row of its own."
+        )
     positions, last = positions.view(-1).to(logits.device), logits.shape[1] - 1
     there = logits.gather(1, positions.clamp(0, last)[:, None])[:, 0]
     inside = (positions >= 0) & (positions <= last) & (there != torch.finfo(logits.dtype).min)

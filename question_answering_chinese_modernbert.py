@@ -50,6 +50,9 @@ class Context:
     spans: np.ndarray
 
 
+_ARGUMENTS = {*("top_k", "max_answer_len", "max_seq_len", "doc_stride", "handle_impossible_answer")}
+
+
 def check_question(item) -> None:
     """Raises ValueError unless it is {"question", "context"}, texts that are not blank."""
     for name in ("question", "context"):
@@ -97,8 +100,8 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
 
         Raises:
             ValueError: on a question or context that is missing or blank, on a question that
-                fills `max_seq_len`, or on a `top_k`, `max_answer_len` or `doc_stride` that is too
-                small.
+                fills `max_seq_len`, on a `top_k`, `max_answer_len` or `doc_stride` that is too
+                small, or on another argument.
         """
         if inputs is None:
             if isinstance(question, (list, tuple)):
@@ -117,6 +120,9 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, **kwargs):
+        kwargs = {key: value for key, value in kwargs.items() if value is not None}
+        if unknown := sorted(kwargs.keys() - _ARGUMENTS):
+            raise ValueError(f"{unknown[0]} is unknown; there are {', '.join(sorted(_ARGUMENTS))}.")
         for key, least in (("top_k", 1), ("max_answer_len", 1), ("doc_stride", 0)):
             if kwargs.get(key, least) < least:
                 raise ValueError(f"{key} must be at least {least}, got {kwargs[key]}.")

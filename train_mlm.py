@@ -1,7 +1,7 @@
 """Pretrains Chinese ModernBERT: stage I on short rows, stage II on long ones.
 
     python train_mlm.py configs/quickstart.yaml
-    python train_mlm.py configs/quickstart.yaml --stage 2 --resume stage2.training.max_steps=200
+    python train_mlm.py configs/quickstart.yaml --resume
 
 The run file names the rows, the model and the two schedules of each stage. The standard Trainer
 does the work: the collator masks whole words at the curriculum's rate, a LambdaLR follows the
@@ -22,7 +22,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from pretraining.command import readable_errors
 from pretraining.run.allocator import keep_freed_memory
-from pretraining.run.checkpoints import check_order, check_unused, explain, note_order
+from pretraining.run.checkpoints import (
+    check_length,
+    check_order,
+    check_unused,
+    explain,
+    is_superseded,
+    note_order,
+)
 from pretraining.run.complete_checkpoints import last_complete_checkpoint
 from pretraining.run.configuration import STAGES, load_run
 from pretraining.run.evaluation import evaluated_at_the_end
@@ -46,9 +53,9 @@ def main() -> None:
         # at once and not after days.
         stages = [check_stage(run, number, alone=len(numbers) == 1) for number in numbers]
         check_together(stages)
-        if not (arguments.resume or looking):
+        if not looking:
             for stage in stages:
-                check_unused(stage.folder)
+                check_length(stage) if arguments.resume else check_unused(stage.folder)
         data = [open_data(stage, verify=not looking) for stage in stages]
         for stage, rows in zip(stages, data, strict=True):
             check_order(stage, rows)
@@ -104,7 +111,7 @@ def train(settings: StageSettings, data: StageData, hub: HubPush | None, resume:
     finished = f"stage {settings.number}, finished"
     if resume and settings.final.exists():
         print(f"stage {settings.number}: already finished, see {settings.final}")
-        return hub is None or hub.upload(settings.final, finished)
+        return hub is None or is_superseded(settings) or hub.upload(settings.final, finished)
     checkpoint = last_complete_checkpoint(settings.folder) if resume else None
     if settings.arguments.device.type == "cpu":
         keep_freed_memory()

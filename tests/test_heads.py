@@ -87,6 +87,19 @@ def test_multiple_choice_is_one_judgement_a_choice(make_head):
     assert (embedded - logits).abs().max() <= TOLERANCE
 
 
+def test_rows_of_several_documents_have_one_choice_and_one_answer(make_head):
+    flat = {"input_ids": torch.cat(documents(9, 7))[None], "position_ids": torch.arange(16)[None]}
+    flat["position_ids"][0, 9:] -= 9
+    choices = {name: value[None] for name, value in flat.items()}
+    with pytest.raises(ValueError, match="padded rows in which a choice is a document"):
+        make_head(ChineseModernBertForMultipleChoice)(**choices)
+    two = torch.tensor([1, 12])
+    with pytest.raises(ValueError, match="2 positions of answers for 1 rows"):
+        make_head(ChineseModernBertForQuestionAnswering)(
+            **flat, start_positions=two, end_positions=two
+        )
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_the_amount_of_padding_changes_no_answer(make_head, side):
     model = make_head(ChineseModernBertForQuestionAnswering)

@@ -238,6 +238,7 @@ def test_questions_may_come_one_by_one(qa):
     assert qa(tuple(asked)) == expected
     assert qa(Dataset.from_list(asked)) == expected
     assert list(qa(each for each in asked)) == expected
+    assert qa(asked, top_k=None, max_seq_len=None) == expected  # as they are without
     with pytest.raises(ValueError, match="question must be a text that is not empty"):
         list(qa({**each, "question": " "} for each in asked))
 
@@ -261,6 +262,10 @@ def test_questions_may_come_one_by_one(qa):
         (
             {"question": QUESTION, "context": TEXT, "max_answer_len": 0},
             "max_answer_len must be at least 1, got 0",
+        ),
+        (
+            {"question": QUESTION, "context": TEXT, "align_to_words": True},
+            "align_to_words is unknown; there are doc_stride, handle_impossible_answer,",
         ),
     ],
 )

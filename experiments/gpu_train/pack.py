@@ -14,9 +14,11 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.gpu_train.packed_rows import PACKED as PACKED_ROWS
 from experiments.gpu_train.packed_rows import pack_all, pack_some, size_of
 from pretraining.command import readable_errors
 from pretraining.data.rows import open_rows, read_manifest
+from pretraining.files import check_output
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKED = Path("runs/gpu_train/packed")
@@ -71,7 +73,8 @@ def pack(
         part: (i, n) takes the i-th of n parts of the training set, and of `long`.
 
     Raises:
-        OSError, ValueError: if a row set cannot be used, or the limit is too small.
+        OSError, ValueError: if a row set cannot be used, the folder holds something else, or the
+            limit is too small.
     """
     names = [folder.name for folder in held_out]
     if len({*names}) < len(names):
@@ -80,7 +83,9 @@ def pack(
     to_train = {TRAIN: open_rows(train)} | ({LONG: open_rows(long)} if long else {})
     if len({each.manifest["tokenizer_sha256"] for each in (*to_train.values(), *sets)}) > 1:
         raise ValueError("the row sets were made with different tokenizers; prepare them again.")
-    shutil.rmtree(output, ignore_errors=True)
+    if (output / TRAIN / PACKED_ROWS).exists():  # packed earlier
+        shutil.rmtree(output)
+    check_output(output)
     taken = sum(
         pack_all(each, output / HELD_OUT / name) for name, each in zip(names, sets, strict=True)
     )

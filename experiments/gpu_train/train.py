@@ -40,6 +40,7 @@ from experiments.learning_per_hour.experiment import tokens_of_a_step
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.command import readable_errors
 from pretraining.data.encoding import open_with_tokenizer
+from pretraining.files import check_output
 from pretraining.machine import machine
 from pretraining.model_report import predict, report
 from pretraining.run.configuration import load_run
@@ -159,7 +160,9 @@ def train_and_report(packed: list[Path], output: Path, overrides: list[str], end
         RuntimeError: if no way to train works. What ends the training later is written down only.
     """
     work = Path(load_run(str(RUN_FILE), overrides).output_dir)
-    shutil.rmtree(work, ignore_errors=True)
+    if work == Path(load_run(str(RUN_FILE)).output_dir):
+        shutil.rmtree(work, ignore_errors=True)
+    check_output(work)
     output.mkdir(parents=True, exist_ok=True)
     sets = {1: [each / TRAIN for each in packed]}
     if long := [each / LONG for each in packed if (each / LONG).exists()]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-from datatrove.data import Document
+from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import minhash
 from datatrove.pipeline.dedup.exact_dedup import (
@@ -165,6 +165,46 @@ def finds_duplicates(filters: Mapping[str, dict]) -> bool:
     return "exact_deduplication" in filters or "minhash" in filters
 
 
+def allow_open_files(tasks: int) -> None:
+    """Lets this process open a file of each task at once.
+
+    Raises:
+        OSError: if the system does not.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    needed = tasks + 256  # libraries and data sets keep some open
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise OSError(
+            f"duplicates are found by opening a file of each of the {tasks} tasks at once, and the "
+            f"system allows {hard} files; raise that limit (ulimit -Hn), or give fewer --tasks."
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+class _OpensAFileATask:
+    """A step that opens a file of each task at once, wherever it runs."""
+
+    tasks: int
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1):
+        allow_open_files(self.tasks)
+        return super().run(data, rank, world_size)
+
+
+class _ExactFind(_OpensAFileATask, ExactFindDedups):
+    pass
+
+
+class _MinhashFind(_OpensAFileATask, minhash.MinhashDedupBuckets):
+    pass
+
+
 def text_of(document: Document) -> str:
     """What makes two documents the same, for exact deduplication."""
     return document.text
@@ -182,9 +222,11 @@ def exact_deduplication(
     """
     found = f"{folder}-found"
     config = ExactDedupConfig(content_getter=text_of)
+    find = _ExactFind(str(folder), found, config)
+    find.tasks = tasks
     stages = [
         Stage("exact-hashes", [*documents, ExactDedupSignature(str(folder), config)], tasks),
-        Stage("exact-find", [ExactFindDedups(str(folder), found, config)], 1),
+        Stage("exact-find", [find], 1),
     ]
     return stages, ExactDedupFilter(found, config)
 
@@ -203,7 +245,8 @@ def minhash_deduplication(
         f"{folder}-{name}" for name in ("signatures", "buckets", "removed")
     )
     sign = minhash.MinhashDedupSignature(signatures, config, language=ChineseWords())
-    find = minhash.MinhashDedupBuckets(signatures, buckets, config=config)
+    find = _MinhashFind(signatures, buckets, config=config)
+    find.tasks = tasks
     stages = [
         Stage("minhash-signatures", [*documents, sign], tasks),
         Stage("minhash-buckets", [find], config.num_buckets),

@@ -19,6 +19,7 @@ from pretraining.data.corpus import find_files, sizes_of
 from pretraining.data.encoding import Encoder
 from pretraining.data.executors import Execution, Stage, WorkFolder
 from pretraining.data.filters import (
+    allow_open_files,
     check_filters,
     document_filters,
     exact_deduplication,
@@ -119,6 +120,8 @@ class Preparation:
         """
         plan = self._plan(_corpus_files(self.corpus), execution.workers)
         stages = self._stages(plan)
+        if execution.kind == "local" and finds_duplicates(self.filters):
+            allow_open_files(plan["tasks"])
         sizes = dict(zip(plan["files"], sizes_of(plan["files"]), strict=True))
         if self._begun(plan):
             self._check_what_was_written()

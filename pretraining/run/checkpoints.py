@@ -6,8 +6,9 @@ from pathlib import Path
 from pretraining.data.rows import RowsError
 from pretraining.files import read_json, write_json
 from pretraining.run.complete_checkpoints import last_complete_checkpoint
-from pretraining.run.configuration import RunConfigError
-from pretraining.run.settings import StageSettings
+from pretraining.run.configuration import STAGES, RunConfigError
+from pretraining.run.model_folder import TRAINING_LOG
+from pretraining.run.settings import StageSettings, stage_folder
 from pretraining.run.stage_data import StageData
 
 ORDER_FILE = "order.json"
@@ -46,6 +47,37 @@ def check_order(settings: StageSettings, data: StageData) -> None:
             f"{folder} was begun with another {' and '.join(changed)}, so its training order "
             "cannot be continued. Set it as it was, or output_dir to a new folder."
         )
+
+
+def check_length(settings: StageSettings) -> None:
+    """Whether what an earlier start left agrees with the length of the stage.
+
+    Raises:
+        RunConfigError: if the stage is finished after other steps, or under way beyond its last.
+    """
+    steps = settings.arguments.max_steps
+    if settings.final.exists():
+        log = settings.final / TRAINING_LOG
+        done = max(entry["step"] for entry in read_json(log)) if log.exists() else steps
+        if done != steps:
+            raise RunConfigError(
+                f"{settings.final} was finished after {done} steps, and max_steps of stage "
+                f"{settings.number} is {steps}. Set it as it was; or move that folder away, and "
+                "the last checkpoint is gone on from."
+            )
+        return
+    checkpoint = last_complete_checkpoint(settings.folder)
+    if checkpoint and int(checkpoint.rpartition("-")[2]) > steps:
+        raise RunConfigError(
+            f"{checkpoint} is beyond step {steps}, the max_steps of stage {settings.number}. "
+            "Raise it; or move that checkpoint away, and the one before it is gone on from."
+        )
+
+
+def is_superseded(settings: StageSettings) -> bool:
+    """Whether a later stage has weights already."""
+    later = [stage_folder(settings.run, number) for number in STAGES if number > settings.number]
+    return any(any(folder.glob("checkpoint-*")) or (folder / "final").exists() for folder in later)
 
 
 def note_order(settings: StageSettings, data: StageData) -> None:

@@ -29,6 +29,7 @@ _DECIDED_ELSEWHERE = {
     "train_sampling_strategy": "the training order, which is a function of the seed",
     "remove_unused_columns": "the row format",
     "include_num_input_tokens_seen": "the training log",
+    "dataloader_drop_last": "rows_per_step, which is divided evenly; held-out rows are all counted",
     "gradient_accumulation_steps": "rows_per_step of the stage and the number of processes",
     "auto_find_batch_size": "rows_per_step of the stage and per_device_train_batch_size",
     "ignore_data_skip": "the training order, in which a resumed run goes on where it was",

@@ -8,6 +8,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from pretraining.files import write_json
 
+TRAINING_LOG = "training_log.json"
+
 _CARD_TEXT = """
 # Chinese ModernBERT: {name}
 
@@ -54,7 +56,7 @@ def save_model_folder(trainer, folder: Path, name: str, stage: int, rows) -> Non
     (temporary / "training_args.bin").unlink()
     model = trainer.accelerator.unwrap_model(trainer.model)
     history = trainer.state.log_history
-    write_json(temporary / "training_log.json", history)
+    write_json(temporary / TRAINING_LOG, history)
     evaluation = next((entry for entry in reversed(history) if "eval_loss" in entry), {})
     measures = {
         "masked accuracy": evaluation.get("eval_masked_accuracy"),

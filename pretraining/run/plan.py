@@ -69,6 +69,8 @@ def measure(
 
 def _measure(trainer: Trainer) -> Measurement:
     device = trainer.args.device
+    if trainer.args.gradient_checkpointing:  # which Trainer turns on when it trains
+        trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     batches, tokens = [], 0
     for batch in trainer.get_train_dataloader():

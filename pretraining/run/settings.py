@@ -151,6 +151,9 @@ def _training_arguments(run: Run, number: int) -> TrainingArguments:
         )
     # All parameters take part in every step, so DDP need not search for those that do not.
     values.setdefault("ddp_find_unused_parameters", False)
+    # Trainer takes every metric but a loss for one of which more is better.
+    if "bits_per_character" in (values.get("metric_for_best_model") or ""):
+        values.setdefault("greater_is_better", False)
     try:
         arguments = TrainingArguments(
             output_dir=str(stage_folder(run, number)),

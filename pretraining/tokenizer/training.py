@@ -94,7 +94,8 @@ def marked_texts(sample: Sample, seed: int, weights: Mapping[str, float]) -> lis
         factor = min(MAX_REPEATS, max(1, wanted / sum(map(len, texts))))
         factor *= weights.get(domain, 1)
         whole, rest = divmod(factor, 1)
-        once_more = set(share(texts, rest, seed))
+        # With another seed than the sample's, which decided by the same hash what was kept.
+        once_more = set(share(texts, rest, seed + 2))
         show([text for text in texts if text not in once_more], int(whole))
         show([text for text in texts if text in once_more], int(whole) + 1)
         if script != "hant":

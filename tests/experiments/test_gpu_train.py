@@ -72,6 +72,15 @@ def test_as_many_rows_travel_as_fit(rows_of, tmp_path):
     assert some.manifest["characters"] / some.manifest["tokens"] == pytest.approx(ratio, rel=1e-2)
 
 
+def test_a_folder_that_holds_something_else_is_left_alone(rows_of, packed):
+    """Such as the one of the rows that are packed."""
+    with pytest.raises(ValueError, match="is not an empty folder"):
+        pack.pack(rows_of / "train", [], rows_of, limit=2**21, seed=0)
+    with pytest.raises(ValueError, match="is not an empty folder"):
+        train.train_and_report([packed], rows_of, [f"output_dir={rows_of}"], 0)
+    assert open_rows(rows_of / "train")
+
+
 def test_two_journeys_carry_different_rows_that_are_one_set_again(rows_of, packed, tmp_path):
     whole = open_rows(rows_of / "train")
     for part in (1, 2):

@@ -3,7 +3,7 @@
 import pytest
 
 from corpora import ROOT, TEXTS, many_texts, prepare, texts_of, write_corpus
-from pretraining.data.filters import read_filters
+from pretraining.data.filters import allow_open_files, read_filters
 from pretraining.data.rows import RowsError
 
 
@@ -87,3 +87,17 @@ def test_filters_that_do_not_exist_are_named(tmp_path, content, message):
     (tmp_path / "filters.yaml").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=rf"filters\.yaml: {message}"):
         read_filters(tmp_path / "filters.yaml")
+
+
+def test_as_many_files_as_tasks_may_be_open_at_once(monkeypatch):
+    """Else duplicates of a corpus of 2,000 tasks are not found, after it was read."""
+    resource = pytest.importorskip("resource")
+    limits = [1024, 4096]
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, new: limits.__setitem__(0, new[0]))
+    allow_open_files(500)
+    assert limits[0] == 1024
+    allow_open_files(2000)
+    assert 2000 < limits[0] <= 4096
+    with pytest.raises(OSError, match=r"the 5000 tasks .* allows 4096 files; raise that limit"):
+        allow_open_files(5000)

@@ -13,6 +13,7 @@ from pretraining.machine import peak_memory
 from pretraining.run import plan
 from pretraining.run.flops import training_flops
 from pretraining.run.plan import draw_schedules, memory_of, operations
+from pretraining.run.trainer import make_model
 from row_sets import write_rows
 from runs import stage_of
 
@@ -53,6 +54,13 @@ def test_a_batch_warmup_is_not_what_is_measured(workspace, monkeypatch):
     plan.measure(settings, data, None)
     assert seen[0].order.drawn_before(1) == settings.stage.rows_per_step
     assert len(seen[0].order) == len(data.order)
+
+
+def test_what_is_measured_saves_memory_as_the_run_does(workspace):
+    settings, data = stage_of(workspace, "training.gradient_checkpointing=true")
+    model = make_model(settings)
+    plan.measure(settings, data, model)
+    assert model.is_gradient_checkpointing
 
 
 def test_the_memory_of_this_machine_is_known():

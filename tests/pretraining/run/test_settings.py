@@ -1,11 +1,12 @@
 """Whatever cannot work is refused before any work, by the file or key that is to blame."""
 
 import json
+import shutil
 
 import pytest
 
 from data_collator_wwm import split_row
-from pretraining.run.checkpoints import check_order
+from pretraining.run.checkpoints import check_length, check_order, is_superseded
 from pretraining.run.evaluation import evaluation_collator
 from pretraining.run.schedules import WarmupStableDecay
 from runs import STEPS, make_model_file, run_here, stage_of
@@ -107,6 +108,14 @@ def test_the_schedule_of_the_run_file_is_the_one_of_training(workspace):
     assert settings.learning_rate == expected
 
 
+def test_fewer_bits_are_better_where_the_best_checkpoint_is_kept(workspace):
+    """Trainer alone would keep the worst."""
+    best = ["training.eval_strategy=steps", "training.load_best_model_at_end=true"]
+    for metric, more in (("bits_per_character", False), ("masked_accuracy", True)):
+        settings, _ = stage_of(workspace, *best, f"training.metric_for_best_model={metric}")
+        assert settings.arguments.greater_is_better is more
+
+
 def test_fused_adamw_is_what_a_run_gets_by_default(workspace):
     settings, _ = stage_of(workspace)
     assert settings.arguments.optim == "adamw_torch_fused"
@@ -141,6 +150,7 @@ def test_rows_that_cannot_be_divided_evenly_are_refused(refused):
     assert "gradient_accumulation_steps is decided by" in refused(
         "stage1.training.gradient_accumulation_steps=2"
     )
+    assert "drop_last is decided by" in refused("training.dataloader_drop_last=true")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +160,38 @@ def test_a_run_is_not_resumed_in_another_order(workspace, run_dir, change, name)
     settings, data = stage_of(workspace, f"output_dir={run_dir}", change)
     with pytest.raises(ValueError, match=f"stage1 was begun with another {name}, so its training"):
         check_order(settings, data)
+
+
+def test_a_finished_stage_keeps_its_length(workspace, run_dir):
+    for steps in (STEPS[1], STEPS[1] + 5, STEPS[1] - 5):
+        change = f"stage1.training.max_steps={steps}"
+        settings, _ = stage_of(workspace, f"output_dir={run_dir}", change)
+        if steps == STEPS[1]:
+            check_length(settings)
+        else:
+            with pytest.raises(ValueError, match=rf"after {STEPS[1]} steps, and .* is {steps}\."):
+                check_length(settings)
+
+
+def test_a_checkpoint_beyond_the_last_step_is_not_taken_for_the_end(workspace, run_dir, tmp_path):
+    newest = max((run_dir / "stage1").glob("checkpoint-*"), key=lambda each: each.stat().st_mtime)
+    shutil.copytree(newest, tmp_path / "stage1" / newest.name)
+    step = int(newest.name.removeprefix("checkpoint-"))
+    for steps in (step, step - 1):
+        change = f"stage1.training.max_steps={steps}"
+        settings, _ = stage_of(workspace, f"output_dir={tmp_path}", change)
+        if steps == step:
+            check_length(settings)
+        else:
+            with pytest.raises(ValueError, match=rf"{newest.name} is beyond step {steps}"):
+                check_length(settings)
+
+
+def test_weights_of_stage_two_are_not_replaced_by_those_of_stage_one(workspace, run_dir, tmp_path):
+    settings, _ = stage_of(workspace, f"output_dir={run_dir}")
+    assert is_superseded(settings)
+    settings, _ = stage_of(workspace, f"output_dir={tmp_path}")
+    assert not is_superseded(settings)
 
 
 def test_an_earlier_run_is_not_overwritten(workspace, run_dir):

@@ -7,6 +7,7 @@ import pytest
 
 from pretraining.data.corpus import Document
 from pretraining.tokenizer.sampling import Sample, check_domains, script_of, share
+from pretraining.tokenizer.training import marked_texts
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,19 @@ def test_a_share_of_texts_is_nested_and_about_as_large_as_asked():
     parts = [share(texts, part, seed=0) for part in (0.0, 0.1, 0.5, 1.0)]
     assert [len(part) / 2_000 for part in parts] == pytest.approx([0, 0.1, 0.5, 1], abs=0.03)
     assert all(set(less) < set(more) for less, more in itertools.pairwise(parts))
+
+
+@pytest.mark.parametrize("budget", [4_500, 10**6])
+def test_a_weight_is_as_large_as_asked_of_a_domain_that_was_cut_too(budget):
+    """What the sample keeps of it are the texts with the lowest hashes."""
+    sample = Sample(budget, seed=0)
+    for number in range(2_000):
+        sample.add(document(number, script="hant"))
+    ((_, kept),) = sample.strata()
+    assert (len(kept) < 600) is (budget < 10**6)
+    share_of_eight = 0.3 / 8 if budget == 10**6 else 0.3  # a small domain is repeated eight times
+    shown = marked_texts(sample, 0, {"news": share_of_eight})
+    assert len(shown) / len(kept) == pytest.approx(0.3, abs=0.05)
 
 
 def test_a_weight_of_a_domain_that_is_not_there_is_refused():
