@@ -21,15 +21,8 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from pretraining.command import readable_errors
+from pretraining.run import checkpoints
 from pretraining.run.allocator import keep_freed_memory
-from pretraining.run.checkpoints import (
-    check_length,
-    check_order,
-    check_unused,
-    explain,
-    is_superseded,
-    note_order,
-)
 from pretraining.run.complete_checkpoints import last_complete_checkpoint
 from pretraining.run.configuration import STAGES, load_run
 from pretraining.run.evaluation import evaluated_at_the_end
@@ -55,10 +48,10 @@ def main() -> None:
         check_together(stages)
         if not looking:
             for stage in stages:
-                check_length(stage) if arguments.resume else check_unused(stage.folder)
+                checkpoints.check_folder(stage, arguments.resume)
         data = [open_data(stage, verify=not looking) for stage in stages]
         for stage, rows in zip(stages, data, strict=True):
-            check_order(stage, rows)
+            checkpoints.check_order(stage, rows)
         if arguments.replay is not None:
             return show_step(stages[0], data[0], arguments.replay)
         if arguments.plan:
@@ -77,7 +70,7 @@ def main() -> None:
                 # For a lost data worker torch raises wherever the program is, so here, too.
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             traceback.print_exc()
-            sys.exit(f"train_mlm.py: {explain(error, stage)}")
+            sys.exit(f"train_mlm.py: {checkpoints.explain(error, stage)}")
     if missing:
         sys.exit(
             f"train_mlm.py: finished, but not uploaded: {', '.join(missing)}. The same command "
@@ -111,7 +104,8 @@ def train(settings: StageSettings, data: StageData, hub: HubPush | None, resume:
     finished = f"stage {settings.number}, finished"
     if resume and settings.final.exists():
         print(f"stage {settings.number}: already finished, see {settings.final}")
-        return hub is None or is_superseded(settings) or hub.upload(settings.final, finished)
+        newer = checkpoints.is_superseded(settings)
+        return hub is None or newer or hub.upload(settings.final, finished)
     checkpoint = last_complete_checkpoint(settings.folder) if resume else None
     if settings.arguments.device.type == "cpu":
         keep_freed_memory()
@@ -120,7 +114,7 @@ def train(settings: StageSettings, data: StageData, hub: HubPush | None, resume:
     trainer = make_trainer(settings, data, model, callbacks=[] if hub is None else [hub])
     if trainer.is_world_process_zero():
         print(summary(settings, data, model, checkpoint))
-        note_order(settings, data)
+        checkpoints.note_order(settings, data)
     trainer.train(resume_from_checkpoint=checkpoint)
     if data.eval_rows is not None and not evaluated_at_the_end(trainer):
         trainer.evaluate()

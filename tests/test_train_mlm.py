@@ -425,7 +425,7 @@ def test_a_data_worker_lost_while_an_error_is_told_does_not_cut_it_short(
         raise RuntimeError("DataLoader worker is killed")
 
     monkeypatch.setattr(train_mlm, "train", fail)
-    monkeypatch.setattr(train_mlm, "explain", explain)
+    monkeypatch.setattr(train_mlm.checkpoints, "explain", explain)
     before = signal.signal(signal.SIGCHLD, as_torch_does)
     try:
         with pytest.raises(SystemExit, match="gone; continue like this"):

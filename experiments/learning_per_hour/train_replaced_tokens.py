@@ -22,11 +22,7 @@ from experiments.learning_per_hour.replaced_tokens import (
 )
 from pretraining.files import new_folder, write_json
 from pretraining.run.allocator import keep_freed_memory
-from pretraining.run.checkpoints import (
-    check_order,
-    check_unused,
-    note_order,
-)
+from pretraining.run.checkpoints import check_folder, check_order, note_order
 from pretraining.run.complete_checkpoints import last_complete_checkpoint
 from pretraining.run.configuration import RunConfigError, load_run
 from pretraining.run.guard import TrainingStopped
@@ -98,8 +94,7 @@ def main() -> None:
     try:
         run = load_run(str(arguments.config), arguments.overrides)
         settings = check_stage(run, 1, alone=True)
-        if not arguments.resume:
-            check_unused(settings.folder)
+        check_folder(settings, arguments.resume)
         data = open_data(settings)
         check_order(settings, data)
         train(settings, data, arguments.resume)

@@ -17,16 +17,34 @@ ORDER_FILE = "order.json"
 FULL_DISK = 16 << 20
 
 
-def check_unused(folder: Path) -> None:
-    """Whether a stage can begin in a folder.
+def check_folder(settings: StageSettings, resume: bool) -> None:
+    """Whether a stage can begin in its folder, or go on there.
 
     Raises:
-        RunConfigError: if it holds an earlier run.
+        RunConfigError: if it is to begin and the folder holds an earlier run; or if it is to go on
+            and is finished after other steps, or under way beyond its last.
     """
-    if folder.exists() and any(folder.iterdir()):
+    folder, final, steps = settings.folder, settings.final, settings.arguments.max_steps
+    if not resume and folder.exists() and any(folder.iterdir()):
         raise RunConfigError(
             f"{folder} holds an earlier run. Add --resume to continue it, or set output_dir to a "
             "new folder."
+        )
+    if final.exists():
+        log = final / TRAINING_LOG
+        done = max(entry["step"] for entry in read_json(log)) if log.exists() else steps
+        if done != steps:
+            raise RunConfigError(
+                f"{final} was finished after {done} steps, and max_steps of stage "
+                f"{settings.number} is {steps}. Set it as it was; or move that folder away, and "
+                "the last checkpoint is gone on from."
+            )
+        return
+    checkpoint = last_complete_checkpoint(folder)
+    if checkpoint and int(checkpoint.rpartition("-")[2]) > steps:
+        raise RunConfigError(
+            f"{checkpoint} is beyond step {steps}, the max_steps of stage {settings.number}. "
+            "Raise it; or move that checkpoint away, and the one before it is gone on from."
         )
 
 
@@ -46,31 +64,6 @@ def check_order(settings: StageSettings, data: StageData) -> None:
         raise RunConfigError(
             f"{folder} was begun with another {' and '.join(changed)}, so its training order "
             "cannot be continued. Set it as it was, or output_dir to a new folder."
-        )
-
-
-def check_length(settings: StageSettings) -> None:
-    """Whether what an earlier start left agrees with the length of the stage.
-
-    Raises:
-        RunConfigError: if the stage is finished after other steps, or under way beyond its last.
-    """
-    steps = settings.arguments.max_steps
-    if settings.final.exists():
-        log = settings.final / TRAINING_LOG
-        done = max(entry["step"] for entry in read_json(log)) if log.exists() else steps
-        if done != steps:
-            raise RunConfigError(
-                f"{settings.final} was finished after {done} steps, and max_steps of stage "
-                f"{settings.number} is {steps}. Set it as it was; or move that folder away, and "
-                "the last checkpoint is gone on from."
-            )
-        return
-    checkpoint = last_complete_checkpoint(settings.folder)
-    if checkpoint and int(checkpoint.rpartition("-")[2]) > steps:
-        raise RunConfigError(
-            f"{checkpoint} is beyond step {steps}, the max_steps of stage {settings.number}. "
-            "Raise it; or move that checkpoint away, and the one before it is gone on from."
         )
 
 

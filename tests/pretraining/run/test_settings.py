@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from data_collator_wwm import split_row
-from pretraining.run.checkpoints import check_length, check_order, is_superseded
+from pretraining.run.checkpoints import check_folder, check_order, is_superseded
 from pretraining.run.evaluation import evaluation_collator
 from pretraining.run.schedules import WarmupStableDecay
 from runs import STEPS, make_model_file, run_here, stage_of
@@ -167,10 +167,10 @@ def test_a_finished_stage_keeps_its_length(workspace, run_dir):
         change = f"stage1.training.max_steps={steps}"
         settings, _ = stage_of(workspace, f"output_dir={run_dir}", change)
         if steps == STEPS[1]:
-            check_length(settings)
+            check_folder(settings, resume=True)
         else:
             with pytest.raises(ValueError, match=rf"after {STEPS[1]} steps, and .* is {steps}\."):
-                check_length(settings)
+                check_folder(settings, resume=True)
 
 
 def test_a_checkpoint_beyond_the_last_step_is_not_taken_for_the_end(workspace, run_dir, tmp_path):
@@ -181,10 +181,10 @@ def test_a_checkpoint_beyond_the_last_step_is_not_taken_for_the_end(workspace, r
         change = f"stage1.training.max_steps={steps}"
         settings, _ = stage_of(workspace, f"output_dir={tmp_path}", change)
         if steps == step:
-            check_length(settings)
+            check_folder(settings, resume=True)
         else:
             with pytest.raises(ValueError, match=rf"{newest.name} is beyond step {steps}"):
-                check_length(settings)
+                check_folder(settings, resume=True)
 
 
 def test_weights_of_stage_two_are_not_replaced_by_those_of_stage_one(workspace, run_dir, tmp_path):
