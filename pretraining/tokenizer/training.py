@@ -94,8 +94,7 @@ def marked_texts(sample: Sample, seed: int, weights: Mapping[str, float]) -> lis
         factor = min(MAX_REPEATS, max(1, wanted / sum(map(len, texts))))
         factor *= weights.get(domain, 1)
         whole, rest = divmod(factor, 1)
-        # Of a domain that was cut, the sample kept the lowest hashes. Only a weight asks for a part of
-        # such a one, and draws anew.
+        # The sample keeps the lowest hashes of a domain that it cuts; a weight draws among them.
         once_more = set(share(texts, rest, seed + 2 if domain in weights else seed))
         show([text for text in texts if text not in once_more], int(whole))
         show([text for text in texts if text in once_more], int(whole) + 1)
