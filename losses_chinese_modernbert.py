@@ -95,9 +95,9 @@ def answers_inside(positions: Tensor, logits: Tensor) -> Tensor:
     Raises:
         ValueError: if there is not one position a row.
     """
-    if positions.numel() != len(logits):
+    if positions.numel() != logits.shape[0]:
         raise ValueError(
-            f"{positions.numel()} positions of answers for {len(logits)} rows: a row has one "
+            f"{positions.numel()} positions of answers for {logits.shape[0]} rows: a row has one "
             "answer, so give each document a row of its own."
         )
     positions, last = positions.view(-1).to(logits.device), logits.shape[1] - 1

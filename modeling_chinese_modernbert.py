@@ -877,7 +877,7 @@ class ChineseModernBertForMultipleChoice(ChineseModernBertForFineTuning):
         }
         rows = {name: x.flatten(0, 1) for name, x in inputs.items() if x is not None}
         logits, outputs = self.classify_documents(**rows, **kwargs)
-        if len(logits) != given.shape[0] * given.shape[1]:
+        if logits.shape[0] != given.shape[0] * given.shape[1]:
             raise ValueError("multiple choice takes padded rows in which a choice is a document.")
         logits = logits.view(given.shape[:2])
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
