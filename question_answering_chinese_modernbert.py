@@ -50,7 +50,7 @@ class Context:
     spans: np.ndarray
 
 
-_ARGUMENTS = {*("top_k", "max_answer_len", "max_seq_len", "doc_stride", "handle_impossible_answer")}
+_ARGUMENTS = ("doc_stride", "handle_impossible_answer", "max_answer_len", "max_seq_len", "top_k")
 
 
 def check_question(item) -> None:
@@ -121,8 +121,8 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
 
     def _sanitize_parameters(self, **kwargs):
         kwargs = {key: value for key, value in kwargs.items() if value is not None}
-        if unknown := sorted(kwargs.keys() - _ARGUMENTS):
-            raise ValueError(f"{unknown[0]} is unknown; there are {', '.join(sorted(_ARGUMENTS))}.")
+        if unknown := sorted(kwargs.keys() - set(_ARGUMENTS)):
+            raise ValueError(f"{unknown[0]} is unknown; there are {', '.join(_ARGUMENTS)}.")
         for key, least in (("top_k", 1), ("max_answer_len", 1), ("doc_stride", 0)):
             if kwargs.get(key, least) < least:
                 raise ValueError(f"{key} must be at least {least}, got {kwargs[key]}.")

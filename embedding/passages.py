@@ -40,7 +40,7 @@ def read_passages(
         CorpusError, ValueError: if a file cannot be read, or none holds text; the message names it.
         OSError: if a file is not there.
     """
-    empty, with_text = [], 0
+    empty, any_text = [], False
     for file in (file for path in map(str, paths) for file in _files(path)):
         check_name(file)
         texts = _table(Path(file), text_field) if _is_table(file) else _texts(file, text_field)
@@ -49,11 +49,10 @@ def read_passages(
             for passage in passages_of(text, length):
                 found = True
                 yield Passage(passage, file, number)
-        if found:
-            with_text += 1
-        else:
+        any_text |= found
+        if not found:
             empty.append(file)
-    if not with_text:
+    if not any_text:
         raise CorpusError("no document", f"{', '.join(empty)}: the file holds no text.")
     for file in empty:
         print(f"left out, no text: {file}", file=sys.stderr)

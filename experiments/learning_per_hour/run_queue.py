@@ -54,6 +54,7 @@ from pretraining.data.rows import read_manifest
 from pretraining.files import read_json, write_json
 from pretraining.run.configuration import load_run
 from pretraining.run.guard import STOPPED_FILE
+from pretraining.run.model_folder import TRAINING_LOG
 
 # torch's threads wait for each other in loops, which takes the processor from other programs.
 QUIET = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
@@ -246,7 +247,7 @@ def run_seed(queue: Queue, experiment: Experiment, seed: int) -> dict:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:
             result["held_out"] = pool.submit(evaluate, finals[-1], held_out).result()
-        logs = [final / "training_log.json" for final in finals]
+        logs = [final / TRAINING_LOG for final in finals]
         result["curve"] = [entry for log in logs for entry in curve_of(log)]
         for checkpoint in folder.glob("stage*/checkpoint-*"):
             shutil.rmtree(checkpoint)

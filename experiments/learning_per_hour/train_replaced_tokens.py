@@ -26,6 +26,7 @@ from pretraining.run.checkpoints import check_folder, check_order, note_order
 from pretraining.run.complete_checkpoints import last_complete_checkpoint
 from pretraining.run.configuration import RunConfigError, load_run
 from pretraining.run.guard import TrainingStopped
+from pretraining.run.model_folder import TRAINING_LOG
 from pretraining.run.settings import StageSettings, check_stage
 from pretraining.run.stage_data import StageData, open_data
 from pretraining.run.trainer import make_trainer
@@ -78,7 +79,7 @@ def save_detector(trainer: Trainer, settings: StageSettings) -> None:
     with new_folder(settings.final) as folder:
         trainer.accelerator.unwrap_model(trainer.model).detector.save_pretrained(folder)
         settings.tokenizer.save_pretrained(folder)
-        write_json(folder / "training_log.json", trainer.state.log_history)
+        write_json(folder / TRAINING_LOG, trainer.state.log_history)
 
 
 def main() -> None:
