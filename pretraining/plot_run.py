@@ -61,6 +61,7 @@ def plot_runs(run_dirs: list[Path], picture: Path) -> None:
     rows = 4 if evaluated else 3
     figure = Figure(figsize=(13, 3.75 * rows))
     axes = figure.subplots(rows, 2)
+    last = {}  # the last evaluation of each run that has one
     for number, (run_dir, stages) in enumerate(zip(run_dirs, logs, strict=True)):
         before, color = 0, f"C{number}"
         for stage, entries in stages:
@@ -79,12 +80,13 @@ def plot_runs(run_dirs: list[Path], picture: Path) -> None:
             before += max((entry["num_input_tokens_seen"] for entry in entries), default=0)
         evaluations = [entry for _, log in stages for entry in log if HELD_OUT in entry]
         if evaluations:
-            draw_evaluation(axes[3], evaluations[-1], number, len(run_dirs), str(run_dir))
+            last[number] = evaluations[-1]
     for axis, (_, _, title) in zip(axes.flat, PANELS, strict=False):
         axis.set_title(title)
         axis.set_xlabel("million tokens")
     axes[0, 0].legend(fontsize="small")
     if evaluated:
+        draw_evaluations(axes[3], last, run_dirs)
         axes[3, 0].set_title("last evaluation, by place in the document: bits per character")
         axes[3, 0].tick_params(axis="x", rotation=30)
         axes[3, 1].set_title("last evaluation, by domain: bits per character")
@@ -95,22 +97,32 @@ def plot_runs(run_dirs: list[Path], picture: Path) -> None:
     save_picture(figure, picture)
 
 
-def draw_evaluation(axes, entry: dict, number: int, runs: int, label: str) -> None:
-    """Bits per character by place as a line, and by domain as bars beside those of other runs."""
-    bits = {key: value for key, value in entry.items() if key.startswith(f"{HELD_OUT}/")}
-    places = {key: value for key, value in bits.items() if key.startswith(BY_PLACE)}
-    names = [key.removeprefix(BY_PLACE) for key in places]
-    axes[0].plot(names, list(places.values()), "o-", color=f"C{number}", label=label)
-    domains = {
-        key.removeprefix(f"{HELD_OUT}/"): value
-        for key, value in bits.items()
-        if not key.startswith((BY_PLACE, BY_LENGTH))
-    }
-    height = 0.8 / runs
-    at = [place + number * height for place in range(len(domains))]
-    axes[1].barh(at, list(domains.values()), height, color=f"C{number}", label=label)
-    if domains:
-        axes[1].set_yticks(range(len(domains)), domains, fontsize="small")
+def draw_evaluations(axes, evaluations: dict[int, dict], run_dirs: list[Path]) -> None:
+    """Bits per character by place as lines, and by domain as bars beside those of other runs.
+
+    Args:
+        axes: two, for places and for domains.
+        evaluations: the log's entry by the run's number in `run_dirs`.
+    """
+    by_domain = {}
+    for number, entry in evaluations.items():
+        bits = {key: value for key, value in entry.items() if key.startswith(f"{HELD_OUT}/")}
+        places = {key: value for key, value in bits.items() if key.startswith(BY_PLACE)}
+        names = [key.removeprefix(BY_PLACE) for key in places]
+        style = {"color": f"C{number}", "label": str(run_dirs[number])}
+        axes[0].plot(names, list(places.values()), "o-", **style)
+        by_domain[number] = {
+            key.removeprefix(f"{HELD_OUT}/"): value
+            for key, value in bits.items()
+            if not key.startswith((BY_PLACE, BY_LENGTH))
+        }
+    # Runs may have been evaluated on other domains, or in another order.
+    domains = list(dict.fromkeys(name for bits in by_domain.values() for name in bits))
+    height = 0.8 / len(run_dirs)
+    for number, bits in by_domain.items():
+        at = [domains.index(name) + number * height for name in bits]
+        axes[1].barh(at, list(bits.values()), height, color=f"C{number}")
+    axes[1].set_yticks(range(len(domains)), domains, fontsize="small")
 
 
 def main() -> None:

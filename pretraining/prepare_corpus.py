@@ -127,7 +127,7 @@ def print_summary(preparation: Preparation, manifest: dict, seconds: float) -> N
         for name, number in manifest[what].items():
             print(f"{what}: {name}: {number:,}")
     for name in unused_weights(manifest):
-        print(f"weights: {name}: no document of this domain")
+        print(f"weights: {name}: no document of this domain is in the rows")
 
 
 def main() -> None:

@@ -126,6 +126,12 @@ class Preparation:
         if self._begun(plan):
             self._check_what_was_written()
             self._check_what_was_read(plan, sizes)
+        elif any(self.output.glob("*.arrow")):
+            # Readers take every shard of the folder, those too that no manifest names.
+            raise RowsError(
+                f"{self.output} holds shards of work that was given up; remove it and "
+                f"{self.work.path}, and repeat the command."
+            )
         write_json(self.work.plan, plan | {"sizes": sizes})
         execution.run(stages, self.work)
         if execution.kind == "slurm":
@@ -207,7 +213,7 @@ class Preparation:
         if different := [key for key in plan if begun.get(key) != plan[key]]:
             raise RowsError(
                 f"{self.work.path} holds work begun with other {', '.join(different)}; repeat that "
-                "command, remove the folder or choose another --output."
+                f"command, remove it and {self.output}, or choose another --output."
             )
         return True
 

@@ -160,7 +160,7 @@ def open_rows(folder: str | Path, verify: bool = True) -> "Rows":
         )
     if "://" in str(folder):
         return StreamedRows(_place_for(manifest), manifest, address=str(folder))
-    folder = Path(folder)
+    folder = Path(folder).expanduser()  # as fsspec did for the manifest
     known, notes = {}, (folder / CHECKED, _place_for(manifest) / CHECKED)
     for note in notes:
         with contextlib.suppress(OSError, TypeError, ValueError):

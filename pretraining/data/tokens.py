@@ -102,16 +102,25 @@ def token_lengths(tokenizer: Tokenizer) -> np.ndarray:
 def first_ordinary_id(tokenizer: Tokenizer) -> int:
     """The first id that stands for text of its own: special, reserved and byte tokens lie below.
 
+    Special tokens that a user has added to a WordPiece may lie above.
+
     Raises:
-        ValueError: if the tokenizer has no byte tokens, unless it is a WordPiece with [UNK].
+        ValueError: if the tokenizer has no byte tokens, unless it is a WordPiece with [UNK]; or if
+            nothing follows its special tokens.
     """
     last = tokenizer.token_to_id(BYTE_TOKENS[-1])
     if is_wordpiece(tokenizer):
-        last = max(_special_ids(tokenizer), default=None)
+        ids = map(tokenizer.token_to_id, (PAD, UNKNOWN, CLS, SEP, MASK))
+        last = max(_special_ids(tokenizer).intersection(ids), default=None)
     if last is None:
         raise ValueError(
             f"the tokenizer has no token {BYTE_TOKENS[-1]}, so no byte fallback; train one with "
             "python -m pretraining.train_tokenizer."
+        )
+    if last + 1 == tokenizer.get_vocab_size():
+        raise ValueError(
+            "its special tokens are the last entries; they have to come first, since random words "
+            "are drawn from the entries after them."
         )
     return last + 1
 

@@ -52,7 +52,7 @@ def check_weights(weights: Mapping[str, float]) -> None:
 
 
 def unused_weights(manifest: dict) -> list[str]:
-    """The domains of a row set's weights, those of weight 0 aside, that no document has."""
+    """The domains with a weight above 0 that no document of a row set has."""
     there = {name.rsplit(" (", 1)[0] for name in manifest["domains"]}  # "news (hans)"
     return [name for name, weight in manifest["weights"].items() if weight and name not in there]
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer
+from tokenizers.models import BPE, Unigram
 from tqdm import tqdm
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.corpus import Document
-from pretraining.data.tokens import BYTE_TOKENS, UNKNOWN, is_wordpiece, open_tokenizer
+from pretraining.data.tokens import BYTE_TOKENS, UNKNOWN, open_tokenizer
 from pretraining.data.words import Segmenter, crosses_border
 from pretraining.files import read_json, read_text
 from pretraining.tokenizer.sampling import stratum_of
@@ -66,7 +67,7 @@ class Tally:
         tokenizer.no_padding()
         vocabulary = tokenizer.get_vocab()
         self._bytes = [vocabulary[each] for each in BYTE_TOKENS if each in vocabulary]
-        self._unknown = vocabulary.get(UNKNOWN, -1)
+        self._unknown = _unknown_id(tokenizer)
         self.counts = Counter()
 
     def add(self, texts: list[str], borders: list[np.ndarray]) -> None:
@@ -85,6 +86,15 @@ class Tally:
             self.counts["unknown"] += int((ids == self._unknown).sum())
             self.counts["han"] += int(of_han.sum())
             self.counts["crossing"] += int(crosses_border(starts, first, end)[of_han].sum())
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int:
+    """The id that stands for what a tokenizer does not know, -1 if there is none."""
+    if isinstance(tokenizer.model, Unigram):
+        index = json.loads(tokenizer.to_str())["model"]["unk_id"]
+    else:
+        index = tokenizer.token_to_id(tokenizer.model.unk_token or "")
+    return -1 if index is None else index
 
 
 Report = dict[str, dict[str, Counter]]
@@ -133,7 +143,9 @@ def as_markdown(report: Report) -> str:
             for part, whole in (("spelled", "characters"), ("bytes", "tokens"), ("crossing", "han"))
         ]
         cells += [_per_token(by_name[name]) for name in others]
-        cells += [f"{by_name[name]['unknown'] / by_name[name]['tokens']:.2%}" for name in losing]
+        cells += [
+            f"{by_name[name]['unknown'] / max(1, by_name[name]['tokens']):.2%}" for name in losing
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -155,7 +167,7 @@ def print_report(
     content = read_json(tokenizer_file)
     size = len(content["model"]["vocab"])
     tokenizers = {f"{size:,} entries": own}
-    if size > LEGACY_SIZE and not is_wordpiece(own):
+    if size > LEGACY_SIZE and isinstance(own.model, BPE):
         shrink(content, LEGACY_SIZE)
         tokenizers[f"cut to {LEGACY_SIZE:,}"] = Tokenizer.from_str(json.dumps(content))
     for tokenizer in tokenizers.values():

@@ -81,4 +81,6 @@ def shrink(content: dict, vocab_size: int, dropped: Collection[str] = ()) -> Non
     entries = sorted(model["vocab"], key=model["vocab"].get)
     kept = [each for each in entries if each not in dropped][:vocab_size]
     model["vocab"] = {each: index for index, each in enumerate(kept)}
-    model["merges"] = [pair for pair in model["merges"] if "".join(pair) in model["vocab"]]
+    # Older files write a merge as "a b".
+    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+    model["merges"] = [pair for pair in pairs if "".join(pair) in model["vocab"]]

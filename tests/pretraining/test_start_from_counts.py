@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, set_seed
 
 from commands import run_main
 from configuration_chinese_modernbert import ChineseModernBertConfig
 from data_collator_wwm import split_row
+from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining import start_from_counts
 from pretraining.data.preparation import Preparation
 from runs import ROOT, SHAPE
@@ -52,6 +53,17 @@ def test_tokens_that_occur_get_embeddings_of_the_usual_length(model):
     same = (lengths - lengths.median()).abs() < 1e-4
     assert 0.05 < same.float().mean() < 0.9  # those of tokens that occur
     assert lengths.std() < 0.3 * lengths.mean()
+
+
+def test_special_tokens_and_those_that_do_not_occur_keep_their_random_embeddings(start, model):
+    folder, _ = start
+    rows = start_from_counts.open_rows(folder / "rows")
+    missing = np.ones(CONFIG["vocab_size"], dtype=bool)
+    missing[np.unique([split_row(row)[0] for row in rows])] = False
+    missing[list(rows.manifest["special_token_ids"].values())] = True
+    set_seed(1)
+    fresh = ChineseModernBertForMaskedLM(ChineseModernBertConfig(**CONFIG)).get_input_embeddings()
+    assert torch.equal(model.get_input_embeddings().weight[missing], fresh.weight[missing])
 
 
 def test_tokens_with_the_same_neighbors_lie_closer_than_others(model):

@@ -203,6 +203,14 @@ def test_a_restart_with_another_plan_is_refused(corpus, tmp_path):
         prepare(corpus, tmp_path / "rows", tasks=7, filters={"length": {"minimum": 5}})
 
 
+def test_shards_of_work_that_was_given_up_are_not_mixed_with_others(corpus, tmp_path):
+    prepare(corpus, tmp_path / "rows")
+    (tmp_path / "rows" / "manifest.json").unlink()
+    shutil.rmtree(tmp_path / "rows.work")
+    with pytest.raises(RowsError, match=r"rows holds shards of work that was given up; remove it"):
+        prepare(corpus, tmp_path / "rows", tasks=2)
+
+
 def test_a_file_that_was_read_and_has_changed_since_is_refused(tmp_path):
     """Tasks share a file by its lines, so a line that is removed moves what was read."""
     file = write_corpus(tmp_path / "a.jsonl", many_texts(40))

@@ -39,6 +39,11 @@ def test_rows_come_back_bit_for_bit(folder):
         assert np.array_equal(rows[index], expected)
 
 
+def test_a_path_from_home_is_opened(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert np.array_equal(open_rows(f"~/{folder.name}")[9], open_rows(folder)[9])
+
+
 def test_rows_lie_in_several_shards_where_they_are_many(tmp_path, monkeypatch):
     monkeypatch.setattr(rows_module, "SHARD_TOKENS", 4 * SEQ_LEN)
     write_rows(tmp_path / "rows", iter(some_rows(8)), SEQ_LEN, {})

@@ -84,5 +84,12 @@ def test_in_a_wordpiece_text_follows_the_special_tokens():
     other.add_special_tokens(["[PAD]", "[UNK]"])
     assert first_ordinary_id(other) == 3
     assert token_spellings(other) == ["", "花", "", "ing", "ing"]
+    other.add_special_tokens(["[订单]"])  # a user's, at the end
+    assert first_ordinary_id(other) == 3
+    vocabulary = {"花": 0, "[UNK]": 1}
+    last = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    last.add_special_tokens(["[UNK]"])
+    with pytest.raises(ValueError, match=r"special tokens are the last entries"):
+        first_ordinary_id(last)
     with pytest.raises(ValueError, match=r"no token <0xFF>"):
         first_ordinary_id(Tokenizer(models.WordPiece({"花": 0}, unk_token="花")))

@@ -7,7 +7,9 @@ from tokenizers import Tokenizer, decoders, models
 
 from pretraining.data.corpus import Document
 from pretraining.data.tokens import BYTE_TOKENS
+from pretraining.tokenizer import report
 from pretraining.tokenizer.report import as_markdown, embedding_share, measure, open_peer
+from pretraining.tokenizer.vocabulary import shrink
 
 
 @pytest.fixture
@@ -60,6 +62,33 @@ def test_a_tokenizer_that_cuts_and_pads_counts_whole_texts(tokenizer):
 def test_others_lose_what_they_do_not_know(peer):
     counts = measure({"BERT": peer}, documents("今天下雪。"))["all"]["BERT"]
     assert (counts["tokens"], counts["unknown"], counts["bytes"]) == (5, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordLevel({"今": 0, "<unk>": 1}, unk_token="<unk>"),
+        models.Unigram([("今", -1.0), ("<unk>", -9.0)], unk_id=1),
+    ],
+)
+def test_the_unknown_token_is_the_one_that_the_tokenizer_names(model):
+    counts = measure({"other": Tokenizer(model)}, documents("雪"))["all"]["other"]
+    assert counts["unknown"] == counts["tokens"] == 1
+
+
+def test_merges_of_the_older_layout_are_kept_where_a_vocabulary_is_cut():
+    vocabulary = {entry: index for index, entry in enumerate(["天", "下", "天下", "天下天"])}
+    content = {"model": {"vocab": vocabulary, "merges": ["天 下", "天下 天"]}}
+    shrink(content, 3)
+    assert content["model"]["merges"] == [["天", "下"]]
+
+
+def test_a_tokenizer_that_cannot_be_cut_has_its_table_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "LEGACY_SIZE", 1)
+    entries = [(sign, -9.0) for sign in "?今天下雨了吗"]
+    Tokenizer(models.Unigram(entries, unk_id=0)).save(f"{tmp_path}/t.json")
+    report.print_report(tmp_path / "t.json", documents("今今"), {})
+    assert "| all | 2 | 1.000 |" in capsys.readouterr().out
 
 
 def test_the_table_has_a_line_for_every_stratum_and_one_for_all(tokenizer, peer):
