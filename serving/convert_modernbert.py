@@ -108,7 +108,8 @@ def write_weights(source: Source, folder: Path) -> None:
         if ".bin" not in name:
             shutil.copyfile(source.folder / name, folder / name)
         elif not name.endswith(".index.json"):
-            tensors = untied(load_pickled(source.folder / name))
+            tensors = load_pickled(source.folder / name)
+            tensors = separate(tensors, tied=source.config.tie_word_embeddings)
             save_file(tensors, folder / safetensors_name(name), metadata={"format": "pt"})
             shard_of |= dict.fromkeys(tensors, safetensors_name(name))
             size += sum(tensor.nbytes for tensor in tensors.values())
@@ -122,14 +123,19 @@ def safetensors_name(name: str) -> str:
     return name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
 
 
-def untied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors without a second name for the same memory, each contiguous.
+def separate(tensors: dict[str, torch.Tensor], tied: bool) -> dict[str, torch.Tensor]:
+    """The tensors, each contiguous and in memory of its own, as safetensors wants them.
 
-    Only the decoder shares memory, with the embeddings; transformers ties them again.
+    Only the decoder shares memory, with the embeddings. If it is tied to them, it is left out, and
+    transformers ties it again; otherwise it is copied.
     """
     first = {}
     for name, tensor in sorted(tensors.items(), key=lambda item: item[0] == "decoder.weight"):
-        first.setdefault((tensor.data_ptr(), tensor.shape), (name, tensor.contiguous()))
+        place = tensor.data_ptr(), tensor.shape
+        if place not in first:
+            first[place] = name, tensor.contiguous()
+        elif not tied:
+            first[name] = name, tensor.clone()
     return dict(first.values())
 
 

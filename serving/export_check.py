@@ -1,5 +1,6 @@
 """Whether an exported file does what the model in torch does, and how long it takes."""
 
+import random
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -59,13 +60,21 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 def batches_for(folder: ModelFolder) -> list[Batch]:
     """Ids and masks of several shapes: one token, texts padded on either side, a long text."""
-    tokenizer = folder.tokenizer()
-    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(TEXTS))]
+    rows = rows_of(folder)
     long = [token for row in rows for token in row] * 3
     several = [rows, rows[:3], [long[: folder.max_tokens], rows[1]]]
     batches = [batch_of(folder, [rows[0][:1]], "right"), batch_of(folder, rows[2:3], "right")]
     sides = [(some, side) for some in several for side in ("left", "right")]
     return batches + [batch_of(folder, *each) for each in sides]
+
+
+def rows_of(folder: ModelFolder) -> list[list[int]]:
+    """The ids of `TEXTS`; random ones where a tokenizer, one of DNA say, makes none of a text."""
+    draw = random.Random(0)
+    return [
+        encoding.ids or [draw.randrange(folder.config["vocab_size"]) for _ in text]
+        for text, encoding in zip(TEXTS, folder.tokenizer().encode_batch(list(TEXTS)), strict=True)
+    ]
 
 
 def longest(folder: ModelFolder) -> int:
@@ -118,7 +127,7 @@ def timed(folder: ModelFolder, sides: Mapping[str, Forward]) -> dict[str, dict[s
 
     The sides take turns, so that a slower machine slows all of them.
     """
-    row = [token for text in folder.tokenizer().encode_batch(list(TEXTS)) for token in text.ids] * 4
+    row = [token for row in rows_of(folder) for token in row] * 4
     figures: dict[str, dict[str, float]] = {name: {} for name in sides}
     for key, (count, length, rounds) in SPEEDS.items():
         length = min(length, folder.max_tokens)

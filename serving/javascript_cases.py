@@ -73,10 +73,13 @@ def main() -> None:
         for int8, dtype in ((False, "fp32"), (True, "q8")):
             if (arguments.exported / FILES["onnx", int8]).is_file():
                 runtime = Runtime.open(arguments.exported, "onnx", int8)
+                mask = runtime.tokenizer.id_to_token(runtime.mask_id)
+                masked = [text.replace("[MASK]", mask) for text in MASKED]
                 # One at a time, as there: in int8 the texts of a batch share a scale.
-                fills[dtype] = [runtime.fill_masks([text])[0] for text in MASKED]
+                fills[dtype] = [runtime.fill_masks([text])[0] for text in masked]
         if not fills:
             raise ValueError(f"{arguments.exported} holds no ONNX file.")
+    runtime.tokenizer.no_truncation()  # as there
     texts = hostile_texts(1000)
     cases = {
         "tokens": [{"text": text, "ids": runtime.tokenizer.encode(text).ids} for text in texts],
@@ -88,7 +91,7 @@ def main() -> None:
                     for dtype, of_texts in fills.items()
                 },
             }
-            for number, text in enumerate(MASKED)
+            for number, text in enumerate(masked)
         ],
     }
     write_json(arguments.output, cases)

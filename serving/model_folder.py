@@ -110,7 +110,8 @@ class ModelFolder:
         except Exception as error:  # tokenizers raises no other
             raise ValueError(f"{file} is no file of a tokenizer: {error}") from error
         tokenizer.no_padding()
-        tokenizer.enable_truncation(self.longest_text)
+        side = _read_if_there(self.path / "tokenizer_config.json").get("truncation_side")
+        tokenizer.enable_truncation(self.longest_text, direction=side or "right")
         return tokenizer
 
     def load(self, dtype: torch.dtype = torch.float32, attention: str | None = None) -> nn.Module:
@@ -121,12 +122,24 @@ class ModelFolder:
             attention: the backend, None for the fastest.
 
         Raises:
-            OSError: if the weights are missing or do not fit.
+            OSError: if the weights are missing, some of them too, or do not fit.
         """
         opened = "AutoModel" if self.pooling else HEADS[self.head][0]
-        model = getattr(transformers, opened).from_pretrained(
-            self.path, dtype=dtype, attn_implementation=attention, trust_remote_code=True
+        model, found = getattr(transformers, opened).from_pretrained(
+            self.path,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=True,
+            output_loading_info=True,
         )
+        if missing := sorted(found["missing_keys"]):
+            raise OSError(
+                f"{self.path}: its weights lack {', '.join(missing[:3])} ({len(missing)} in all), "
+                f"which a {self.head} has."
+            )
+        # A folder keeps with what further outputs its model was opened before it was saved.
+        model.config.output_hidden_states = model.config.output_attentions = False
+        model.config.return_dict = True
         return (EmbeddingModel(model, self.pooling) if self.pooling else model).eval()
 
 

@@ -105,7 +105,7 @@ def probe_documents(source: Source) -> list[Tensor]:
     """Token ids of three documents; the last one is longer than the local window.
 
     Random ids stand where there is no tokenizer, and behind a text of which it makes too few: one
-    without Chinese may take a whole text for a single unknown token.
+    without Chinese may take a whole text for a single unknown token, or for none.
     """
     config = source.config
     longest = min(config.max_position_embeddings, config.local_attention + 40)
@@ -119,14 +119,15 @@ def probe_documents(source: Source) -> list[Tensor]:
         return [random_ids(length) for length in (3, 30, longest)]
     texts = [*TEXTS[:-1], TEXTS[-1] * (1 + longest // 10)]
     documents = [
-        torch.tensor(tokenizer(text, truncation=True, max_length=longest)["input_ids"])
+        torch.tensor(tokenizer(text, truncation=True, max_length=longest)["input_ids"]).long()
         for text in texts
     ]
-    if (largest := max(int(document.max()) for document in documents)) >= config.vocab_size:
+    if (largest := max(map(int, torch.cat(documents)), default=0)) >= config.vocab_size:
         raise ValueError(
             f"{source.folder}: its tokenizer gives the id {largest}, but vocab_size is "
             f"{config.vocab_size}. Tokenizer and weights belong to different models."
         )
+    documents = [document if len(document) else random_ids(3) for document in documents]
     missing = longest - len(documents[-1])
     return [*documents[:-1], torch.cat([documents[-1], random_ids(missing)])]
 

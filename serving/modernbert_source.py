@@ -224,6 +224,8 @@ def convert_config(config: ModernBertConfig) -> tuple[ChineseModernBertConfig, l
         "local_attention": 2 * config.sliding_window,  # rounds an odd one as transformers does
     }
     for entry in values["rope_parameters"].values():
+        # transformers completes the entries of the layer types that are there, and no others.
+        entry.setdefault("rope_type", entry.get("type", "default"))
         if entry.get("type") == entry["rope_type"]:
             del entry["type"]  # the older name of the same
     notes = _correct_token_ids(values)
@@ -268,7 +270,7 @@ def tensors_of(source: Source) -> dict[str, tuple[str, list[int]]]:
     if missing := [file for file in files if file not in source.weights]:
         raise ValueError(
             f"{source.folder / source.weights[0]} names {missing[0]}, which is not there. Complete "
-            "the download."
+            "the download; shards have names such as model-00001-of-00002.safetensors."
         )
     found = {}
     for file in files:
@@ -298,6 +300,8 @@ def load_pickled(file: Path) -> dict[str, torch.Tensor]:
     """
     mmap = zipfile.is_zipfile(file)  # files of before torch 1.6 are none, and are read at once
     tensors = torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
+    if not isinstance(tensors, dict):
+        raise ValueError(f"{file} holds a {type(tensors).__name__}, no dictionary of weights.")
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(
             f"{file} holds more than tensors ({', '.join(map(str, list(tensors)[:3]))}): save the "

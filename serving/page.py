@@ -159,6 +159,9 @@ def judge_words(runtime: Runtime, text: str) -> tuple[list[JudgedWord], int]:
     encoding = runtime.tokenizer.encode(read.text)
     ids = np.array(encoding.ids)
     firsts, spans = group_spans(encoding.offsets[1:-1], set(word_starts(read.text)))
+    if not len(spans):
+        return [JudgedWord(read.text, None)], read.dropped
+    spans[0, 0] = 0  # white space in front, which some tokenizers pass over, is of the first word
     words = cut_at(read.text, spans[:, 0].tolist())
     borders = np.append(firsts, len(ids) - 2) + 1  # [CLS] comes first
     mask_id = runtime.mask_id

@@ -149,7 +149,7 @@ def pieces(parts: Sequence[Piece]) -> str:
         f'<div><b>{words:,}</b><i class="words"></i>词 words</div>'
         f'<div><b>{tokens:,}</b><i class="tokens"></i>词元 tokens</div>'
         f'<div><b>{characters:,}</b><i class="characters"></i>字符 characters</div>'
-        f"<div><b>{characters / tokens:.2f}</b>字符／词元 characters per token</div>"
+        f"<div><b>{characters / max(tokens, 1):.2f}</b>字符／词元 characters per token</div>"
     )
     columns = "".join(map(piece, parts))
     return card(f'<div class="cm-stats">{stats}</div><div class="cm-pieces">{columns}</div>')

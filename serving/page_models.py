@@ -190,6 +190,7 @@ def entity_pipeline(folder: Path) -> Callable[[str], list[dict]]:
     return transformers.pipeline(
         "token-classification",
         model=str(folder),
+        dtype="float32",
         trust_remote_code=True,
         aggregation_strategy="simple",
     )

@@ -175,6 +175,19 @@ def test_pickled_weights_become_safetensors_shard_by_shard(convert, save, tmp_pa
     assert opened.decoder.weight is opened.get_input_embeddings().weight
 
 
+def test_a_pickled_decoder_of_its_own_stays_where_it_shares_memory(convert, save, tmp_path):
+    source = save(tie_word_embeddings=False)
+    tensors = transformers.ModernBertForMaskedLM.from_pretrained(source).state_dict()
+    for file in source.glob("model*"):
+        file.unlink()
+    tensors["decoder.weight"] = tensors["model.embeddings.tok_embeddings.weight"]
+    torch.save(tensors, source / "pytorch_model.bin")
+    convert(source, tmp_path / "out")
+    kept = load_file(tmp_path / "out" / "model.safetensors")
+    assert kept.keys() == tensors.keys()
+    assert torch.equal(kept["decoder.weight"], tensors["decoder.weight"])
+
+
 def test_tokenizer_card_and_modules_come_along_and_other_formats_do_not(convert, save, tmp_path):
     source, output = save("Model"), tmp_path / "out"
     save_tokenizer(source)
@@ -299,6 +312,14 @@ def test_older_keys_mean_what_transformers_takes_them_for():
     assert notes == []
 
 
+def test_rotary_settings_of_layers_that_are_not_there_may_be_incomplete():
+    entry = {"rope_type": "default", "rope_theta": 9.0}
+    layers = ["full_attention"] * SHAPE["num_hidden_layers"]
+    both = {"full_attention": entry, "sliding_attention": {"rope_theta": 7.0}}
+    config, _ = ours(layer_types=layers, rope_parameters=both)
+    assert config.rope_parameters["full_attention"] == entry
+
+
 def test_token_ids_that_we_cannot_keep_are_named():
     config, notes = ours(eos_token_id=[7, 3], bos_token_id=50_281)
     assert (config.eos_token_id, config.bos_token_id, config.mask_token_id) == (7, None, None)
@@ -410,6 +431,8 @@ def test_a_checkpoint_that_holds_more_than_weights_is_refused(refused, save):
         file.unlink()
     torch.save({"epoch": 3, "state_dict": {}}, source / "pytorch_model.bin")
     assert "pytorch_model.bin holds more than tensors (epoch, state_dict)" in refused(source)
+    torch.save([torch.ones(2)], source / "pytorch_model.bin")
+    assert "pytorch_model.bin holds a list, no dictionary of weights" in refused(source)
 
 
 def test_the_last_probe_is_longer_than_the_window_whatever_the_tokenizer(save):
@@ -420,6 +443,9 @@ def test_the_last_probe_is_longer_than_the_window_whatever_the_tokenizer(save):
     longest = opened.config.local_attention + 40
     lengths = [len(document) for document in probe_documents(opened)]
     assert lengths[0] == 1
+    tokenizer = Tokenizer(models.BPE({"A": 0, "C": 1}, []))  # of DNA: a text is no token at all
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(source)
+    assert all(map(len, probe_documents(opened)))
     assert lengths[-1] == longest <= opened.config.max_position_embeddings
 
 

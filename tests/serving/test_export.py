@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 import modeling_chinese_modernbert as modeling
 import runtimes
@@ -18,7 +20,7 @@ from embedding.student import whiten, widen_vectors
 from model_folders import run_export, save_with_tokenizer
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM, ChineseModernBertModel
 from serving import export, javascript_cases
-from serving.export_check import Agreement, batches_for, compare
+from serving.export_check import Agreement, batches_for, compare, timed
 from serving.javascript_cases import ALPHABETS, SPELLED_OUT, hostile_texts
 from serving.model_folder import Pooling, open_model_folder
 from serving.runtime import FILES, Runtime
@@ -321,6 +323,26 @@ def test_missing_weights_are_refused(folder, refused):
     assert "model.safetensors" in refused(folder)
 
 
+def test_a_head_that_the_weights_lack_is_named(folder, refused):
+    change(folder / "config.json", architectures=["ChineseModernBertForSequenceClassification"])
+    message = refused(folder)
+    assert f"{folder}: its weights lack classifier.bias, classifier.weight (2 in all)" in message
+
+
+def test_outputs_that_a_folder_asks_for_do_no_harm(folder):
+    expected = Runtime.open(folder, "torch").logits(TEXTS[:1])
+    asked = {"output_hidden_states": True, "output_attentions": True, "return_dict": False}
+    change(folder / "config.json", **asked)
+    assert np.array_equal(Runtime.open(folder, "torch").logits(TEXTS[:1]), expected)
+
+
+def test_a_tokenizer_that_knows_none_of_the_texts_can_be_exported(folder):
+    Tokenizer(BPE({"A": 0, "C": 1}, [])).save(str(folder / "tokenizer.json"))
+    opened = open_model_folder(folder)
+    assert all(mask.any(axis=-1).all() for _, mask in batches_for(opened))
+    timed(opened, {"torch": lambda ids, mask: mask[:, 0].any() or pytest.fail("no token")})
+
+
 def test_another_model_is_sent_to_the_conversion(folder, refused):
     change(folder / "config.json", model_type="modernbert")
     message = refused(folder)
@@ -393,6 +415,13 @@ def test_texts_are_cut_where_the_folder_says(folder):
     assert longest() == (50, 50)
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
     assert longest() == (32, 32)
+
+
+def test_texts_are_cut_at_the_side_that_the_folder_names(folder):
+    change(folder / "tokenizer_config.json", model_max_length=6, truncation_side="left")
+    tokenizer = ChineseModernBertTokenizer.from_pretrained(folder)
+    expected = tokenizer(SENTENCE, truncation=True)["input_ids"]
+    assert open_model_folder(folder).tokenizer().encode(SENTENCE).ids == expected
 
 
 @pytest.mark.parametrize("key", ["do_lower_case", "processing_kwargs"])
@@ -525,3 +554,10 @@ def test_the_cases_for_javascript_hold_tokens_and_fills(masked_lm, tmp_path):
         (masks,) = runtime.fill_masks([case["text"]])
         assert case["tokens"]["fp32"] == [[fill.token for fill in mask] for mask in masks]
         assert len(case["tokens"]["q8"]) == len(masks) > 0
+
+
+def test_cases_for_javascript_are_not_cut_at_the_context(masked_lm, tmp_path, monkeypatch):
+    monkeypatch.setattr(javascript_cases, "hostile_texts", lambda count: ["雨" * 400])
+    run_main(javascript_cases, "--exported", masked_lm[1], "--output", tmp_path / "cases.json")
+    (case,) = json.loads((tmp_path / "cases.json").read_text())["tokens"]
+    assert len(case["ids"]) == 402 > SHAPE["max_position_embeddings"]

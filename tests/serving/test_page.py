@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from serving import page, page_html, page_search
@@ -140,6 +140,24 @@ def test_a_word_has_the_probability_that_the_model_gives_it_when_it_alone_is_mas
 def test_masks_in_a_judged_text_have_no_probability(runtime):
     words, _ = page.judge_words(runtime, "今天[MASK]气很好")
     assert [word.text for word in words if word.probability is None] == ["[MASK]"]
+
+
+def test_white_space_in_front_belongs_to_the_first_word_where_tokens_leave_it_out(runtime):
+    vocabulary = {
+        entry: index for index, entry in enumerate(["[UNK]", "a", "[CLS]", "[SEP]", "今"])
+    }
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    other = Runtime(runtime.folder, runtime.forward)
+    other.tokenizer = tokenizer
+    words, _ = page.judge_words(other, " 今天下雨")
+    assert "".join(word.text for word in words) == " 今天下雨"
+    words, _ = page.judge_words(other, "\x01")
+    assert [(word.text, word.probability) for word in words] == [("\x01", None)]
+    pieces, _ = page.cut_into_pieces(other, "\x01")
+    assert "0.00" in page_html.pieces(pieces)
 
 
 def test_a_judged_text_is_cut_sooner(runtime, monkeypatch):
