@@ -464,6 +464,8 @@ def sdpa_attention(
         return stream_attention(q, k, v, plan.global_mask, plan.grid.token, plan.grid.place)
     if not torch.compiler.is_compiling():
         return _sdpa_per_document(q, k, v, plan.stream.bounds)
+    if plan.grid is None and torch.is_grad_enabled():  # layers that are compiled one by one
+        return _sdpa_outside_of_graphs(q, k, v, plan.stream.bounds)
     if plan.grid is None:
         return sdpa_per_document(q, k, v, plan.stream.cu_seqlens)
     q, k, v = (plan.grid.spread(x) for x in (q, k, v))
@@ -486,9 +488,13 @@ def _sdpa_per_document(q: Tensor, k: Tensor, v: Tensor, bounds: Sequence[int]) -
     return torch.cat(outputs, dim=2).squeeze(0).transpose(0, 1)
 
 
+_sdpa_outside_of_graphs = torch.compiler.disable(_sdpa_per_document)
+
+
 # A compiled graph would unroll the loop over documents for these lengths alone; a custom operator
 # is one node for all lengths. It is named after the module, because remote code and a checkout may
-# both be imported. It has no backward: training graphs use the grid.
+# both be imported. It has no backward: graphs of the whole model train on the grid, and those of
+# layers compiled one by one are broken by the function above.
 @torch.library.custom_op(
     f"{re.sub(r'[^0-9a-zA-Z]', '_', __name__)}::sdpa_per_document", mutates_args=()
 )

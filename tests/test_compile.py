@@ -154,11 +154,14 @@ def test_compiled_pieces_serve_all_layers_and_batches(make_model, training, sett
     assert len(graphs) == first == pieces
 
 
-def test_gradients_of_compiled_pieces_are_the_same(make_model):
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_gradients_of_compiled_pieces_are_the_same(make_model, by_layer):
+    """By layer is what `accelerate` calls regional compilation."""
     torch._dynamo.reset()
     model = make_model("sdpa", ChineseModernBertForMaskedLM).train()
     reference = copy.deepcopy(model)
-    model.compile(backend="aot_eager")
+    for module in model.model.layers if by_layer else [model]:
+        module.compile(backend="aot_eager")
     for batch in BATCHES[:3]:
         batch = {**batch, "labels": batch["input_ids"]}
         for one in (model, reference):
