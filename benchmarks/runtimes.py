@@ -4,7 +4,7 @@
 
 Prints the median time of one text of 32 tokens and the throughput of 16 texts of 128, for every
 file that `serving.export` wrote and for torch in fp32 and bf16. With held-out rows also what each
-makes of every nth document: of a masked language model the masked accuracy, of an embedding model
+makes of every nth row: of a masked language model the masked accuracy, of an embedding model
 the cosine between its vectors and those of torch in fp32. OMP_NUM_THREADS sets the threads of all.
 """
 

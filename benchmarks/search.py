@@ -85,7 +85,7 @@ def main() -> None:
         task.queries, normalize_embeddings=True, show_progress_bar=False
     )
     overlap = []
-    for vector in vectors[:: len(vectors) // TIMED]:
+    for vector in vectors[:: max(1, len(vectors) // TIMED)]:
         graph, exact = (
             {number for number, _ in index.by_vector(vector, TOP, exact=exact)}
             for exact in (False, True)

@@ -12,7 +12,7 @@ The last column is a share of the machine's rate of matrix products, measured in
 multiplications and additions that the real tokens need (projections, and attention over the keys
 that a token may attend to), over what `torch.mm` does in that time at the model's own shapes.
 
-No figures are printed for a model whose states differ from the eager reference.
+Nothing is measured of a model whose states differ from the eager reference.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from memory import peak_memory
 from pretraining.files import write_json
 from pretraining.machine import default_device, machine
 from sides import OURS, Comparison, Shape, build, encoder, sides_of
-from speed import HEADER, inference, training
+from speed import HEADER, check_parity, inference, training
 
 PARTS = ["inference", "training", "memory", "length"]
 
@@ -119,6 +119,10 @@ def main() -> None:
     sides = sides_of(backends, not arguments.no_peers, compiler, compiled_peer)
     comparison = Comparison(shape, sides, device, arguments.rounds)
     workloads = workloads_of(arguments.scale, arguments.tiny)
+    for side in sides.values():
+        if side.name == OURS and side.compiler is None:
+            for name in arguments.dtypes:
+                check_parity(shape, side.backend, DTYPES[name], device)
 
     facts = machine(device)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))

@@ -215,8 +215,10 @@ def main() -> None:
         tokenizer_file = Path(arguments.model, "tokenizer.json")
         opened = [open_with_tokenizer(folder, tokenizer_file) for folder in arguments.eval]
         sets, tokenizer = [rows for rows, _ in opened], opened[0][1]
-        if arguments.sentences:
-            for folder, rows in zip(arguments.eval, sets, strict=True):
+        for folder, rows in zip(arguments.eval, sets, strict=True):
+            if (evaluation_labels(rows) == IGNORED).all():
+                raise ValueError(f"{folder}: no token is masked; check that the rows hold text.")
+            if arguments.sentences:
                 check_sentences(folder, rows, tokenizer)
         if arguments.train:
             train, _ = open_with_tokenizer(arguments.train, tokenizer_file)

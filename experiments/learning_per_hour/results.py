@@ -54,7 +54,7 @@ def curve_of(log: Path) -> list[dict]:
 
 
 def made_with() -> dict:
-    """Versions, hardware and the state of the repository."""
+    """Versions, hardware and the state of the repository, which is empty where git is missing."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -66,7 +66,10 @@ def made_with() -> dict:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:  # hours of work are behind this
+        return ""
     return done.stdout.strip()
 
 

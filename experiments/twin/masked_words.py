@@ -18,8 +18,9 @@ from pretraining.data.words import Segmenter
 
 MASK_RATE = 0.15
 
-# A BERT of 512 positions can read that many characters: no token has less than one of them.
-PIECE_CHARACTERS = 510
+# A BERT of 512 positions reads that many tokens. Only Hangul, which BERT takes apart, has more of
+# them than characters.
+PIECE_CHARACTERS = MAX_TOKENS = 510
 
 # What BERT's tokenizer makes of characters. (It puts blanks around Chinese ones only to split.)
 _NORMALIZER = BertNormalizer(handle_chinese_chars=False, lowercase=True)
@@ -62,7 +63,7 @@ class Piece:
 def masked_pieces(
     documents: Iterable[Document], tokenizers: Sequence[Tokenizer]
 ) -> Iterator[Piece]:
-    """The pieces of a corpus in which something is masked.
+    """The pieces of a corpus in which something is masked, and which all sides can read whole.
 
     Args:
         tokenizers: such as take "[MASK]" in a text for text.
@@ -75,7 +76,7 @@ def masked_pieces(
             within = words[(words >= start) & (words < end)] - start
             encoded = [_encode(tokenizer, text) for tokenizer in tokenizers]
             masked = _masked(text, within, [offsets for _, offsets in encoded])
-            if masked.any():
+            if masked.any() and all(len(ids) <= MAX_TOKENS for ids, _ in encoded):
                 sides = tuple(
                     Encoded(ids, offsets, masked[offsets[:, 0]]) for ids, offsets in encoded
                 )

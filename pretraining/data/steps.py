@@ -183,7 +183,8 @@ def line_number_of(id: str) -> int:
     """A number of 32 bits for the line of the corpus that a document, or a part of one, is from.
 
     Args:
-        id: FILE:LINE, or FILE:LINE#NUMBER of a part.
+        id: FILE:LINE, or FILE:LINE#NUMBER of a part. Where the file lies makes no difference, so
+            the rows do not depend on it; two files of one name share their numbers.
     """
     line = re.sub(r"#\d+$", "", id).rpartition("/")[2]
     return zlib.crc32(line.encode())

@@ -25,6 +25,7 @@ from experiments.learning_per_hour.results import (
     BEGIN,
     END,
     leaderboard,
+    made_with,
     read_results,
     write_leaderboard,
 )
@@ -214,6 +215,12 @@ def queue(workspace, tmp_path) -> Queue:
         page=page,
         lock=lock(tmp_path / "work"),
     )
+
+
+def test_a_result_is_written_where_git_is_missing(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    found = made_with()
+    assert (found["commit"], found["uncommitted"]) == ("", [])
 
 
 def test_the_queue_trains_evaluates_and_fills_the_leaderboard(queue, capsys):

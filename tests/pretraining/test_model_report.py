@@ -107,6 +107,14 @@ def test_rows_without_sentences_among_others_are_refused(report, tmp_path):
         report("--eval", str(tmp_path / "alone"), "--sentences")
 
 
+def test_rows_in_which_nothing_is_masked_are_named(report, tmp_path, folder):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"text": "好"}\n', encoding="utf-8")
+    Preparation([str(corpus)], ROOT / "tokenizer.json", 64, tmp_path / "short").run()
+    with pytest.raises(SystemExit, match=r"short: no token is masked"):
+        report("--eval", str(tmp_path / "short"), "--train", str(folder / "rows"))
+
+
 def test_rows_of_another_tokenizer_are_refused(folder, report):
     other = folder / "model" / "tokenizer.json"
     before = other.read_bytes()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from corpora import TOKENIZER
+from experiments.twin import masked_words
 from experiments.twin.masked_words import PIECE_CHARACTERS, masked_pieces, units
 from pretraining.data.corpus import Document
 from pretraining.data.tokens import open_tokenizer
@@ -77,6 +78,14 @@ def test_pieces_are_the_documents_cut_before_words(tokenizers):
     assert len(texts) > 1 and max(map(len, texts)) <= PIECE_CHARACTERS
     ends = np.cumsum([len(word) for word in words])
     assert set(np.cumsum([len(text) for text in texts])) <= set(ends)
+
+
+def test_a_piece_that_one_side_cannot_read_whole_is_left_out(pieces, tokenizers, monkeypatch):
+    longest = max(len(side.ids) for piece in pieces for side in piece.sides)
+    monkeypatch.setattr(masked_words, "MAX_TOKENS", longest - 1)
+    documents = [Document(TEXT + TEXT * 12, "diary", "hans", 0)]
+    kept = list(masked_pieces(documents, tokenizers))
+    assert len(kept) > 0 and max(len(side.ids) for piece in kept for side in piece.sides) < longest
 
 
 def test_masks_are_the_same_whatever_stands_before_in_the_corpus(pieces, tokenizers):
