@@ -10,7 +10,7 @@
     train_layers: false                 optional, with start: the layers are left out meanwhile
     train_embeddings: false             optional: the tokens' embeddings stay as they are
     whiten: true                        optional: a layer that makes the vectors white to begin with
-    compile: true                       optional: torch.compile; needs a C++ compiler on a CPU
+    compile: true                       optional: model.compile(); needs a C++ compiler on a CPU
     output: runs/embedding/simclue      folder to make
     dtype: fp32                         or bf16: how the weights are stored there
     exclude: TASKS                      optional: rows with a text of its test sets are dropped
