@@ -26,7 +26,7 @@ def _per_item(total: Tensor, items: Tensor | int, num_items_in_batch: Tensor | i
 
 def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
     """Cross-entropy in fp32 of (..., classes) logits over the labels (...) that are not ignored."""
-    logits, labels = logits.flatten(0, -2).float(), labels.flatten().to(logits.device)
+    logits, labels = logits.flatten(0, -2).float(), labels.flatten().to(logits.device).long()
     total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
     return _per_item(total, (labels != IGNORED).sum(), num_items_in_batch)
 

@@ -569,9 +569,10 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
                 token_type_ids=token_type_ids,
                 head_mask=head_mask,
             )
-            outputs, stream = self.forward(**inputs, return_dict=True), inputs["plan"].stream
+            # Not self.forward: what accelerate has put in its place is for the first call.
+            outputs = ChineseModernBertModel.forward(self, **inputs, return_dict=True)
             if outputs.hidden_states is None:
-                outputs.last_hidden_state = stream.pad(outputs.last_hidden_state)
+                outputs.last_hidden_state = inputs["plan"].stream.pad(outputs.last_hidden_state)
             else:
                 outputs.last_hidden_state = outputs.hidden_states[-1]
             return outputs

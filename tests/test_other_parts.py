@@ -55,12 +55,22 @@ def test_a_decoder_without_a_weight_of_its_own_trains(make_model):
     assert (model(**batch).loss - expected).abs() <= STATE_TOLERANCE * expected
 
 
-def test_offloaded_weights_give_the_same(make_model):
-    model, batch = make_model(cls=ChineseModernBertForMaskedLM), pad_rows(documents(30, 20))
+@pytest.mark.parametrize("cls", [ChineseModernBertModel, ChineseModernBertForMaskedLM])
+def test_offloaded_weights_give_the_same(make_model, cls):
+    model, batch = make_model(cls=cls), pad_rows(documents(30, 20))
     with torch.no_grad():
-        expected = model(**batch).logits
+        expected = model(**batch)[0]
         accelerate.cpu_offload(model, execution_device="cpu")
-        assert (model(**batch).logits - expected).abs().max() <= STATE_TOLERANCE
+        assert (model(**batch)[0] - expected).abs().max() <= STATE_TOLERANCE
+
+
+def test_an_encoder_without_the_wrapper_of_mixed_precision_gives_the_same(make_model):
+    model, batch = make_model(cls=ChineseModernBertModel), pad_rows(documents(30, 20))
+    with torch.no_grad():
+        expected = model(**batch)[0]
+        accelerator = accelerate.Accelerator(mixed_precision="bf16", cpu=True)
+        plain = accelerator.unwrap_model(accelerator.prepare(model), keep_fp32_wrapper=False)
+        assert torch.equal(plain(**batch)[0], expected)
 
 
 def divided(model):
