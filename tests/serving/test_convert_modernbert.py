@@ -443,10 +443,10 @@ def test_the_last_probe_is_longer_than_the_window_whatever_the_tokenizer(save):
     longest = opened.config.local_attention + 40
     lengths = [len(document) for document in probe_documents(opened)]
     assert lengths[0] == 1
+    assert lengths[-1] == longest <= opened.config.max_position_embeddings
     tokenizer = Tokenizer(models.BPE({"A": 0, "C": 1}, []))  # of DNA: a text is no token at all
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(source)
     assert all(map(len, probe_documents(opened)))
-    assert lengths[-1] == longest <= opened.config.max_position_embeddings
 
 
 def test_a_difference_above_the_tolerance_stops_it(refused, save, monkeypatch):
