@@ -25,11 +25,9 @@ lint: $(VENV)/test-installed
 # and one or more valid*.jsonl.xz in CORPUS, of which valid-everyday is reported first.
 HELD_OUT = $(patsubst $(CORPUS)/%.jsonl.xz,%,$(sort $(wildcard $(CORPUS)/valid*.jsonl.xz)))
 card: $(VENV)/installed
-	test -f runs/mini/rows/train-512/manifest.json || \
-		$(BIN)/python -m pretraining.prepare_corpus --corpus $(CORPUS)/train-*.jsonl.xz --tokenizer . \
+	$(BIN)/python -m pretraining.prepare_corpus --corpus $(CORPUS)/train-*.jsonl.xz --tokenizer . \
 		--seq_len 512 --output runs/mini/rows/train-512
 	for name in $(HELD_OUT); do for length in 512 2048; do \
-		test -f runs/mini/rows/$$name-$$length/manifest.json || \
 		$(BIN)/python -m pretraining.prepare_corpus --corpus $(CORPUS)/$$name.jsonl.xz \
 		--tokenizer . --seq_len $$length --separate_domains --tasks 1 \
 		--output runs/mini/rows/$$name-$$length || exit 1; done; done
