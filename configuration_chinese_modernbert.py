@@ -112,6 +112,9 @@ def _overridden(content: dict, given: dict) -> dict:
     """
     content = dict(content)
     rope = {kind: dict(entry) for kind, entry in (content.get("rope_parameters") or {}).items()}
+    for key, kind in _THETAS.items():
+        if key in content and "rope_theta" not in rope.get(kind, {}):
+            rope[kind] = {**rope.get(kind, {}), "rope_theta": content.pop(key)}
     for kind, entry in (given.pop("rope_parameters", None) or {}).items():
         theta = rope.get(kind, {}).get("rope_theta")
         rope[kind] = entry if theta is None else {"rope_theta": theta, **entry}
@@ -122,6 +125,8 @@ def _overridden(content: dict, given: dict) -> dict:
         content["rope_parameters"] = rope
     if "global_attn_every_n_layers" in given:
         content.pop("layer_types", None)
+    elif given.get("layer_types"):
+        content.pop("global_attn_every_n_layers", None)
     elif content.get("layer_types") and (layers := given.get("num_hidden_layers")) is not None:
         content["layer_types"] = content["layer_types"][:layers]
     return content | given

@@ -58,9 +58,9 @@ try:
     from .products_chinese_modernbert import is_hooked, is_plain_linear
     from .static_chinese_modernbert import static_inputs
     from .stream_chinese_modernbert import (
-        TokenStream,
         check_inputs,
         is_exporting,
+        keep_state,
         make_stream,
         rotary_angles,
         rotate,
@@ -88,9 +88,9 @@ except ImportError:  # imported from a checkout, where the files are not a packa
     from products_chinese_modernbert import is_hooked, is_plain_linear
     from static_chinese_modernbert import static_inputs
     from stream_chinese_modernbert import (
-        TokenStream,
         check_inputs,
         is_exporting,
+        keep_state,
         make_stream,
         rotary_angles,
         rotate,
@@ -321,12 +321,17 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
         It depends on the device, on the weights' type and on autocast.
 
         Args:
-            device: of the tokens; None for the weights' own.
+            device: of the tokens; None for the weights' own, or where accelerate brings them to.
 
         Raises:
             ValueError: if the requested backend cannot work there; the message says how to fix it.
         """
-        device = device or self._some_weight().device
+        if device is None:
+            part = self._some_part()
+            device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+            device = part.weight.device if device is None else torch.device(device)
+            if device.type == "meta":
+                raise ValueError("the weights are on meta: give the device that the model is for.")
         dtype = self.attention_dtype(device)
         return choose_attention(self.config._attn_implementation, device, dtype)
 
@@ -334,14 +339,14 @@ class ChineseModernBertPreTrainedModel(PreTrainedModel):
         """The type of queries and keys here and now, for tokens on a device."""
         if torch.is_autocast_enabled(device.type):
             return torch.get_autocast_dtype(device.type)
-        return self._some_weight().dtype
+        return self._some_part().weight.dtype
 
-    def _some_weight(self) -> Tensor:
-        """A weight of the usual type, of a part that nobody has replaced."""
+    def _some_part(self) -> nn.Module:
+        """A part that nobody has replaced, and whose weight has the usual type."""
         # Not the first parameter: a replica of DataParallel has none.
         encoder = self.base_model
         parts = (encoder.final_norm, encoder.layers[0].mlp_norm, self.get_input_embeddings())
-        return next(part.weight for part in parts if hasattr(part, "weight"))
+        return next(part for part in parts if hasattr(part, "weight"))
 
     def compile(self, *args, **kwargs) -> None:
         """Compiles the parts that treat each token by itself, and leaves attention uncompiled.
@@ -584,13 +589,12 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         # What is returned, or seen by a hook, has to be whole.
         seen = output_hidden_states or is_hooked(self.layers[-1]) or is_hooked(self.final_norm)
         early = None if seen else places
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers, 1):
             if output_hidden_states:
                 x = keep_state(x, hidden_states, plan.stream)
-            last = layer is self.layers[-1]
-            x, weights = layer(x, plan, early if last else None)
+            x, weights = layer(x, plan, early if number == len(self.layers) else None)
             attentions.append(weights)
-        x = in_chunks(self.final_norm, plan.chunk, x)
+        x = in_chunks(self.final_norm, None if is_hooked(self.final_norm) else plan.chunk, x)
         if output_hidden_states:
             x = keep_state(x, hidden_states, plan.stream)
             if torch.compiler.is_compiling():
@@ -609,20 +613,9 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         if type(given) is not nn.Embedding or is_hooked(given):  # it may count on padded inputs
             padded = plan.stream.pad(tokens, self.config.pad_token_id or 0)
             return plan.stream.unpad(self.embeddings(padded))
-        return in_chunks(self.embeddings, plan.chunk, tokens)
-
-
-def keep_state(x: Tensor, kept: list[Tensor], stream: TokenStream) -> Tensor:
-    """Appends x in padded form, and returns what the model continues with.
-
-    That is computed from the padded copy, so that gradients reach what is returned. A compiled
-    graph keeps x itself: its padded form depends on the batch's shape.
-    """
-    if torch.compiler.is_compiling():
-        kept.append(x)
-        return x
-    kept.append(stream.pad(x))
-    return stream.unpad(kept[-1])
+        return in_chunks(
+            self.embeddings, None if is_hooked(self.embeddings) else plan.chunk, tokens
+        )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -825,9 +818,11 @@ class ChineseModernBertForSequenceClassification(ChineseModernBertForFineTuning)
         )
         loss = None
         if labels is not None:
-            if self.config.problem_type is None:
-                self.config.problem_type = infer_problem_type(self.config.num_labels, labels)
-            loss = document_loss(logits, labels, self.config.problem_type, num_items_in_batch)
+            problem = self.config.problem_type
+            kind = problem or infer_problem_type(self.config.num_labels, labels)
+            loss = document_loss(logits, labels, kind, num_items_in_batch)
+            if problem is None:
+                self.config.problem_type = kind
         return SequenceClassifierOutput(loss=loss, logits=logits, **asked_for(outputs))
 
 

@@ -94,6 +94,19 @@ class TokenStream:
         return sums / self.lengths.to(x.device)[:, None]
 
 
+def keep_state(x: Tensor, kept: list[Tensor], stream: TokenStream) -> Tensor:
+    """Appends x in padded form, and returns what the model continues with.
+
+    That is computed from the padded copy, so that gradients reach what is returned. A compiled
+    graph keeps x itself: its padded form depends on the batch's shape.
+    """
+    if torch.compiler.is_compiling():
+        kept.append(x)
+        return x
+    kept.append(stream.pad(x))
+    return stream.unpad(kept[-1])
+
+
 def moved(parts: Any, device: torch.device | str | int) -> Any:
     """A data class with all tensors in it on another device."""
 

@@ -266,6 +266,38 @@ def test_round_trip_keeps_what_was_derived(tiny_config, tmp_path):
     assert loaded.to_dict() == saved.to_dict()
 
 
+@pytest.mark.parametrize(
+    ("written", "given", "layer_types", "theta"),
+    [
+        ({"global_rope_theta": 9e4}, {"global_rope_theta": 7e3}, [GLOBAL, LOCAL, LOCAL], 7e3),
+        (
+            {"global_rope_theta": 9e4},
+            {"rope_parameters": {GLOBAL: {"rope_theta": 7e3}}},
+            [GLOBAL, LOCAL, LOCAL],
+            7e3,
+        ),
+        (
+            {"global_rope_theta": 9e4, "global_attn_every_n_layers": 2},
+            {"layer_types": [GLOBAL, GLOBAL, LOCAL]},
+            [GLOBAL, GLOBAL, LOCAL],
+            9e4,
+        ),
+    ],
+)
+def test_what_is_given_wins_over_a_file_written_by_hand(
+    tmp_path, written, given, layer_types, theta
+):
+    content = {"model_type": "chinese_modernbert", "num_hidden_layers": 3, **written}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    config = ChineseModernBertConfig.from_pretrained(tmp_path, **given)
+    assert config.layer_types == layer_types
+    assert config.rope_parameters[GLOBAL]["rope_theta"] == theta
+    assert (
+        config.rope_parameters[LOCAL]["rope_theta"]
+        == ChineseModernBertConfig().rope_parameters[LOCAL]["rope_theta"]
+    )
+
+
 # --- keys that somebody else wrote into the file ----------------------------------------------
 
 # Attributes that libraries and users set, and what transformers used to write into every file.

@@ -150,6 +150,14 @@ def test_document_losses_are_torchs_own(make_head, num_labels, labels, problem, 
     assert outputs.loss.item() == pytest.approx(reference(logits, labels).item(), rel=1e-6)
 
 
+def test_labels_that_are_refused_decide_nothing(make_head):
+    model = make_head(ChineseModernBertForSequenceClassification, num_labels=3)
+    batch = pad_rows(documents(*LENGTHS))
+    with pytest.raises(ValueError, match=r"labels has shape \(4,\).*for multi_label"):
+        model(**batch, labels=torch.zeros(4))
+    assert model(**batch, labels=torch.zeros(4).long()).loss > 0
+
+
 def test_an_unknown_problem_type_is_refused(make_head):
     model = make_head(ChineseModernBertForSequenceClassification, problem_type="mse")
     with pytest.raises(ValueError, match=r"problem_type 'mse' is unknown; set regression, "):

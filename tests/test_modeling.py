@@ -112,6 +112,16 @@ def test_inference_in_chunks_agrees_with_all_at_once(make_model, backend, shape,
         assert torch.equal(states[real_tokens(batch)], layer)
 
 
+@pytest.mark.parametrize("name", ["embeddings", "final_norm"])
+def test_a_hook_outside_of_the_layers_sees_the_stream_once(make_model, name, monkeypatch):
+    monkeypatch.setattr(attention, "TOKEN_CHUNK", 16)
+    model, seen = make_model(), []
+    getattr(model, name).register_forward_hook(lambda _m, _i, out: seen.append(out.shape))
+    with torch.no_grad():
+        model(**pad_rows(documents(40, 20)))
+    assert seen == [(60, model.config.hidden_size)]
+
+
 @pytest.mark.parametrize(("part", "activation"), [("act", "gelu"), ("Wi", "linear")])
 def test_what_a_hook_inside_a_layer_was_given_stays_as_it_was(make_model, part, activation):
     model, seen = make_model(hidden_activation=activation), []

@@ -62,6 +62,24 @@ def test_offloaded_weights_give_the_same(make_model, cls):
         expected = model(**batch)[0]
         accelerate.cpu_offload(model, execution_device="cpu")
         assert (model(**batch)[0] - expected).abs().max() <= STATE_TOLERANCE
+    assert model.attention_backend() == ("sdpa", "as asked for")
+
+
+def test_the_backend_of_a_model_without_values_wants_a_device(make_model):
+    model = make_model(None).to("meta")
+    with pytest.raises(ValueError, match=r"on meta: give the device"):
+        model.attention_backend()
+    assert model.attention_backend(torch.device("cpu")) == ("sdpa", "the fastest on cpu")
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+def test_layers_may_share_their_weights(make_model, backend):
+    model, batch = make_model(backend, cls=ChineseModernBertForMaskedLM).train(), masked_batch(40)
+    encoder = model.model
+    layer = encoder.layers[0]
+    encoder.layers = torch.nn.ModuleList([layer, layer])
+    loss = model(**batch).loss
+    assert (loss - model.eval()(**batch).loss).abs() <= STATE_TOLERANCE * loss
 
 
 def test_an_encoder_without_the_wrapper_of_mixed_precision_gives_the_same(make_model, monkeypatch):
