@@ -10,7 +10,8 @@
 The corpus is JSON lines (.jsonl, with .gz, .xz or .zst), Parquet or text files, in UTF-8. The work
 is divided into tasks, each of which writes shards of its own; the number of tasks decides which
 documents share rows, the number of workers changes nothing but the time. After an interruption, the
-same command does what is missing. OUTPUT.work holds what is done, and what was left out and why.
+same command does what is missing, and nothing where nothing is. OUTPUT.work holds what is done, and
+what was left out and why.
 """
 
 import argparse
@@ -114,14 +115,13 @@ def preparation_of(arguments: argparse.Namespace) -> Preparation:
     )
 
 
-def print_summary(preparation: Preparation, manifest: dict, seconds: float) -> None:
+def print_summary(preparation: Preparation, manifest: dict, how: str) -> None:
     print(
         f"{preparation.output}: {manifest['documents']:,} documents, "
         f"{manifest['characters']:,} characters, {manifest['tokens']:,} tokens "
         f"({manifest['characters'] / max(1, manifest['tokens']):.3f} characters each) in "
         f"{manifest['rows']:,} rows of {preparation.seq_len}, "
-        f"{manifest['padding_share']:.2%} padding; "
-        f"{manifest['tokens'] / seconds:,.0f} tokens/s"
+        f"{manifest['padding_share']:.2%} padding; {how}"
     )
     for what in ("bad_input", "dropped"):
         for name, number in manifest[what].items():
@@ -144,6 +144,7 @@ def main() -> None:
             return
         for ending, count in passed_over(arguments.corpus).items():
             print(f"no corpus files, left out: {count:,} × {ending}", file=sys.stderr)
+        finished = preparation.finished
         manifest = preparation.run(execution)
     if manifest is None:
         print(
@@ -151,7 +152,9 @@ def main() -> None:
             f"{preparation.work.path / 'logs'}"
         )
     else:
-        print_summary(preparation, manifest, time.perf_counter() - start)
+        speed = manifest["tokens"] / (time.perf_counter() - start)
+        how = "finished before, nothing to do" if finished else f"{speed:,.0f} tokens/s"
+        print_summary(preparation, manifest, how)
 
 
 if __name__ == "__main__":

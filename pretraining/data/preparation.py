@@ -64,8 +64,8 @@ class Preparation:
 
     Raises:
         ImportError: if rjieba is not installed.
-        OSError, ValueError: on settings that cannot be used; `RowsError`, a ValueError, if the row
-            set exists already.
+        OSError, ValueError: on settings that cannot be used; `RowsError`, a ValueError, if there
+            is a row set already, and nothing that says how it was made.
     """
 
     corpus: Sequence[str]
@@ -85,7 +85,7 @@ class Preparation:
     unused_words: list[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        if (self.output / MANIFEST).exists():
+        if self.finished and not self.work.plan.exists():
             raise RowsError(
                 f"{self.output} exists already; remove it and {self.work.path}, or choose another "
                 "--output."
@@ -103,13 +103,18 @@ class Preparation:
         object.__setattr__(self, "unused_words", encoder.segmenter.unused_words())
 
     @property
+    def finished(self) -> bool:
+        """Whether the row set is there."""
+        return (self.output / MANIFEST).exists()
+
+    @property
     def work(self) -> WorkFolder:
         """Where the state of the work is kept: OUTPUT.work."""
         output = self.output.resolve()
         return WorkFolder(output.with_name(output.name + ".work"))
 
     def run(self, execution: Execution = _HERE) -> dict | None:
-        """Writes the row set, or submits the Slurm jobs that will.
+        """Writes the row set, or submits the Slurm jobs that will; one that is finished is kept.
 
         Returns:
             The manifest, or None if the jobs have only been submitted.
@@ -132,12 +137,13 @@ class Preparation:
                 f"{self.output} holds shards of work that was given up; remove it and "
                 f"{self.work.path}, and repeat the command."
             )
-        write_json(self.work.plan, plan | {"sizes": sizes})
-        execution.run(stages, self.work)
-        if execution.kind == "slurm":
-            return None
-        for folder in (self.work.cleaned, self.work.duplicates):
-            shutil.rmtree(folder, ignore_errors=True)
+        if not self.finished:
+            write_json(self.work.plan, plan | {"sizes": sizes})
+            execution.run(stages, self.work)
+            if execution.kind == "slurm":
+                return None
+            for folder in (self.work.cleaned, self.work.duplicates):
+                shutil.rmtree(folder, ignore_errors=True)
         manifest = read_json(self.output / MANIFEST)
         if not manifest["rows"]:
             raise RowsError(

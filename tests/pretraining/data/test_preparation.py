@@ -165,8 +165,19 @@ def test_refused_bad_input_stops_the_work_and_leaves_no_row_set(corpus, tmp_path
     assert not list((tmp_path / "rows").glob("*.arrow"))
 
 
-def test_an_existing_output_is_kept(corpus, tmp_path):
-    prepare(corpus, tmp_path / "rows")
+def test_a_finished_set_is_kept(corpus, tmp_path):
+    manifest = prepare(corpus, tmp_path / "rows")
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("rows*/*")}
+    assert prepare(corpus, tmp_path / "rows") == manifest
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("rows*/*")} == before
+
+    other = write_corpus(tmp_path / "other.jsonl", many_texts(4))
+    with pytest.raises(RowsError, match=r"rows\.work holds work begun with other files"):
+        prepare(other, tmp_path / "rows")
+    corpus.write_bytes(corpus.read_bytes() + b"\n")
+    with pytest.raises(RowsError, match=r"corpus.jsonl has changed since it was read"):
+        prepare(corpus, tmp_path / "rows")
+    shutil.rmtree(tmp_path / "rows.work")
     with pytest.raises(RowsError, match=r"rows exists already; remove it and .*rows\.work"):
         prepare(corpus, tmp_path / "rows")
 
