@@ -1,10 +1,13 @@
 """The picture of runs; that of a real run is drawn in tests/test_train_mlm.py."""
 
+import dataclasses
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, fontManager
 
 from pretraining.plot_run import HELD_OUT, draw_evaluations
+from pretraining.run.pictures import save_picture
 
 
 def test_each_bar_stands_at_its_domain_where_runs_have_others():
@@ -20,3 +23,18 @@ def test_each_bar_stands_at_its_domain_where_runs_have_others():
         for bar in axes[1].patches
     }
     assert bars == {("law", 2.0), ("news", 3.0), ("news", 3.1), ("poems", 6.0)}
+
+
+def test_domains_with_chinese_names_are_drawn_in_a_chinese_font_of_the_machine(
+    tmp_path, monkeypatch
+):
+    some = next(font for font in fontManager.ttflist if font.fname == findfont("DejaVu Sans"))
+    chinese = dataclasses.replace(some, name="Noto Sans CJK SC")
+    monkeypatch.setattr(fontManager, "ttflist", [some, chinese])
+    figure = Figure()
+    axes = figure.subplots()
+    axes.set_yticks([0], ["law"])
+    save_picture(figure, tmp_path / "picture.png")
+    (label,) = axes.get_yticklabels()
+    assert label.get_fontfamily() == ["sans-serif", "Noto Sans CJK SC"]
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
