@@ -58,11 +58,9 @@ def main() -> None:
             return plan(stages, data, arguments.picture)
         # Made after all checks and before any training, so that a missing permission shows now.
         hubs = [open_hub(arguments.push_to_hub, stage) for stage in stages]
-    missing = []
     for stage, rows, hub in zip(stages, data, hubs, strict=True):
         try:
-            if not train(stage, rows, hub, arguments.resume):
-                missing.append(str(stage.final))
+            uploaded = train(stage, rows, hub, arguments.resume)
         except TrainingStopped as stopped:
             sys.exit(f"train_mlm.py: stage {stage.number}, {stopped}")
         except Exception as error:
@@ -71,10 +69,10 @@ def main() -> None:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             traceback.print_exc()
             sys.exit(f"train_mlm.py: {checkpoints.explain(error, stage)}")
-    if missing:
+    if not uploaded:  # the last stage's; its weights take the place of an earlier one's
         sys.exit(
-            f"train_mlm.py: finished, but not uploaded: {', '.join(missing)}. The same command "
-            "with --resume uploads it."
+            f"train_mlm.py: finished, but not uploaded: {stages[-1].final}. The same command with "
+            "--resume uploads it."
         )
 
 
@@ -116,6 +114,8 @@ def train(settings: StageSettings, data: StageData, hub: HubPush | None, resume:
         print(summary(settings, data, model, checkpoint))
         checkpoints.note_order(settings, data)
     trainer.train(resume_from_checkpoint=checkpoint)
+    if (step := trainer.state.global_step) < settings.steps:  # by `enable_jit_checkpoint`
+        raise TrainingStopped(f"ended at step {step}; --resume goes on from its checkpoint.")
     if data.eval_rows is not None and not evaluated_at_the_end(trainer):
         trainer.evaluate()
     name = str(settings.final) if hub is None else hub.repo_id

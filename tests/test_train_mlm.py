@@ -23,6 +23,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 import train_mlm
 from commands import run_main
@@ -34,6 +35,7 @@ from pretraining.run.checkpoints import explain
 from pretraining.run.log import TrainingLog
 from pretraining.run.replay import show_step
 from pretraining.run.schedules import DampedCosine, mask_rate
+from pretraining.run.trainer import make_trainer
 from runs import (
     LEARNING_RATE,
     MASK_RATE,
@@ -264,6 +266,25 @@ def test_other_optimizers_resume_as_if_they_had_not_been_killed(workspace, tmp_p
         != after
         == (train("broken", "--resume") / "final" / "model.safetensors").read_bytes()
     )
+
+
+def test_a_stage_that_ends_early_is_not_taken_for_finished(workspace, tmp_path, monkeypatch):
+    """As `enable_jit_checkpoint` ends it at the signal by which a cluster takes a node back."""
+
+    class Signal(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                control.should_save = control.should_training_stop = True
+
+    def interrupted(settings, data, model, callbacks):
+        return make_trainer(settings, data, model, [*callbacks, Signal()])
+
+    monkeypatch.setattr(train_mlm, "make_trainer", interrupted)
+    with pytest.raises(SystemExit, match=r"stage 1, ended at step 3; --resume goes on from its"):
+        run_here(workspace, f"output_dir={tmp_path}")
+    assert (tmp_path / "stage1" / "checkpoint-3").is_dir()
+    assert not (tmp_path / "stage1" / "final").exists()
+    assert not (tmp_path / "stage2").exists()
 
 
 def test_a_run_that_diverges_stops_and_can_be_replayed(workspace, tmp_path, capsys):

@@ -22,9 +22,15 @@ def check_folder(settings: StageSettings, resume: bool) -> None:
 
     Raises:
         RunConfigError: if it is to begin and the folder holds an earlier run; or if it is to go on
-            and is finished after other steps, or under way beyond its last.
+            and is finished after other steps, or under way beyond its last, or is to be trained
+            again under a second stage that has begun.
     """
     folder, final, steps = settings.folder, settings.final, settings.arguments.max_steps
+    if resume and not final.exists() and is_superseded(settings):
+        raise RunConfigError(
+            f"stage 2 has begun, from a stage 1 whose {final} is not there. Go on with --stage 2; "
+            f"or move {stage_folder(settings.run, 2)} away, and it begins again."
+        )
     if not resume and folder.exists() and any(folder.iterdir()):
         raise RunConfigError(
             f"{folder} holds an earlier run. Add --resume to continue it, or set output_dir to a "

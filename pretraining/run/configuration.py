@@ -31,6 +31,8 @@ _DECIDED_ELSEWHERE = {
     "include_num_input_tokens_seen": "the training log",
     "dataloader_drop_last": "rows_per_step, which is divided evenly; held-out rows are all counted",
     "gradient_accumulation_steps": "rows_per_step of the stage and the number of processes",
+    "batch_eval_metrics": "the held-out figures, which are of all rows together",
+    "eval_do_concat_batches": "the held-out figures, which are of all rows together",
     "auto_find_batch_size": "rows_per_step of the stage and per_device_train_batch_size",
     "ignore_data_skip": "the training order, in which a resumed run goes on where it was",
     "logging_nan_inf_filter": "the guard, which stops at a loss that is not finite",
@@ -41,6 +43,11 @@ _DECIDED_ELSEWHERE = {
     "hub_revision": "--push_to_hub REPO, which uploads to the main branch",
     "resume_from_checkpoint": "--resume",
 }
+
+
+# Keys whose values may begin with ~.
+_RUN_PATHS = ("model", "tokenizer", "output_dir")
+_STAGE_PATHS = ("train_rows", "eval_rows", "init_from")
 
 
 class RunConfigError(ValueError):
@@ -201,6 +208,10 @@ def load_run(path: str, overrides: typing.Sequence[str] = ()) -> Run:
     except ValueError as error:
         raise RunConfigError(str(error)) from error
     run = _build(Run, values, path, "")
+    for owner, keys in ((run, _RUN_PATHS), (run.stage1, _STAGE_PATHS), (run.stage2, _STAGE_PATHS)):
+        for key in keys:
+            if value := getattr(owner, key, None):
+                setattr(owner, key, os.path.expanduser(value))
     run.training = _check_training(run.training, path, "training")
     for number in STAGES:
         if (stage := getattr(run, f"stage{number}")) is not None:

@@ -16,6 +16,15 @@ from pretraining.run.held_out_groups import TokenPlaces, token_places
 
 MASK_RATE = 0.15
 
+# What is measured on held-out rows, beside the time that it takes.
+METRICS = (
+    "loss",
+    "bits_per_character",
+    "masked_accuracy",
+    "most_frequent_rate",
+    "word_accuracy",
+)
+
 
 def evaluation_collator(rows: Rows) -> DataCollatorForWholeWordMasking:
     """Masks 15 % of the tokens of held-out rows, always by [MASK], and the same in every run."""

@@ -77,6 +77,7 @@ def open_hub(repo_id: str | None, settings: StageSettings) -> HubPush | None:
     private = settings.arguments.hub_private_repo
     try:
         made = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.auth_check(made.repo_id, write=True)  # of one that exists, the call before says nothing
     except Exception as error:  # those of a connection are no OSError
         raise OSError(f"--push_to_hub {repo_id}: {error}") from error
     return HubPush(api, made.repo_id, settings.number)  # with its owner, who may be left out

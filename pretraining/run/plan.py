@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from pretraining.run.flops import matrix_product_rate, synchronized
 from pretraining.run.pictures import save_picture
 from pretraining.run.progress import duration
 from pretraining.run.settings import StageSettings
+from pretraining.run.sharding import is_sharded
 from pretraining.run.stage_data import StageData
 from pretraining.run.token_cost import flops_of_a_token
 from pretraining.run.trainer import make_trainer, summary
@@ -69,8 +69,7 @@ def measure(
 
 def _measure(trainer: Trainer) -> Measurement:
     device = trainer.args.device
-    if trainer.args.gradient_checkpointing:  # which Trainer turns on when it trains
-        trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
+    _enable_checkpointing(trainer)
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     batches, tokens = [], 0
     for batch in trainer.get_train_dataloader():
@@ -103,6 +102,16 @@ def _measure(trainer: Trainer) -> Measurement:
     return Measurement(step, accumulated * per_batch / step, peak_memory(device))
 
 
+def _enable_checkpointing(trainer: Trainer) -> None:
+    """Turns on, where it is asked for, what Trainer turns on when it trains."""
+    # "gradient" is what transformers called it before 5.2.
+    kind = "activation" if hasattr(trainer.args, "activation_checkpointing") else "gradient"
+    if getattr(trainer.args, f"{kind}_checkpointing"):
+        options = dict(getattr(trainer.args, f"{kind}_checkpointing_kwargs") or {})
+        own = {key: options.pop(key) for key in ("every_n_layers", "offload") if key in options}
+        getattr(trainer.model, f"{kind}_checkpointing_enable")(options or None, **own)
+
+
 def memory_of(device: torch.device) -> int:
     """Bytes of a GPU's memory, or of the machine's."""
     if device.type == "cuda":
@@ -133,7 +142,7 @@ def outlook(settings: StageSettings, data: StageData) -> str:
     with torch.device("meta"):
         parameters = ChineseModernBertForMaskedLM(settings.config).num_parameters()
     state = BYTES_PER_PARAMETER * parameters
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # so does accelerate launch ask for it
+    if is_sharded(settings.arguments):
         state //= processes
     if state > (there := memory_of(device)):
         raise RunConfigError(

@@ -18,7 +18,12 @@ from pretraining.data.rows import MAX_VOCAB_SIZE
 from pretraining.files import read_json
 from pretraining.run.complete_checkpoints import last_complete_checkpoint
 from pretraining.run.configuration import LearningRate, Run, RunConfigError, Schedule, Stage
+from pretraining.run.evaluation import METRICS
 from pretraining.run.schedules import DampedCosine, WarmupStableDecay, mask_rate
+from pretraining.run.sharding import is_sharded
+
+# What accelerate settles once in a process.
+_OF_THE_PROCESS = ("bf16", "torch_compile", "torch_compile_backend", "torch_compile_mode")
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,11 @@ def check_stage(run: Run, number: int, alone: bool) -> StageSettings:
     arguments = _training_arguments(run, number)
     steps = arguments.max_steps
     learning_rate = _learning_rate(stage.learning_rate, steps)
+    if stage.muon is not None and is_sharded(arguments):
+        raise RunConfigError(
+            f"stage{number}.muon needs whole matrices, which FSDP divides among the processes. "
+            "Leave muon out, or use DDP."
+        )
     if stage.muon is not None and stage.muon.peak <= 0:
         raise RunConfigError(
             f"stage{number}.muon.peak must be above 0, got {stage.muon.peak}; leave muon out to "
@@ -100,6 +110,8 @@ def check_stage(run: Run, number: int, alone: bool) -> StageSettings:
     config_file = Path(run.model)
     if source is not None and Path(source, "config.json").exists():
         config_file = Path(source, "config.json")
+    elif number == 2 and run.stage1 is not None and run.stage1.init_from is not None:
+        config_file = Path(run.stage1.init_from, "config.json")  # which stage 1 will hand on
     config = _model_config(config_file)
     if config.vocab_size > MAX_VOCAB_SIZE:
         raise RunConfigError(
@@ -112,6 +124,10 @@ def check_stage(run: Run, number: int, alone: bool) -> StageSettings:
             f"{config_file}: vocab_size {config.vocab_size} does not fit the tokenizer in "
             f"{run.tokenizer}, which has {len(tokenizer)} entries."
         )
+    if source is None:
+        for name in ("pad", "cls", "sep", "mask"):
+            setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+        config.bos_token_id, config.eos_token_id = config.cls_token_id, config.sep_token_id
     return StageSettings(run, number, source, config, tokenizer, arguments, learning_rate, masking)
 
 
@@ -121,11 +137,12 @@ def check_together(stages: Sequence[StageSettings]) -> None:
     Raises:
         RunConfigError: naming the key.
     """
-    if len({stage.arguments.bf16 for stage in stages}) > 1:
-        raise RunConfigError(
-            "training.bf16 is true in one stage and not in the other; a process computes in one "
-            "precision. Make them the same, or train --stage 1 and then --stage 2."
-        )
+    for name in _OF_THE_PROCESS:
+        if len({getattr(stage.arguments, name) for stage in stages}) > 1:
+            raise RunConfigError(
+                f"training.{name} is one thing in one stage and another in the other; a process "
+                "has one for both. Make them the same, or train --stage 1 and then --stage 2."
+            )
 
 
 def _learning_rate(settings: LearningRate, steps: int) -> Callable[[int], float]:
@@ -140,6 +157,8 @@ def _learning_rate(settings: LearningRate, steps: int) -> Callable[[int], float]
 def _training_arguments(run: Run, number: int) -> TrainingArguments:
     stage, key = run.stage(number), f"stage{number}.training"
     values = run.training | stage.training
+    if run.seed < 0:
+        raise RunConfigError(f"seed must be at least 0, got {run.seed}.")
     if values.get("max_steps", 0) < 1:
         raise RunConfigError(
             f"{key}.max_steps is missing: it fixes the length of the stage, on which both "
@@ -151,6 +170,20 @@ def _training_arguments(run: Run, number: int) -> TrainingArguments:
         )
     # All parameters take part in every step, so DDP need not search for those that do not.
     values.setdefault("ddp_find_unused_parameters", False)
+    for what in ("save_strategy", "eval_strategy", "logging_strategy"):
+        if values.get(what) == "epoch":
+            raise RunConfigError(
+                f"{key}.{what}: to Trainer the whole stage is one epoch; set it to steps."
+            )
+    if values.get("load_best_model_at_end"):
+        # Trainer's choice, the loss, is a mean of the batches' means, and changes with their size.
+        values.setdefault("metric_for_best_model", "bits_per_character")
+    metric = values.get("metric_for_best_model", METRICS[0])
+    if metric.removeprefix("eval_").split("/")[0] not in METRICS:
+        raise RunConfigError(
+            f"{key}.metric_for_best_model: {metric} is not measured; choose from "
+            f"{', '.join(METRICS)}."
+        )
     # Trainer takes every metric but a loss for one of which more is better.
     if "bits_per_character" in (values.get("metric_for_best_model") or ""):
         values.setdefault("greater_is_better", False)
@@ -182,6 +215,15 @@ def _training_arguments(run: Run, number: int) -> TrainingArguments:
             f"{key}.accelerator_config: split_batches would divide rows_per_step by the number of "
             "processes once more; leave it out."
         )
+    if arguments.accelerator_config.gradient_accumulation_kwargs:
+        raise RunConfigError(
+            f"{key}.accelerator_config: gradient_accumulation_kwargs would change how many rows a "
+            "step has; leave them out."
+        )
+    if arguments.dataloader_persistent_workers and not arguments.dataloader_num_workers:
+        raise RunConfigError(
+            f"{key}.dataloader_persistent_workers needs dataloader_num_workers of at least 1."
+        )
     if arguments.save_only_model:
         raise RunConfigError(f"{key}.save_only_model: such a checkpoint cannot be resumed.")
     if arguments.n_gpu > 1:
@@ -190,6 +232,12 @@ def _training_arguments(run: Run, number: int) -> TrainingArguments:
             f"--nproc_per_node {arguments.n_gpu}, or set CUDA_VISIBLE_DEVICES to one of them."
         )
     _check_packages(arguments, key)
+    for name, rows in (
+        (f"stage{number}.rows_per_step", stage.rows_per_step),
+        (f"{key}.per_device_train_batch_size", arguments.per_device_train_batch_size),
+    ):
+        if rows < 1:
+            raise RunConfigError(f"{name} must be at least 1, got {rows}.")
     at_once = arguments.per_device_train_batch_size * arguments.world_size
     accumulated, left = divmod(stage.rows_per_step, at_once)
     if left or not accumulated:

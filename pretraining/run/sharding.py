@@ -1,10 +1,17 @@
 """What a model that FSDP2 divides among processes needs to be trained and saved like any other."""
 
+import os
+
 import torch
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from pretraining.run.configuration import RunConfigError
+
+
+def is_sharded(arguments: TrainingArguments) -> bool:
+    """Whether FSDP will divide the model: the run file asks for it, or `accelerate launch` does."""
+    return bool(arguments.fsdp) or os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 def check_sharding(trainer: Trainer) -> None:

@@ -9,7 +9,6 @@ from transformers import Trainer, TrainerCallback
 from backends_chinese_modernbert import choose_attention
 from modeling_chinese_modernbert import ChineseModernBertForMaskedLM
 from pretraining.data.tokens import token_lengths
-from pretraining.run.configuration import RunConfigError
 from pretraining.run.evaluation import (
     EvaluationRows,
     MaskedLanguageModelingMetrics,
@@ -135,11 +134,6 @@ def _optimizer(settings: StageSettings, trainer: Trainer) -> torch.optim.Optimiz
     stage, arguments = settings.stage, settings.arguments
     if stage.muon is None:
         return trainer.create_optimizer()
-    if trainer.is_fsdp_enabled:
-        raise RunConfigError(
-            f"stage{settings.number}.muon needs whole matrices, which FSDP divides among the "
-            "processes. Leave muon out, or use DDP."
-        )
     groups = muon_groups(
         trainer.model,
         set(trainer.get_decay_parameter_names(trainer.model)),

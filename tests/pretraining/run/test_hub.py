@@ -28,6 +28,10 @@ def made(monkeypatch) -> list:
                 raise NoConnection("Connection refused")
             return SimpleNamespace(repo_id=f"someone/{repo_id}")
 
+        def auth_check(self, repo_id, *, write):
+            if write and repo_id == "someone/read-only":
+                raise NoConnection("403 Forbidden")
+
         def upload_folder(self, **options):
             raise NoConnection("Connection refused")
 
@@ -51,8 +55,11 @@ def test_a_finished_model_that_was_not_uploaded_is_told_at_the_end(
     workspace, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(train_mlm, "train", lambda *_: False)
-    with pytest.raises(SystemExit, match=r"finished, but not uploaded: .*stage2/final"):
+    with pytest.raises(SystemExit, match=r"not uploaded: [^ ]*stage2/final\. The same command"):
         run_here(workspace, f"output_dir={tmp_path}")
+    # The second stage's weights are what the repository is to hold.
+    monkeypatch.setattr(train_mlm, "train", lambda stage, *_: stage.number == 2)
+    run_here(workspace, f"output_dir={tmp_path}")
 
 
 def test_the_repository_is_as_private_as_the_run_file_says(made):
@@ -63,6 +70,11 @@ def test_the_repository_is_as_private_as_the_run_file_says(made):
 def test_a_hub_that_cannot_be_reached_is_told_at_the_start(made):
     with pytest.raises(OSError, match="--push_to_hub someone/unreachable: Connection refused"):
         hub.open_hub("someone/unreachable", stage())
+
+
+def test_a_repository_that_may_only_be_read_is_told_at_the_start(made):
+    with pytest.raises(OSError, match="--push_to_hub read-only: 403 Forbidden"):
+        hub.open_hub("read-only", stage())
 
 
 def test_other_processes_upload_nothing(made):

@@ -57,10 +57,11 @@ def test_a_batch_warmup_is_not_what_is_measured(workspace, monkeypatch):
 
 
 def test_what_is_measured_saves_memory_as_the_run_does(workspace):
-    settings, data = stage_of(workspace, "training.gradient_checkpointing=true")
+    every_second = "training.gradient_checkpointing_kwargs={every_n_layers: 2}"
+    settings, data = stage_of(workspace, "training.gradient_checkpointing=true", every_second)
     model = make_model(settings)
     plan.measure(settings, data, model)
-    assert model.is_gradient_checkpointing
+    assert [layer.gradient_checkpointing for layer in model.model.layers] == [True, False, True]
 
 
 def test_the_memory_of_this_machine_is_known():

@@ -7,8 +7,11 @@ import pytest
 
 from data_collator_wwm import split_row
 from pretraining.run.checkpoints import check_folder, check_order, is_superseded
+from pretraining.run.configuration import load_run
 from pretraining.run.evaluation import evaluation_collator
 from pretraining.run.schedules import WarmupStableDecay
+from pretraining.run.settings import check_stage
+from pretraining.run.stage_data import open_data
 from runs import STEPS, make_model_file, run_here, stage_of
 
 
@@ -80,12 +83,28 @@ def test_settings_that_cannot_work_are_refused(refused):
     assert "fp16: a step whose gradients overflow" in refused("stage1.training.fp16=true")
     assert "checkpoint cannot be resumed" in refused("stage1.training.save_only_model=true")
     assert "bf16_full_eval: the evaluation" in refused("training.bf16_full_eval=true")
-    assert "one stage and not in the other" in refused(
-        "stage1.training.bf16=true", "stage2.training.bf16=false"
-    )
+    for name in ("bf16", "torch_compile"):
+        message = refused(f"stage1.training.{name}=true", f"stage2.training.{name}=false")
+        assert f"training.{name} is one thing in one stage and another in the other" in message
     assert "hub_revision is decided by --push_to_hub" in refused("training.hub_revision=v2")
     split = "stage1.training.accelerator_config={split_batches: true}"
     assert "split_batches would divide rows_per_step" in refused(split)
+    split = "stage1.training.accelerator_config={gradient_accumulation_kwargs: {num_steps: 2}}"
+    assert "gradient_accumulation_kwargs would change how many rows" in refused(split)
+    workers = "stage2.training.dataloader_persistent_workers=true"
+    assert "needs dataloader_num_workers of at least 1" in refused(workers)
+    for name in ("save", "eval", "logging"):
+        message = refused(f"stage2.training.{name}_strategy=epoch")
+        assert (
+            f"stage2.training.{name}_strategy: to Trainer the whole stage is one epoch" in message
+        )
+    message = refused("stage2.training.metric_for_best_model=accuracy")
+    assert "accuracy is not measured; choose from loss, bits_per_character, " in message
+    assert "batch_eval_metrics is decided by" in refused("training.batch_eval_metrics=true")
+    assert "seed must be at least 0, got -1" in refused("seed=-1")
+    assert "stage2.rows_per_step must be at least 1" in refused("stage2.rows_per_step=0")
+    batch = "per_device_train_batch_size"
+    assert f"stage2.training.{batch} must be at least 1" in refused(f"stage2.training.{batch}=0")
     message = refused("stage1.eval_rows=null", "stage1.training.eval_strategy=steps")
     assert "stage1.eval_rows is missing" in message
 
@@ -101,6 +120,41 @@ def test_choices_and_rates_that_do_not_exist_are_refused(refused):
     assert "stage1.muon.peak must be above 0" in refused("stage1.muon.peak=0")
 
 
+def test_muon_under_fsdp_is_refused(refused, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert "stage2.muon needs whole matrices" in refused("stage2.muon.peak=2e-3")
+
+
+def test_the_second_stage_is_checked_with_the_model_that_the_first_hands_on(workspace, tmp_path):
+    make_model_file(tmp_path, max_position_embeddings=64)
+    (tmp_path / "other.json").rename(tmp_path / "config.json")
+    changes = [f"stage1.init_from={tmp_path}", f"output_dir={tmp_path / 'run'}"]
+    run = load_run(str(workspace / "run.yaml"), changes)
+    first, second = (check_stage(run, number, alone=False) for number in (1, 2))
+    assert first.config.max_position_embeddings == second.config.max_position_embeddings == 64
+    with pytest.raises(ValueError, match="its rows of 256 tokens are longer"):
+        open_data(second)
+
+
+def test_special_tokens_of_fresh_weights_are_the_tokenizers(workspace, tmp_path):
+    others = {f"{name}_token_id": 9 for name in ("pad", "cls", "sep", "mask", "bos", "eos")}
+    settings, _ = stage_of(workspace, make_model_file(tmp_path, **others))
+    tokenizer = settings.tokenizer
+    for name in ("pad", "cls", "sep", "mask"):
+        expected = getattr(tokenizer, f"{name}_token_id")
+        assert getattr(settings.config, f"{name}_token_id") == expected
+    assert settings.config.bos_token_id == tokenizer.cls_token_id
+    assert settings.config.eos_token_id == tokenizer.sep_token_id
+
+
+def test_paths_may_begin_at_home(workspace, monkeypatch):
+    monkeypatch.setenv("HOME", str(workspace))
+    names = ("model=~/model.json", "output_dir=~/runs", "stage1.train_rows=~/rows-64")
+    settings, _ = stage_of(workspace, *names)
+    assert settings.folder == workspace / "runs" / "stage1"
+    assert settings.arguments.output_dir == str(settings.folder)
+
+
 def test_the_schedule_of_the_run_file_is_the_one_of_training(workspace):
     wsd = ["schedule=wsd", "decay_share=0.4", "decay=sqrt"]
     settings, _ = stage_of(workspace, *(f"stage1.learning_rate.{each}" for each in wsd))
@@ -114,6 +168,9 @@ def test_fewer_bits_are_better_where_the_best_checkpoint_is_kept(workspace):
     for metric, more in (("bits_per_character", False), ("masked_accuracy", True)):
         settings, _ = stage_of(workspace, *best, f"training.metric_for_best_model={metric}")
         assert settings.arguments.greater_is_better is more
+    settings, _ = stage_of(workspace, *best)
+    assert settings.arguments.metric_for_best_model == "bits_per_character"
+    assert settings.arguments.greater_is_better is False
 
 
 def test_fused_adamw_is_what_a_run_gets_by_default(workspace):
@@ -197,3 +254,11 @@ def test_weights_of_stage_two_are_not_replaced_by_those_of_stage_one(workspace, 
 def test_an_earlier_run_is_not_overwritten(workspace, run_dir):
     with pytest.raises(SystemExit, match=r"stage1 holds an earlier run\. Add --resume"):
         run_here(workspace, f"output_dir={run_dir}")
+
+
+def test_a_second_stage_does_not_go_on_under_another_first(workspace, run_dir, tmp_path):
+    for number in (1, 2):
+        ignored = shutil.ignore_patterns("final", "runs", "checkpoint-10")
+        shutil.copytree(run_dir / f"stage{number}", tmp_path / f"stage{number}", ignore=ignored)
+    with pytest.raises(SystemExit, match=r"stage 2 has begun, from .*final is not there\. Go on"):
+        run_here(workspace, f"output_dir={tmp_path}", "--resume")
