@@ -91,7 +91,7 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
             max_answer_len: tokens of the longest answer (30).
             max_seq_len: tokens of a window, question included (by default as many as model and
                 tokenizer take).
-            doc_stride: tokens that neighboring windows share (128), fewer where windows are small.
+            doc_stride: tokens that neighboring windows share (128, and at most half a window).
             handle_impossible_answer: whether "no answer" ("", 0, 0) is a candidate (False).
 
         Returns:
@@ -131,7 +131,7 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
         }
         return preprocess, {}, kwargs
 
-    def preprocess(self, inputs, max_seq_len=None, doc_stride=128):
+    def preprocess(self, inputs, max_seq_len=None, doc_stride=None):
         check_question(inputs)
         max_seq_len = max_seq_len or longest_input(self.tokenizer, self.model.config)
         question = self.tokenizer(inputs["question"], add_special_tokens=False)["input_ids"]
@@ -147,7 +147,8 @@ class ChineseModernBertQuestionAnsweringPipeline(ChunkPipeline):
         firsts, spans = group_spans(encoded["offset_mapping"], character_starts(text))
         context = Context(text, ids, firsts, spans)
         cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        for start, stop in overlapping_windows(len(ids), size, min(doc_stride, size - 1)):
+        shared = min(128, size // 2) if doc_stride is None else min(doc_stride, size - 1)
+        for start, stop in overlapping_windows(len(ids), size, shared):
             pair = [cls, *question, sep, *ids[start:stop], sep]
             yield {
                 "input_ids": torch.tensor([pair]),

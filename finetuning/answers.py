@@ -130,13 +130,17 @@ def decode(logits, decoding: AnswerDecoding) -> list[dict]:
         first = _log_softmax(np.asarray(begin, dtype=np.float64)[:length])[inside]
         last = _log_softmax(np.asarray(finish, dtype=np.float64)[:length])[inside]
         spans = tokens.spans[start:stop]
-        size = spans[None, :, 1] - spans[:, None, 0]
-        fits = np.triu((size > 0) & (size <= decoding.longest_answer))
-        scores = np.where(fits, first[:, None] + last[None, :], -np.inf)
-        one, two = np.unravel_index(scores.argmax(), scores.shape)
-        score = float(np.exp(scores[one, two]))
+        # For each first token only the last ones within reach, far fewer than a window has.
+        reach = np.searchsorted(spans[:, 1], spans[:, 0] + decoding.longest_answer, side="right")
+        firsts = np.arange(len(spans))
+        lasts = firsts[:, None] + np.arange(max(1, (reach - firsts).max()))
+        capped = np.minimum(lasts, len(spans) - 1)
+        fits = (lasts < reach[:, None]) & (spans[capped, 1] > spans[firsts, 0][:, None])
+        scores = np.where(fits, first[:, None] + last[capped], -np.inf)
+        one, ahead = np.unravel_index(scores.argmax(), scores.shape)
+        score = float(np.exp(scores[one, ahead]))
         if score > best[number]["score"]:
-            left, right = tokens.text_span(start + one, start + two)
+            left, right = tokens.text_span(start + one, start + one + ahead)
             text = decoding.contexts[number][left:right]
             best[number] = {"text": text, "start": left, "score": score}
     return best

@@ -34,12 +34,19 @@ def read_c3(*files: Path) -> tuple[list[dict], Counter]:
             try:
                 lines, questions, *names = record
                 name = names[0] if names else number
+                if not isinstance(lines, list) or not isinstance(questions, list):
+                    raise TypeError
                 text = "\n".join(lines)
             except (TypeError, ValueError) as error:
                 raise ValueError(
                     f"{where}: expected [[lines], [questions], id], got {str(record)[:80]}."
                 ) from error
             for index, question in enumerate(questions):
+                if not isinstance(question, dict):
+                    raise ValueError(
+                        f"{where}: a question must be an object with 'question', 'choice' and "
+                        f"'answer', got {str(question)[:80]}."
+                    )
                 examples.append(
                     {
                         "id": question.get("id", f"{name}-{index}"),
@@ -90,7 +97,7 @@ def read_chid(file: Path) -> tuple[list[dict], Counter]:
         where = f"{file}, line {number}"
         choices = _choices(record.get("candidates"), "candidates", where)
         content = record.get("content")
-        texts = [content] if isinstance(content, str) else content or []
+        texts = content if isinstance(content, list) else [content or ""]
         before = len(examples)
         for text in texts:
             for blank in _MARK.finditer(filled(text, f"{where}: 'content'")):

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
+from transformers import AutoConfig
 
 from finetuning.baselines import BASELINE_HEADS, BASELINES, baseline
 from finetuning.models import environment, open_tokenizer
@@ -36,7 +37,7 @@ from finetuning.results import (
 )
 from finetuning.splits import Split, check_metric, describe, load, subset
 from finetuning.tasks import LIMITED, Task
-from finetuning.training import SETTINGS_FILE, WARMUP, WEIGHT_DECAY, Run, train
+from finetuning.training import SETTINGS_FILE, WARMUP, WEIGHT_DECAY, Run, check_context, train
 from pretraining.command import readable_errors
 from pretraining.files import read_json, write_json
 from pretraining.machine import default_device
@@ -52,7 +53,10 @@ def run(plan: Plan) -> list[dict]:
     """
     for model in plan.models:
         if model.source not in BASELINES:
-            open_tokenizer(model.folder)
+            tokenizer = open_tokenizer(model.folder)
+            config = AutoConfig.from_pretrained(model.folder, trust_remote_code=True)
+            for task in plan.tasks:
+                check_context(task, config, tokenizer)
     loaded = []
     for task in plan.tasks:
         task, splits = load(task, plan.data)

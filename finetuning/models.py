@@ -102,18 +102,26 @@ class Model:
                 **options,
             )
             _check_encoder(self.folder, model, report)
-            if classes is not None and self._knows_other_classes(type(model).__name__, classes):
+            fresh = {*report["missing_keys"]} | {name for name, *_ in report["mismatched_keys"]}
+            if not any(name.startswith(_CLASSIFIERS) for name in fresh) and self._has_another_head(
+                type(model).__name__, classes
+            ):
                 new = head.auto.from_config(model.config, trust_remote_code=True).to(torch.float32)
                 for name in _CLASSIFIERS:
                     if hasattr(model, name):
                         setattr(model, name, getattr(new, name))
         return model, open_tokenizer(self.folder)
 
-    def _knows_other_classes(self, architecture: str, classes: list[str]) -> bool:
-        """Whether the folder was fine-tuned, with this head, to tell other classes apart."""
+    def _has_another_head(self, architecture: str, classes: list[str] | None) -> bool:
+        """Whether the folder was fine-tuned with another head, or to tell other classes apart.
+
+        Heads of different kinds may have a last layer of one name and size.
+        """
         stored = AutoConfig.from_pretrained(self.folder, trust_remote_code=True)
+        if architecture not in (stored.architectures or (architecture,)):
+            return True
         known = [stored.id2label[index] for index in sorted(stored.id2label)]
-        return architecture in (stored.architectures or ()) and known != classes
+        return bool(stored.architectures) and classes is not None and known != classes
 
 
 def open_tokenizer(folder: str):

@@ -72,17 +72,11 @@ class Predictor:
             answers {"text", "start", "score"}; for choices the index of one.
 
         Raises:
-            ValueError: on an example that lacks something, or whose text is empty.
+            ValueError: on an example that lacks something, or whose text is empty or no text.
         """
+        examples = list(examples)
         for number, example in enumerate(examples):
-            for key in _NEEDED[self.task.head]:
-                if not example.get(key):
-                    raise ValueError(
-                        f"example {number}: {key!r} is missing or empty; {self.task.name} needs "
-                        f"{', '.join(_NEEDED[self.task.head])}."
-                    )
-                if isinstance(example[key], str) and half_character(example[key]):
-                    raise ValueError(f"example {number}: {key!r} is not text in UTF-8.")
+            self._check(example, f"example {number}")
         if not examples:
             return []
         full = [
@@ -94,6 +88,24 @@ class Predictor:
         found = outputs(self._model, rows, collator, self._head.outputs)
         answers = self._head.decode_rows(found, decoding)
         return list(map(self._head.present, examples, answers))
+
+    def _check(self, example: dict, where: str) -> None:
+        needed = _NEEDED[self.task.head]
+        for key in needed:
+            if not example.get(key):
+                raise ValueError(
+                    f"{where}: {key!r} is missing or empty; {self.task.name} needs "
+                    f"{', '.join(needed)}."
+                )
+        for key in {*needed, "text_pair"} & example.keys():
+            texts = example[key] if key == "choices" else [example[key] or ""]
+            if not isinstance(texts, list | tuple):
+                raise ValueError(f"{where}: 'choices' must be a list of texts, got {texts!r}.")
+            for text in texts:
+                if not isinstance(text, str) or (key == "choices" and not text):
+                    raise ValueError(f"{where}: {key!r} must hold text, got {text!r}.")
+                if half_character(text):
+                    raise ValueError(f"{where}: {key!r} is not text in UTF-8.")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -91,7 +91,12 @@ def read_answers(file: Path) -> tuple[list[dict], Counter]:
     for number, paragraph in enumerate(paragraphs, start=1):
         where = f"{file}, paragraph {number}"
         context = _text(paragraph, "context", where)
-        for question in paragraph.get("qas", ()):
+        for question in paragraph.get("qas") or ():
+            if not isinstance(question, dict):
+                raise ValueError(
+                    f"{where}: 'qas' must list objects with 'id', 'question' and 'answers', got "
+                    f"{str(question)[:80]}."
+                )
             name = f"{where}, question {question.get('id')!r}"
             examples.append(
                 {

@@ -171,6 +171,18 @@ def _check_gold(task: Task, splits: dict[str, Split]) -> None:
                     f"{where}: there is no right answer, but {name} needs one; name the column of "
                     "labels, or put their file there."
                 )
+            if task.head == "tokens":
+                for *_, label in example["entities"]:
+                    if label not in (task.labels or (label,)):
+                        raise ValueError(
+                            f"{where}: unknown label {label!r}; the labels are "
+                            f"{', '.join(task.labels)}. Give the task labels of its own."
+                        )
+            count = len(example["choices"]) if task.head == "choices" else 0
+            if count > task.choices and name == "train":
+                raise ValueError(
+                    f"{where}: has {count} choices, the task {task.choices}; raise choices."
+                )
             if task.head == "tokens" and name != "train":
                 for (*_, end, label), (start, _, other) in pairwise(sorted(example["entities"])):
                     if start < end:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedConfig, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from finetuning.heads import HEADS
@@ -113,7 +113,7 @@ def train(
     classes = head.classes(settings)
     model, tokenizer = run.model.build(head, classes, run.seed)
     tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True  # rows have all inputs
-    _check_context(task, model, tokenizer)
+    check_context(task, model.config, tokenizer)
     place = default_device()
     model.to(place)
     inputs = {
@@ -178,9 +178,14 @@ class GroupedTrainer(Trainer):
         return LengthGroupedSampler(self.args.train_batch_size, lengths=self.lengths)
 
 
-def _check_context(task: Task, model, tokenizer) -> None:
+def check_context(task: Task, config: PreTrainedConfig, tokenizer) -> None:
+    """Refuses inputs that are longer than a model's context.
+
+    Raises:
+        ValueError: if the task's `max_length` is.
+    """
     # RoBERTa's configuration counts two positions that no token has; XLNet has -1 for "any".
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = getattr(config, "max_position_embeddings", None)
     known = [n for n in (positions, tokenizer.model_max_length) if n and n > 0]
     context = min(known, default=task.max_length)
     if task.max_length > context:
@@ -248,7 +253,7 @@ def outputs(model, rows: list[dict], collator, names: tuple[str, ...]) -> list[t
     model.eval()
     found: list[tuple] = [()] * len(rows)
     for batch in _batches([_length(row) for row in rows]):
-        tensors = collator([rows[index] for index in batch])
+        tensors = collator([dict(rows[index]) for index in batch])  # it may take labels out
         tensors = {name: value.to(place) for name, value in tensors.items() if name != "labels"}
         with torch.autocast(place.type, torch.bfloat16, enabled=bf16_is_fast(place)):
             output = model(**tensors)
@@ -272,5 +277,8 @@ def save(model, tokenizer, task: Task, folder: Path) -> None:
     """Saves a fine-tuned model, its tokenizer, and for `finetuning.predict` how it was trained."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    fields = ("name", "head", "labels", "max_length", "choices", "blanks", "borders")
+    fields = (
+        *("name", "head", "labels", "max_length", "choices", "blanks", "borders"),
+        "longest_answer",
+    )
     write_json(folder / SETTINGS_FILE, {field: getattr(task, field) for field in fields})

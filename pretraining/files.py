@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -134,7 +133,7 @@ def read_table(file: Path, header: bool = True) -> Iterator[tuple[int, dict]]:
 
 
 def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(2**31 - 1)  # the most that Windows takes
     # Strict: else a quote that is not closed, or closed within a cell, swallows lines.
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:

@@ -1,5 +1,7 @@
 """Question answering: exact spans, probabilities over all of them, contexts of any length."""
 
+import itertools
+
 import pytest
 import torch
 from datasets import Dataset
@@ -161,6 +163,14 @@ def test_no_span_counts_twice_where_windows_overlap(qa):
     )
     scores = torch.tensor([answer["score"] for answer in answers])
     assert torch.allclose(scores, torch.full_like(scores, 1 / len(answers)))
+
+
+def test_neighboring_windows_share_at_most_half_of_them(qa):
+    inputs = {"question": QUESTION, "context": TEXT * 40}
+    windows = [each["window"] for each in qa.preprocess(inputs, max_seq_len=64)]
+    size = windows[0][1]
+    shared = [before[1] - after[0] for before, after in itertools.pairwise(windows)]
+    assert len(windows) > 3 and max(shared[:-1]) <= size // 2
 
 
 def test_windows_are_as_long_as_both_model_and_tokenizer_allow(qa, tokenizer, monkeypatch):

@@ -60,6 +60,9 @@ def test_questions_of_the_hidden_c3_have_ids_of_their_own(write):
     ("records", "message"),
     [
         ([{"text": "好"}], r"record 1: expected \[\[lines\]"),
+        ([["家里没有米了。", [ask()], "1"]], r"record 1: expected \[\[lines\]"),
+        ([[["家里没有米了。"], ask(), "1"]], r"record 1: expected \[\[lines\]"),
+        ([c3("路上")], "record 1: a question must be an object"),
         ([c3(ask()), c3(ask("路上"))], "record 2: 'answer' '路上' is none of the choices"),
         ([c3(ask(choice=("车上",)))], "record 1: 'choice' must list at least two"),
         ([c3(ask(choice=("车上", "")))], "record 1: 'choice' must be a text"),
@@ -120,6 +123,7 @@ def test_chid_without_answers_is_a_test_set(write):
         ({"content": "#idiom#和#idiom#"}, "line 1: 'content' has 2 blanks"),
         ({"content": ""}, "line 1: 'content'"),
         ({"content": None}, "line 1: 'content'"),
+        ({"content": 5}, "line 1: 'content' must be a text"),
         ({"candidates": ["一举两得"]}, "line 1: 'candidates' must list at least two"),
         ({"answer": 3}, "line 1: the answer 3 is no index of the 3 candidates"),
         ({"answer": "1"}, "line 1: the answer '1' is no index"),

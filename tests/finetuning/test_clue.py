@@ -157,6 +157,33 @@ def test_bad_data_is_refused_before_any_run(run_file, data):
     assert not (data / "results").exists()
 
 
+ENTITY = {"text": "甲方已付款。", "label": {"party": {"甲方": [[0, 1]]}}}
+QUESTION = {"question": "谁付款？", "choice": list("甲乙丙丁戊"), "answer": "甲"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "content", "message"),
+    [
+        ({"like": "cluener"}, ENTITY, "own: .*example 0: unknown label 'party'; the labels are"),
+        ({"like": "c3"}, [[["甲方已付款。"], [QUESTION], "1"]], "own: .*has 5 choices, the task 4"),
+        ({"like": "cluener", "max_length": 9_000}, ENTITY, "own: max_length 9000 is more than"),
+    ],
+)
+def test_what_a_later_task_cannot_use_is_refused_before_any_run(
+    run_file, data, settings, content, message
+):
+    text = json.dumps(content, ensure_ascii=False)
+    (data / "own.json").write_text(text, encoding="utf-8")
+    (data / "own-dev.json").write_text(text.replace("已", "未"), encoding="utf-8")
+    files = {"train": str(data / "own.json"), "dev": str(data / "own-dev.json")}
+    plan = yaml.safe_load(run_file.read_text(encoding="utf-8"))
+    plan["tasks"].append({"own": settings | {"files": files}})
+    run_file.write_text(yaml.safe_dump(plan), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        clue.run(read_plan(run_file, {}))
+    assert not (data / "results").exists()
+
+
 def test_options_take_the_place_of_the_file(run_file):
     content = yaml.safe_load(run_file.read_text())
     content["tasks"] += [{"c3": {"epochs": 7}}, "ocnli"]

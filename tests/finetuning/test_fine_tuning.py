@@ -15,7 +15,7 @@ from finetuning.heads import HEADS
 from finetuning.models import Model
 from finetuning.predict import Predictor, example_of, parse
 from finetuning.spans import _encode_short, frame
-from finetuning.training import Run, _check_context, fit, outputs, train
+from finetuning.training import Run, check_context, fit, outputs, save, train
 
 
 def run_of(folder, head: str, **settings) -> Run:
@@ -47,6 +47,18 @@ def test_each_head_learns_a_made_up_task(tiny_folder, tmp_path, head):
         assert list(saved.config.id2label.values()) == classes
     with pytest.raises(ValueError, match=r"example 0: '.*' is missing or empty"):
         predictor([{}])
+    assert list(predictor(iter(plain[:2]))) == list(predictor(plain[:2]))
+    if head == "choices":
+        for choices in ("超市", ["超市", None], ["超市", "\udcff"]):
+            with pytest.raises(ValueError, match=r"example 0: 'choices' (must|is not text)"):
+                predictor([plain[0] | {"choices": choices}])
+
+
+def test_what_was_saved_predicts_as_in_its_run(tiny_folder, tmp_path):
+    task = made_up_task("answers", longest_answer=300)
+    model, tokenizer = Model(f"random:{tiny_folder}", "tiny").build(HEADS["answers"], None, 0)
+    save(model, tokenizer, task, tmp_path)
+    assert Predictor(tmp_path).task.longest_answer == 300
 
 
 def test_a_model_with_another_head_begins_a_new_one(tiny_folder, tmp_path):
@@ -57,6 +69,8 @@ def test_a_model_with_another_head_begins_a_new_one(tiny_folder, tmp_path):
     saved = Model(str(tmp_path), "saved")
     again, _ = saved.build(HEADS["classification"], ["a", "b"], 0)
     assert again.classifier.weight.shape[0] == 2
+    as_many, _ = saved.build(HEADS["classification"], ["a", "b", "c"], 1)
+    assert not torch.equal(as_many.classifier.weight, model.classifier.weight)
     state, then = again.model.state_dict(), model.model.state_dict()
     assert all(torch.equal(weight, then[name]) for name, weight in state.items())
     config = json.loads((tmp_path / "config.json").read_text())
@@ -273,9 +287,9 @@ def test_the_tokenizer_knows_the_context_where_positions_say_too_much(bert_folde
     model, tokenizer = Model(str(bert_folder), "bert").build(HEADS["answers"], None, 0)
     tokenizer.model_max_length = 510
     with pytest.raises(ValueError, match="the model's context of 510"):
-        _check_context(made_up_task("answers", max_length=512), model, tokenizer)
+        check_context(made_up_task("answers", max_length=512), model.config, tokenizer)
     model.config.max_position_embeddings = -1  # any length
-    _check_context(made_up_task("answers", max_length=500), model, tokenizer)
+    check_context(made_up_task("answers", max_length=500), model.config, tokenizer)
 
 
 def test_answers_of_which_none_is_at_its_place_teach_nothing(tiny_folder):

@@ -114,6 +114,8 @@ def test_an_answer_that_is_not_at_its_offset_has_no_start_and_is_counted(write, 
             "'answer_start' must be an integer",
         ),
         ({"data": []}, "holds no examples"),
+        (squad("八点", "Q1"), "paragraph 1: 'qas' must list objects"),
+        ({"data": [{"paragraphs": [{"context": "八点", "qas": None}]}]}, "holds no examples"),
     ],
 )
 def test_bad_answers_are_named(write, content, message):
