@@ -109,6 +109,21 @@ def find_file(model: str, name: str) -> Path | None:
         return None
 
 
+def check_outputs(model: str) -> None:
+    """Refuses a classifier with several outputs as a cross-encoder.
+
+    Raises:
+        OSError: if it is a name of which the Hub has no model.
+        ValueError: if it is one.
+    """
+    config = find_file(model, "config.json")
+    content = read_json(config) if config else {}
+    [head, *_] = content.get("architectures") or [""]
+    outputs = len(content.get("id2label", "01"))
+    if "SequenceClassification" in head and outputs > 1:
+        raise ValueError(f"{model} tells {outputs} labels apart; a cross-encoder has one output.")
+
+
 def architecture_of(model: str) -> str:
     """Which of `ARCHITECTURES` a folder or model was saved as; a plain encoder is a bi-encoder.
 

@@ -159,11 +159,13 @@ def _triplets(spec: TaskSpec, rows: Iterator[Row]) -> Iterator[dict]:
             positives = [first]
         if not negatives:
             raise ValueError(f"{where}: no negative. Kind pairs does without.")
-        for positive in positives:
+        # The loss of triplets takes one negative at a time.
+        groups = [[text] for text in negatives] if spec.loss == "triplet" else [negatives]
+        for positive, group in itertools.product(positives, groups):
             yield {
                 "anchor": _text(anchor, where),
                 "positive": positive,
-                **{f"negative_{n}": text for n, text in enumerate(negatives, 1)},
+                **{f"negative_{n}": text for n, text in enumerate(group, 1)},
             }
 
 

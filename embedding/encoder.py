@@ -2,14 +2,16 @@
 
 import filecmp
 import hashlib
+import os
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 
-from embedding.architectures import ARCHITECTURES, find_file
+from embedding.architectures import ARCHITECTURES, check_outputs, find_file
 from pretraining.files import is_path, read_text, sha256_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +45,8 @@ class Opening:
         path, at, dimensions = name.rpartition("@")
         if not (at and dimensions.isdigit()) or Path(name).is_dir():
             path, dimensions = name, ""
+        if dimensions and not int(dimensions):
+            raise ValueError(f"{name}: at least one dimension is needed.")
         folder = Path(path)
         if not folder.is_dir() and is_path(path):
             raise ValueError(f"{path}: there is no such folder.")
@@ -70,6 +74,7 @@ class Opening:
         digest = hashlib.sha256(repr(self.dimensions).encode())
         # Of the encoder and of modules such as 2_Dense; a checkout may hold models of other runs.
         patterns = ("*.safetensors", "*.bin", "*config*.json", "modules.json", "[0-9]_*/*")
+        patterns += ("*_[0-9]_*/*",)  # of a Router, such as query_0_Transformer
         patterns += ("tokenizer.json", "vocab.txt", "*.model")
         files = [file for each in patterns for file in sorted(Path(self.path).glob(each))]
         if not files:  # a name on the Hub, where a file's folder is named after the commit
@@ -85,13 +90,18 @@ class Opening:
         folder = Path(self.path)
         if folder.resolve() == ROOT:
             return True
-        settings = [*folder.glob("*config*.json"), *folder.glob("modules.json")]
+        tree = os.walk(folder, followlinks=True)  # modules lie in folders of their own
+        files = [Path(place, name) for place, _, names in tree for name in names]
+        settings = (
+            f for f in files if fnmatch(f.name, "*config*.json") or f.name == "modules.json"
+        )
         return (
             folder.is_dir()
             and not any("--" in read_text(file) for file in settings)
             and all(
                 (ROOT / file.name).is_file() and filecmp.cmp(file, ROOT / file.name, shallow=False)
-                for file in folder.rglob("*.py")
+                for file in files
+                if file.suffix == ".py"
             )
         )
 
@@ -99,15 +109,28 @@ class Opening:
         self, architecture: str = "bi_encoder"
     ) -> SentenceTransformer | CrossEncoder | MultiVectorEncoder:
         """Opens it, with the code that the folder brings if that may run, as one of
-        `ARCHITECTURES`."""
+        `ARCHITECTURES`.
+
+        Raises:
+            ValueError: if its vectors have fewer dimensions than are asked for, or a cross-encoder
+                has more than one output.
+        """
         chosen = ARCHITECTURES[architecture]
+        if architecture == "cross_encoder":
+            check_outputs(self.path)
         options = dict(chosen.options)
         if architecture == "bi_encoder":
             options["truncate_dim"] = self.dimensions
         dtype = {} if self.dtype is None else {"dtype": DTYPES[self.dtype]}
-        return chosen.model(
+        model = chosen.model(
             self.path, trust_remote_code=self.runs_code, model_kwargs=dtype, **options
         )
+        # The library takes the whole vector where it is shorter.
+        if self.dimensions is not None and model.get_embedding_dimension() != self.dimensions:
+            raise ValueError(
+                f"{self.name}: its vectors have {model.get_embedding_dimension()} dimensions."
+            )
+        return model
 
 
 class Encoder:

@@ -132,10 +132,16 @@ def evaluate(
     mark = fingerprint(contender.opening)
     known = results["models"].get(contender.label)
     if known is None or known["fingerprint"] != mark:
-        known = results["models"][contender.label] = {"fingerprint": mark, "tasks": {}}
+        known = {"fingerprint": mark, "tasks": {}}
 
     def keep(place: dict, key: str, value) -> None:
         place[key] = value
+        # Another command may have written since.
+        models = open_results(args.output)["models"]
+        other = models.get(contender.label, {})
+        if other.get("fingerprint") == mark:
+            known["tasks"] = other["tasks"] | known["tasks"]
+        results["models"] = models | {contender.label: known}
         write_json(args.output, results)
 
     for name, task in tasks.items():

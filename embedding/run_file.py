@@ -207,7 +207,9 @@ _VALUES = {
     "files": _TEXTS,
     "columns": (
         "a list of names, or of numbers from 0",
-        lambda value: _all(_is_text)(value) or _all(_is_whole)(value),
+        lambda value: (
+            _all(_is_text)(value) or _all(lambda number: _is_whole(number) and number >= 0)(value)
+        ),
     ),
     "score_range": (
         "[lowest, highest]",
@@ -239,6 +241,8 @@ def _check_keys(values: dict, kind: type, where: str, given: tuple[str, ...] = (
 
 
 def _task(name: str, values, losses: dict[str, tuple[str, ...]], where: str) -> TaskSpec:
+    if not isinstance(name, str) or "." in name:
+        raise ValueError(f"{where}: a task's name is a text without dots; in quotes if a number.")
     if not isinstance(values, dict):
         raise ValueError(f"{where}: keys and values expected, such as `kind: pairs`.")
     _check_keys(values, TaskSpec, where, given=("name",))
@@ -319,6 +323,11 @@ def _check_run(run: RunFile, where: str) -> None:
     if run.whiten and run.architecture != "bi_encoder":
         raise ValueError(f"{where}: whiten: only a bi_encoder has one vector a text.")
     for task in run.tasks:
+        if task.prompts and run.architecture == "cross_encoder":
+            raise ValueError(
+                f"{where}: tasks.{task.name}.prompts: a cross_encoder reads both texts as one "
+                "input, without prompts of their own."
+            )
         for prompt in task.prompts or ():
             if prompt not in run.prompts:
                 raise ValueError(

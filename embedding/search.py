@@ -147,6 +147,8 @@ def index_passages(
         opening.path, weights, document_prompt(model), digest_of(texts), len(texts), size
     )
     work = folder / UNFINISHED
+    if work.is_dir() and not _is_left(work):
+        raise ValueError(f"{work} is no part of the index; move it away.")
     try:
         progress = start_or_resume(work, wanted, texts)
     except ValueError:  # what a build of other texts has left
@@ -317,7 +319,7 @@ def index_files(args: argparse.Namespace) -> None:
             "Choose a folder beside it."
         )
     for ending, count in passed_over(args.files).items():
-        if not ending.endswith(TABLES):
+        if not ending.lower().endswith(TABLES):
             print(f"left out, no text files: {count:,} × {ending}", file=sys.stderr)
     args.index.mkdir(parents=True, exist_ok=True)
     try:

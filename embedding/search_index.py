@@ -183,14 +183,19 @@ class SearchIndex:
     def ranking(
         self, query: str, vector: np.ndarray | None, top: int, by: str
     ) -> list[tuple[int, float]]:
-        """(number, score) of the best passages in one of `WAYS`; "words" needs no vector."""
+        """(number, score) of the best passages in one of `WAYS`; "words" needs no vector.
+
+        Raises:
+            ValueError: if it is none of them.
+        """
         match by:
             case "words":
                 return self.by_words(query, top)
             case "vectors":
                 return self.by_vector(vector, top)
-            case _:
+            case "hybrid":
                 return self.hybrid(query, vector, top)
+        raise ValueError(f"by: {by!r}; one of {', '.join(WAYS)} expected.")
 
     def hits(self, ranking: Sequence[tuple[int, float]]) -> list[Hit]:
         """The passages of a ranking."""

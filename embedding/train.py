@@ -68,11 +68,13 @@ def prepare_work(run: RunFile) -> str | None:
     """Makes the work folder, or finds the checkpoint to go on from.
 
     Raises:
-        ValueError: if the folder belongs to a run of other settings or data.
+        ValueError: if the folder belongs to a run of other settings or data, or holds something
+            else: at the end it is removed.
     """
     folder, digest = work_folder(run), digest_of(run)
     note = folder / "run.json"
     if not note.exists():
+        check_output(folder)
         write_json(note, {"digest": digest})
         return None
     if read_json(note)["digest"] != digest:
@@ -201,7 +203,13 @@ def train(run: RunFile) -> BaseModel:
     texts = list(itertools.chain(*map(row_texts, rows.values())))
     arguments = arguments_for(run, rows)
     set_seed(run.seed)
-    model = Opening.of(run.model, dtype="fp32").open(run.architecture)
+    opening = Opening.of(run.model, dtype="fp32")
+    if opening.dimensions is not None:
+        raise ValueError(f"model: {run.model}: all dimensions are trained; leave @… out.")
+    model = opening.open(run.architecture)
+    if run.architecture == "bi_encoder":
+        model.truncate_dim = None
+    _check_encoder(run, model)
     if run.layers is not None:
         keep_layers(model, run.layers)
     if run.start == "words":
@@ -236,6 +244,22 @@ def train(run: RunFile) -> BaseModel:
     trainer.train(resume_from_checkpoint=checkpoint)
     save(run, model, trainer.state.log_history)
     return model
+
+
+def _check_encoder(run: RunFile, model: BaseModel) -> None:
+    """Refuses what changes an encoder where there is none.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    keys = ("layers", "vector_size", "start", "whiten", "compile")
+    asked = [key for key in keys if getattr(run, key)]
+    asked += [] if run.train_embeddings else ["train_embeddings"]
+    if asked and not hasattr(model[0], "auto_model"):
+        raise ValueError(
+            f"{asked[0]}: {run.model} is a {type(model[0]).__name__}, which has no layers. Leave "
+            "it out."
+        )
 
 
 def _check_patterns(run: RunFile, model: BaseModel) -> None:

@@ -299,7 +299,11 @@ def _document(
     text = record[text_field]
     if isinstance(text, bytes):
         text = _decode(text, where)
-    if not isinstance(text, str) or not text:
+    if text is not None and not isinstance(text, str):
+        raise CorpusError(
+            "not text", f"{where}: the field {text_field!r} must be a text, got {text!r:.40}."
+        )
+    if not text:
         raise CorpusError(
             "empty document",
             f"{where}: the field {text_field!r} must be a text that is not empty.",

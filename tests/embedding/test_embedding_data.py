@@ -53,6 +53,9 @@ def test_negatives_may_be_columns_or_a_list(jsonl):
     assert rows_of("triplets", columns, "a", "b", "c", "d") == [wanted]
     listed = jsonl({"a": QUERY, "b": TITLE, "c": [OTHER, THIRD]})
     assert rows_of("triplets", listed, "a", "b", "c") == [wanted]
+    one_by_one = rows_of("triplets", listed, "a", "b", "c", loss="triplet")
+    assert [row["negative_1"] for row in one_by_one] == [OTHER, THIRD]
+    assert all(row.keys() == {"anchor", "positive", "negative_1"} for row in one_by_one)
 
 
 def test_each_of_several_positives_makes_a_triplet(jsonl):
@@ -245,6 +248,9 @@ tasks:
         ("output: out", "output: out\ndimensions: 64", "dimensions: a list of whole numbers"),
         ("[rows.jsonl]", "rows.jsonl", "tasks.one: files: a list of texts expected"),
         ("[q, t]", "[q, 1]", "tasks.one: columns: a list of names, or of numbers from 0"),
+        ("[q, t]", "[-2, -1]", "tasks.one: columns: a list of names, or of numbers from 0"),
+        ("one:", "a.b:", "tasks.a.b: a task's name is a text without dots"),
+        ("one:", "2024:", "tasks.2024: a task's name is a text without dots"),
         ("[q, t]", "[q, t], limit: 0", "tasks.one: limit: a whole number above 0 expected, not 0"),
         ("[q, t]", "[q, t], score_range: [5, 0]", "score_range: [lowest, highest] expected"),
         ("[q, t]", "[q, t], labels: {相似: 高}", "tasks.one: labels: labels and their scores"),

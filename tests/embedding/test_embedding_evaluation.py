@@ -219,6 +219,30 @@ def test_the_table_has_a_line_per_model_and_known_figures_are_not_measured_again
     assert again == lines[2:]
 
 
+def test_two_commands_that_write_the_same_file_keep_both_figures(evaluated, tmp_path, monkeypatch):
+    score = evaluate.score
+
+    def slowly(scorer, task):
+        monkeypatch.setattr(evaluate, "score", score)
+        evaluated("--models", "bigrams", "--only", "cmrc")  # begins later and ends before
+        evaluated("--models", "bm25", "--only", "cmrc")
+        return score(scorer, task)
+
+    monkeypatch.setattr(evaluate, "score", slowly)
+    evaluated("--models", "bigrams", "--only", "stsb")
+    models = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["models"]
+    assert models.keys() == {"bigrams", "bm25"}
+    assert models["bigrams"]["tasks"].keys() == {"stsb", "cmrc"}
+
+
+def test_dimensions_that_a_model_does_not_have_are_refused(tiny_encoder):
+    assert Opening.of(f"{tiny_encoder}@16").open().get_embedding_dimension() == 16
+    with pytest.raises(ValueError, match="@4096: its vectors have 32 dimensions"):
+        Opening.of(f"{tiny_encoder}@4096").open()
+    with pytest.raises(ValueError, match="@0: at least one dimension"):
+        Opening.of(f"{tiny_encoder}@0")
+
+
 def test_figures_of_another_dtype_stand_beside(evaluated, tiny_encoder, tmp_path):
     evaluated("--models", str(tiny_encoder), "--only", "stsb")
     lines = evaluated("--models", str(tiny_encoder), "--only", "stsb", "--dtype", "bf16")

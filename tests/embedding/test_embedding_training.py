@@ -13,6 +13,8 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, DefaultFlowCallback
 
 from commands import run_main
@@ -165,6 +167,28 @@ def test_an_output_that_holds_something_is_left_alone(run_file, tmp_path):
     with pytest.raises(ValueError, match="is not an empty folder"):
         train(load_run_file(run_file("full")))
     assert (tmp_path / "full/mine.txt").read_text() == "keep"
+
+
+def test_a_folder_beside_the_output_that_is_not_the_runs_is_left_alone(run_file, tmp_path):
+    (tmp_path / "mine.run").mkdir()
+    (tmp_path / "mine.run/notes.txt").write_text("keep", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"mine\.run is not an empty folder"):
+        prepare_work(load_run_file(run_file("mine")))
+    assert (tmp_path / "mine.run/notes.txt").read_text() == "keep"
+
+
+def test_a_model_is_trained_whole(run_file, tiny_encoder):
+    with pytest.raises(ValueError, match=r"@16: all dimensions are trained; leave @… out"):
+        train(load_run_file(run_file("student"), [f"model={tiny_encoder}@16"]))
+
+
+@pytest.mark.parametrize("key", ["layers=1", "vector_size=64", "whiten=true", "compile=true"])
+def test_what_changes_an_encoder_is_refused_where_there_is_none(run_file, tmp_path, key):
+    vocabulary = Tokenizer.from_file(str(ROOT / "tokenizer.json"))
+    static = StaticEmbedding(vocabulary, embedding_dim=16)
+    SentenceTransformer(modules=[static]).save(str(tmp_path / "static"))
+    with pytest.raises(ValueError, match=rf"{key.split('=')[0]}: .* is a StaticEmbedding"):
+        train(load_run_file(run_file("student"), [f"model={tmp_path / 'static'}", key]))
 
 
 def test_vectors_that_were_cut_off_are_not_taken_for_zeros(tmp_path):

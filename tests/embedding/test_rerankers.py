@@ -142,6 +142,16 @@ def test_evaluation_and_search_take_one_by_its_folder(
     assert ANSWERS[2] in capsys.readouterr().out
 
 
+def test_a_cross_encoder_that_tells_several_labels_apart_is_no_reranker(tmp_path):
+    settings = {"architectures": ["BertForSequenceClassification"]}
+    settings["id2label"] = {str(number): str(number) for number in range(3)}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    own = {"model_type": "CrossEncoder"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(own))
+    with pytest.raises(ValueError, match="tells 3 labels apart; a cross-encoder has one output"):
+        search.open_reranker(str(tmp_path))
+
+
 def test_a_bi_encoder_is_no_reranker(tiny_encoder):
     with pytest.raises(ValueError, match="is no reranker: train one with architecture"):
         search.open_reranker(str(tiny_encoder))
@@ -163,6 +173,12 @@ def test_what_an_architecture_cannot_do_is_refused(override, message, trained):
     file = trained["late_interaction"].with_suffix(".yaml")
     with pytest.raises(ValueError, match=message):
         load_run_file(file, [override])
+
+
+def test_a_cross_encoder_has_no_prompt_for_each_text(trained):
+    overrides = ["prompts={query: 问：}", "tasks.p.prompts=[query]"]
+    with pytest.raises(ValueError, match="a cross_encoder reads both texts as one input"):
+        load_run_file(trained["cross_encoder"].with_suffix(".yaml"), overrides)
 
 
 def test_scored_pairs_train_a_cross_encoder_by_cross_entropy(trained):

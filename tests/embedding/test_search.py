@@ -22,6 +22,7 @@ from embedding.passages import read_passages
 from embedding.search import LOCK, UNFINISHED, Searcher
 from embedding.search_index import RANK_CONSTANT, SearchIndex
 from modeling_chinese_modernbert import ChineseModernBertModel
+from pretraining.data.corpus import CorpusError
 
 ROOT = Path(__file__).parent.parent.parent
 LINES = [
@@ -82,6 +83,12 @@ def test_folders_and_patterns_name_tables_too_and_tabs_alone_part_a_tsv(tmp_path
     (table,) = read_passages([f"{tmp_path}/*.csv"])
     assert table.text == "几点关门？"
     assert len(list(read_passages([f"{tmp_path}/*"]))) == 4
+
+
+def test_a_record_whose_text_is_none_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "第一。"}\n{"text": 2024}\n', encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"a\.jsonl, line 2: .* must be a text, got 2024"):
+        list(read_passages([str(tmp_path)]))
 
 
 def test_empty_records_are_passed_over_and_empty_files_named(tmp_path, capsys):
@@ -319,6 +326,13 @@ def test_code_that_an_index_brings_does_not_run_unasked(tiny_encoder, tmp_path, 
     assert Opening.of(str(stranger)).brings_known_code()
     (stranger / "config.json").write_text(json.dumps(settings))
     assert not Opening.of(str(stranger)).brings_known_code()
+    # In a module's folder it runs as well, through a link, too.
+    (tmp_path / "module").mkdir()
+    (stranger / "config.json").rename(tmp_path / "module/config.json")
+    shutil.copy(tiny_encoder / "config.json", stranger)
+    assert Opening.of(str(stranger)).brings_known_code()
+    (stranger / "0_Transformer").symlink_to(tmp_path / "module")
+    assert not Opening.of(str(stranger)).brings_known_code()
 
 
 @pytest.mark.parametrize("name", ["unfinished", "generation-1", "generation-one"])
@@ -382,7 +396,11 @@ def test_models_of_other_runs_in_its_folder_do_not_make_a_model_another(tiny_enc
     assert Opening.of(str(checkout)).fingerprint() == before
     (checkout / "2_Dense").mkdir()
     (checkout / "2_Dense/model.safetensors").write_bytes(b"its own module")
-    assert Opening.of(str(checkout)).fingerprint() != before
+    with_dense = Opening.of(str(checkout)).fingerprint()
+    assert with_dense != before
+    (checkout / "query_0_Transformer").mkdir()  # of a Router
+    (checkout / "query_0_Transformer/model.safetensors").write_bytes(b"its own module")
+    assert Opening.of(str(checkout)).fingerprint() not in (before, with_dense)
 
 
 def test_what_is_no_index_is_refused(build, tmp_path):
@@ -419,6 +437,20 @@ def test_a_damaged_index_says_so(part, build):
     file.write_bytes(b"{}" if part == "index.json" else file.read_bytes()[:50])
     with pytest.raises(ValueError, match=r"damaged|not the note of an index"):
         SearchIndex.open(index)
+
+
+def test_an_unknown_way_is_refused(build):
+    with pytest.raises(ValueError, match="by: 'vector'; one of hybrid, vectors, words expected"):
+        search.Searcher(build()).search("书", by="vector")
+
+
+def test_a_folder_within_an_index_that_is_no_part_of_it_is_left_alone(build):
+    index = build()
+    (index / "unfinished").mkdir()
+    (index / "unfinished/photo.jpg").write_bytes(b"photo")
+    with pytest.raises(SystemExit, match="unfinished is no part of the index; move it away"):
+        build()
+    assert (index / "unfinished/photo.jpg").read_bytes() == b"photo"
 
 
 def test_an_empty_question_is_refused(build):

@@ -116,7 +116,7 @@ def test_only_the_wanted_lines_are_read(tmp_path):
             r"line 3: no field 'text' \(there: title\).*--text_field",
         ),
         (b'{"text": ""}', "empty document", r"line 3: the field 'text' must be .* not empty"),
-        (b'{"text": 5}', "empty document", r"line 3: the field 'text' must be a text"),
+        (b'{"text": 5}', "not text", r"line 3: the field 'text' must be a text, got 5"),
         (
             b'{"text": "x", "domain": ["a"]}',
             "domain or script is no name",
