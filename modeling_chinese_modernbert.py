@@ -251,8 +251,8 @@ class ChineseModernBertLayer(GradientCheckpointingLayer):
         x: Tensor,
         plan: AttentionPlan,
         places: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """(total_tokens, hidden_size) -> the same, and the attention weights or None.
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """(total_tokens, hidden_size) -> the same, with the attention weights if asked for.
 
         With `places` (n,) only the states of those tokens come out, (n, hidden_size).
         """
@@ -261,7 +261,8 @@ class ChineseModernBertLayer(GradientCheckpointingLayer):
         attended = attended.flatten(1).contiguous()  # else a compiled piece is made for each layout
         if places is not None:
             x, attended = x[places], attended[places]
-        return in_chunks(self.after_attention, plan.chunk, x, attended), weights
+        x = in_chunks(self.after_attention, plan.chunk, x, attended)
+        return (x, weights) if plan.output_attentions else x
 
     def __getstate__(self) -> dict:
         """Leaves out what `compile` put in place of methods: a copy would use these weights."""
@@ -558,8 +559,8 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         Raises:
             ValueError: on contradictory input; the message says what fits.
 
-        Hooks on the input embeddings (NEFTune's noise, attribution) see (batch, sequence,
-        embedding_width); hooks on layers see the stream, (total_tokens, hidden_size).
+        Hooks on the embeddings (NEFTune's noise, attribution) see (batch, sequence, width); hooks
+        on layers and on the final norm see the stream, (total_tokens, hidden_size).
         """
         if plan is None:
             inputs = self.enter(
@@ -592,8 +593,10 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
         for number, layer in enumerate(self.layers, 1):
             if output_hidden_states:
                 x = keep_state(x, hidden_states, plan.stream)
-            x, weights = layer(x, plan, early if number == len(self.layers) else None)
-            attentions.append(weights)
+            x = layer(x, plan, early if number == len(self.layers) else None)
+            if plan.output_attentions:
+                x, weights = x
+                attentions.append(weights)
         x = in_chunks(self.final_norm, None if is_hooked(self.final_norm) else plan.chunk, x)
         if output_hidden_states:
             x = keep_state(x, hidden_states, plan.stream)
@@ -610,12 +613,11 @@ class ChineseModernBertModel(ChineseModernBertPreTrainedModel):
     def embed(self, tokens: Tensor, plan: AttentionPlan) -> Tensor:
         """(total_tokens,) ids or (total_tokens, embedding_width) -> (total_tokens, hidden_size)."""
         given = self.embeddings.tok_embeddings
-        if type(given) is not nn.Embedding or is_hooked(given):  # it may count on padded inputs
+        hooked = is_hooked(given) or is_hooked(self.embeddings)
+        if type(given) is not nn.Embedding or hooked:  # they may count on padded inputs
             padded = plan.stream.pad(tokens, self.config.pad_token_id or 0)
             return plan.stream.unpad(self.embeddings(padded))
-        return in_chunks(
-            self.embeddings, None if is_hooked(self.embeddings) else plan.chunk, tokens
-        )
+        return in_chunks(self.embeddings, plan.chunk, tokens)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def test_inference_in_chunks_agrees_with_all_at_once(make_model, backend, shape,
     at_once = model(**batch, output_hidden_states=True).hidden_states
     layers = []
     for layer in model.layers:
-        layer.register_forward_hook(lambda _m, _i, out: layers.append(out[0]))
+        layer.register_forward_hook(lambda _m, _i, out: layers.append(out))
     with torch.no_grad():
         chunked = model(**batch, output_hidden_states=True).hidden_states
     for ours, reference in zip(chunked, at_once, strict=True):
@@ -112,14 +112,28 @@ def test_inference_in_chunks_agrees_with_all_at_once(make_model, backend, shape,
         assert torch.equal(states[real_tokens(batch)], layer)
 
 
-@pytest.mark.parametrize("name", ["embeddings", "final_norm"])
-def test_a_hook_outside_of_the_layers_sees_the_stream_once(make_model, name, monkeypatch):
+@pytest.mark.parametrize(("name", "shape"), [("embeddings", (2, 40)), ("final_norm", (60,))])
+def test_a_hook_outside_of_the_layers_sees_all_tokens_at_once(make_model, name, shape, monkeypatch):
     monkeypatch.setattr(attention, "TOKEN_CHUNK", 16)
-    model, seen = make_model(), []
-    getattr(model, name).register_forward_hook(lambda _m, _i, out: seen.append(out.shape))
+    model, batch, seen = make_model(), pad_rows(documents(40, 20)), []
     with torch.no_grad():
-        model(**pad_rows(documents(40, 20)))
-    assert seen == [(60, model.config.hidden_size)]
+        expected = model(**batch).last_hidden_state
+        getattr(model, name).register_forward_hook(lambda _m, _i, out: seen.append(out.shape))
+        assert (model(**batch).last_hidden_state - expected).abs().max() <= STATE_TOLERANCE
+    assert seen == [(*shape, model.config.hidden_size)]
+
+
+@backends
+def test_a_hook_on_a_layer_may_change_its_states(make_model, backend):
+    model, batch = make_model(backend), pad_rows(documents(30, 20))
+    expected = model(**batch).last_hidden_state
+    hook = model.layers[1].register_forward_hook(lambda _m, _i, out: out + 1)
+    assert (model(**batch).last_hidden_state - expected).abs().max() > 0.01
+    hook.remove()
+    seen = []
+    model.layers[1].register_forward_hook(lambda _m, _i, out: seen.append(out))
+    attentions = model(**batch, output_attentions=True).attentions
+    assert torch.is_tensor(seen[0][0]) and len(attentions) == model.config.num_hidden_layers
 
 
 @pytest.mark.parametrize(("part", "activation"), [("act", "gelu"), ("Wi", "linear")])
@@ -273,7 +287,7 @@ def test_hidden_states_are_the_embeddings_and_each_layer(make_model, backend):
     model, batch = make_model(backend), pad_rows(documents(20, 35))
     layers = []
     hooks = [
-        layer.register_forward_hook(lambda _m, _i, out: layers.append(out[0]))
+        layer.register_forward_hook(lambda _m, _i, out: layers.append(out))
         for layer in model.layers
     ]
     outputs = model(**batch, output_hidden_states=True)
