@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, fontManager
+from matplotlib.font_manager import fontManager
 
 from pretraining.plot_run import HELD_OUT, draw_evaluations
 from pretraining.run.pictures import save_picture
@@ -28,7 +28,8 @@ def test_each_bar_stands_at_its_domain_where_runs_have_others():
 def test_domains_with_chinese_names_are_drawn_in_a_chinese_font_of_the_machine(
     tmp_path, monkeypatch
 ):
-    some = next(font for font in fontManager.ttflist if font.fname == findfont("DejaVu Sans"))
+    upright = (font for font in fontManager.ttflist if font.fname.endswith("DejaVuSans.ttf"))
+    some = next(upright)
     chinese = dataclasses.replace(some, name="Noto Sans CJK SC")
     monkeypatch.setattr(fontManager, "ttflist", [some, chinese])
     figure = Figure()
