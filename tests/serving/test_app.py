@@ -49,13 +49,22 @@ class Visitor:
         tab.click()
 
     def write(self, name: str, text: str) -> None:
-        """Puts a text into a box at once, as pasting does."""
+        """Puts a text into a box at once, as pasting does.
+
+        A box that has only just come may still be given its example, so the text has to stay there
+        for two frames.
+        """
         box = self.element(f"{name}-text").find_element(By.CSS_SELECTOR, "textarea, input")
-        self.browser.execute_script(
-            "arguments[0].value = arguments[1];"
-            "arguments[0].dispatchEvent(new Event('input', {bubbles: true}));",
-            box,
-            text,
+        until(
+            lambda: self.browser.execute_async_script(
+                "const [box, text, done] = arguments;"
+                "box.value = text;"
+                "box.dispatchEvent(new Event('input', {bubbles: true}));"
+                "const stays = () => done(box.value === text);"
+                "requestAnimationFrame(() => requestAnimationFrame(stays));",
+                box,
+                text,
+            )
         )
 
     def run(self, name: str, text: str) -> None:
