@@ -24,7 +24,7 @@ from pretraining.command import readable_errors
 from pretraining.files import check_output, new_folder, read_json, write_json
 from serving.conversion import to_int8_onnx, to_int8_openvino, to_onnx, to_openvino
 from serving.export_check import batches_for, compare, longest, timed
-from serving.export_report import ExportedFile, table, write_report
+from serving.export_report import ExportedFile, front_matter, table, write_report
 from serving.model_folder import ModelFolder, open_model_folder
 from serving.runtime import FILES, FORWARDS, MISSING, Forward, torch_forward
 
@@ -147,7 +147,8 @@ def main() -> None:
         if missing := missing_packages(arguments.formats):
             raise ImportError(MISSING.format(", ".join(missing)))
         folder = open_model_folder(arguments.model)
-        folder.tokenizer()  # a damaged one is told before the long work
+        folder.tokenizer()  # a damaged one is told before the long work, as is such a card
+        front_matter(folder.path / "README.md")
         with new_folder(arguments.output) as output:
             convert(folder, arguments.formats, arguments.int8, output)
             files = check(folder, arguments.formats, arguments.int8, output)

@@ -87,7 +87,7 @@ def write_report(folder: ModelFolder, files: list[ExportedFile], tokens: int, ou
     report = {"date": date.today().isoformat(), "threads": threads, "versions": versions}
     write_json(output / "export_report.json", report | {"files": [asdict(file) for file in files]})
     card = CARD.format(
-        front_matter=_front_matter(folder.path / "README.md"),
+        front_matter=front_matter(folder.path / "README.md"),
         name=folder.path.resolve().name,
         table=table(files),
         tokens=tokens,
@@ -97,7 +97,7 @@ def write_report(folder: ModelFolder, files: list[ExportedFile], tokens: int, ou
     (output / "README.md").write_text(card, encoding="utf-8")
 
 
-def _front_matter(card: Path) -> str:
+def front_matter(card: Path) -> str:
     """The metadata at the start of a card, or nothing."""
     text = read_text(card) if card.is_file() else ""
     if not text.startswith("---\n") or "\n---\n" not in text:

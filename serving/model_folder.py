@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from configuration_chinese_modernbert import ChineseModernBertConfig
 from pretraining.files import read_json
 
 # End of the class's name -> the Auto class that opens it, and the names of its outputs.
@@ -25,6 +26,8 @@ HEADS = {
     "ForQuestionAnswering": ("AutoModelForQuestionAnswering", ("start_logits", "end_logits")),
 }
 _PREFIX = "ChineseModernBert"
+# Keys that are read here and that a config.json may leave out.
+_WITH_DEFAULT = ("max_position_embeddings", "pad_token_id", "mask_token_id", "vocab_size")
 EMBEDDING_OUTPUTS = ("token_embeddings", "sentence_embedding")
 # The modules of sentence-transformers that a folder may name.
 _ARRANGEMENTS = [
@@ -65,7 +68,7 @@ class ModelFolder:
 
     Attributes:
         path: the folder.
-        config: content of its config.json.
+        config: content of its config.json; what is read here and left out there has its default.
         head: end of the class's name, of `HEADS`.
         pooling: of an embedding model, else None.
         longest_text: tokens at which a text is cut: the context, or less where the folder says so.
@@ -110,8 +113,10 @@ class ModelFolder:
         except Exception as error:  # tokenizers raises no other
             raise ValueError(f"{file} is no file of a tokenizer: {error}") from error
         tokenizer.no_padding()
-        side = _read_if_there(self.path / "tokenizer_config.json").get("truncation_side")
-        tokenizer.enable_truncation(self.longest_text, direction=side or "right")
+        settings = _read_if_there(self.path / "tokenizer_config.json")
+        tokenizer.encode_special_tokens = bool(settings.get("split_special_tokens"))
+        side = settings.get("truncation_side") or "right"
+        tokenizer.enable_truncation(self.longest_text, direction=side)
         return tokenizer
 
     def load(self, dtype: torch.dtype = torch.float32, attention: str | None = None) -> nn.Module:
@@ -125,13 +130,18 @@ class ModelFolder:
             OSError: if the weights are missing, some of them too, or do not fit.
         """
         opened = "AutoModel" if self.pooling else HEADS[self.head][0]
-        model, found = getattr(transformers, opened).from_pretrained(
-            self.path,
-            dtype=dtype,
-            attn_implementation=attention,
-            trust_remote_code=True,
-            output_loading_info=True,
-        )
+        try:
+            model, found = getattr(transformers, opened).from_pretrained(
+                self.path,
+                dtype=dtype,
+                attn_implementation=attention,
+                trust_remote_code=True,
+                output_loading_info=True,
+            )
+        except RuntimeError as error:  # of another size
+            raise OSError(
+                f"{self.path}: its weights do not fit its config.json: {error}"
+            ) from error
         if missing := sorted(found["missing_keys"]):
             raise OSError(
                 f"{self.path}: its weights lack {', '.join(missing[:3])} ({len(missing)} in all), "
@@ -201,6 +211,8 @@ def open_model_folder(path: Path) -> ModelFolder:
             f"{path / 'config.json'}: architectures is {config.get('architectures')}; expected one "
             f"of {', '.join(_PREFIX + name for name in HEADS)}."
         )
+    defaults = ChineseModernBertConfig().to_dict()
+    config = {key: defaults[key] for key in _WITH_DEFAULT} | config
     return ModelFolder(path, config, head, _read_pooling(path), _longest_text(path, config))
 
 

@@ -116,6 +116,7 @@ def fill_masks(runtime: Runtime, text: str, top: int = 5) -> FilledText:
         raise PageError(
             f"没有找到 {MASK}：请在要填的位置写上 {MASK}。 "
             f"There is no {MASK}: write {MASK} where a word is to be filled in."
+            + (f" {cut_remark(read.dropped)}" if read.dropped else "")
         )
     (fills,) = runtime.fill_masks([read.text], top)
     return FilledText(read.text.split(mask), fills, read.dropped)

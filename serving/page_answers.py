@@ -171,5 +171,5 @@ class Answers:
                 "请先放入文件，或使用示例。 Please drop a file first, or take the example."
             )
         opened, started = self.models.vectors, time.perf_counter()
-        found = search(opened.runtime, index, question)
-        return html.page(html.hits(index.passages, found), remarks(opened, started))
+        found, dropped = search(opened.runtime, index, question)
+        return html.page(html.hits(index.passages, found), remarks(opened, started, dropped))

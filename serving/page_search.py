@@ -84,11 +84,14 @@ def build_index(
     return SearchIndex(kept, normalized(np.concatenate(chunks)), len(kept) == len(passages))
 
 
-def search(runtime: Runtime, index: SearchIndex, question: str) -> list[tuple[int, float]]:
-    """Numbers and cosines of the passages nearest to a question.
+def search(
+    runtime: Runtime, index: SearchIndex, question: str
+) -> tuple[list[tuple[int, float]], int]:
+    """Numbers and cosines of the passages nearest to a question, and how many of its characters
+    were not read.
 
     Raises:
         PageError: if the question is empty.
     """
     read = read_input(question, runtime.tokenizer, max_tokens_of(runtime))
-    return index.best(runtime.vectors([read.text])[0])
+    return index.best(runtime.vectors([read.text])[0]), read.dropped

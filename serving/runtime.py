@@ -6,6 +6,7 @@ Runtime.open("embedding-model", "torch").vectors(["今天下雨。", "明天晴�
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,12 +246,16 @@ def openvino_core():
     and the next signal (a DataLoader worker that ends, say) kills the process.
 
     Raises:
-        ImportError: if openvino is not installed.
+        ImportError: if openvino is not installed, or too old.
     """
     try:
         import openvino
     except ImportError as error:
         raise ImportError(MISSING.format("openvino")) from error
+    if int(openvino.__version__.split(".")[0]) < 2026:
+        raise ImportError(
+            f"openvino {openvino.__version__} computes this model wrongly; install 2026.0 or newer."
+        )
     return openvino.Core()
 
 
@@ -267,9 +272,12 @@ def openvino_forward(file: Path, threads: int) -> Forward:
     }
     compiled = openvino_core().compile_model(file, "CPU", settings)
     names = [output.any_name for output in compiled.outputs]
+    own = threading.local()  # the one request of `compiled` would mix up the texts of two threads
 
     def forward(ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-        results = compiled({"input_ids": ids, "attention_mask": mask})
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        results = own.request.infer({"input_ids": ids, "attention_mask": mask})
         return {name: results[number] for number, name in enumerate(names)}
 
     return forward

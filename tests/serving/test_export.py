@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +26,7 @@ from serving import export, javascript_cases
 from serving.export_check import Agreement, batches_for, compare, timed
 from serving.javascript_cases import ALPHABETS, SPELLED_OUT, hostile_texts
 from serving.model_folder import Pooling, open_model_folder
-from serving.runtime import FILES, Runtime
+from serving.runtime import FILES, Runtime, openvino_core
 from tokenization_chinese_modernbert import ChineseModernBertTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -96,6 +99,27 @@ def test_logits_are_those_of_torch(masked_lm, runtime):
     assert [len(logits) for logits in given][3:] == [230, 300]
     for one, other in zip(expected, given, strict=True):
         assert np.abs(one - other).max() <= TOLERANCE * max(1, np.abs(one).max())
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx", "openvino"])
+def test_several_threads_get_the_answers_to_their_own_texts(masked_lm, runtime):
+    opened = Runtime.open(masked_lm[0 if runtime == "torch" else 1], runtime)
+    expected = [opened.logits([text])[0] for text in TEXTS]
+
+    def ask(number: int) -> bool:
+        one, given = expected[number], opened.logits([TEXTS[number]])[0]
+        same = given.shape == one.shape
+        return same and np.abs(given - one).max() <= TOLERANCE * np.abs(one).max()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(ask, [number % len(TEXTS) for number in range(80)]))
+
+
+def test_an_openvino_that_computes_wrongly_is_refused(monkeypatch):
+    old = SimpleNamespace(__version__="2025.4.1-20426-82bbf0292c5-releases/2025/4")
+    monkeypatch.setitem(sys.modules, "openvino", old)
+    with pytest.raises(ImportError, match=r"openvino 2025\.4\.1.* install 2026\.0 or newer"):
+        openvino_core.__wrapped__()
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
@@ -422,6 +446,38 @@ def test_texts_are_cut_at_the_side_that_the_folder_names(folder):
     tokenizer = ChineseModernBertTokenizer.from_pretrained(folder)
     expected = tokenizer(SENTENCE, truncation=True)["input_ids"]
     assert open_model_folder(folder).tokenizer().encode(SENTENCE).ids == expected
+
+
+def test_special_tokens_in_a_text_are_split_where_the_folder_says(folder):
+    text = "他写了[SEP]两个字"
+    for splits in (False, True):
+        change(folder / "tokenizer_config.json", split_special_tokens=splits)
+        expected = ChineseModernBertTokenizer.from_pretrained(folder)(text)["input_ids"]
+        assert (3 in expected[1:-1]) is not splits
+        assert open_model_folder(folder).tokenizer().encode(text).ids == expected
+
+
+def test_what_a_configuration_leaves_out_has_its_default(folder):
+    file = folder / "config.json"
+    content = json.loads(file.read_text())
+    for key in ("max_position_embeddings", "mask_token_id", "pad_token_id", "vocab_size"):
+        del content[key]
+    file.write_text(json.dumps(content))
+    opened = open_model_folder(folder)
+    assert (opened.max_tokens, opened.pad_id) == (8192, 0)
+    assert opened.config["mask_token_id"] == 4 and opened.config["vocab_size"] == 32_000
+
+
+def test_weights_of_another_size_are_named(folder):
+    change(folder / "config.json", hidden_size=64)
+    with pytest.raises(OSError, match=r"its weights do not fit its config\.json"):
+        open_model_folder(folder).load()
+
+
+def test_a_card_that_cannot_be_read_is_told_before_the_work(folder, refused, monkeypatch):
+    (folder / "README.md").write_bytes("模型说明".encode("gbk"))
+    monkeypatch.setattr(export, "convert", lambda *_: pytest.fail("converted"))
+    assert "README.md: not UTF-8" in refused(folder)
 
 
 @pytest.mark.parametrize("key", ["do_lower_case", "processing_kwargs"])

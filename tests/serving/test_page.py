@@ -108,7 +108,8 @@ def test_fills_stand_between_the_parts_of_the_text(runtime):
 def test_a_text_without_a_mask_is_told_so(runtime):
     with pytest.raises(PageError, match=r"There is no \[MASK\]"):
         page.fill_masks(runtime, SENTENCE)
-    with pytest.raises(PageError, match=r"There is no \[MASK\]"):  # it is behind what is read
+    # It is behind what is read.
+    with pytest.raises(PageError, match=r"There is no \[MASK\].*characters were not read"):
         page.fill_masks(runtime, SENTENCE * 100 + "[MASK]")
 
 
@@ -241,7 +242,7 @@ def test_a_passage_finds_itself(embedder):
     index = page_search.build_index(embedder, texts)
     assert index.is_complete
     for number, text in enumerate(texts):
-        found = page_search.search(embedder, index, text)
+        found, _ = page_search.search(embedder, index, text)
         assert found[0] == (number, pytest.approx(1, abs=1e-5))
         cosines = [cosine for _, cosine in found]
         assert len(found) == 5 and cosines == sorted(cosines, reverse=True)
@@ -257,6 +258,14 @@ def test_an_index_takes_so_many_passages_and_says_so(embedder, monkeypatch):
     )
     assert (len(index.passages), index.vectors.shape[0], index.is_complete) == (150, 150, False)
     assert done == [(0, 150), (64, 150), (128, 150)]
+
+
+def test_what_is_not_read_of_a_question_is_counted(embedder):
+    index = page_search.build_index(embedder, [SENTENCE])
+    assert page_search.search(embedder, index, SENTENCE)[1] == 0
+    question = SENTENCE * 100
+    read = page.read_input(question, embedder.tokenizer, page.max_tokens_of(embedder))
+    assert page_search.search(embedder, index, question)[1] == read.dropped > 0
 
 
 def test_fewer_passages_than_places():
