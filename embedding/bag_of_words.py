@@ -121,10 +121,8 @@ def leave_layers_out(model: SentenceTransformer) -> None:
     words.states.forward = lambda states: states.new_zeros(*states.shape[:-1], words.state_size)
 
 
-def _pass_by(
-    x: torch.Tensor, plan, places: torch.Tensor | None = None
-) -> tuple[torch.Tensor, None]:
-    return (x if places is None else x[places]), None
+def _pass_by(x: torch.Tensor, plan, places: torch.Tensor | None = None) -> torch.Tensor:
+    return x if places is None else x[places]
 
 
 def _known(
