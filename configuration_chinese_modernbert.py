@@ -113,7 +113,7 @@ def _overridden(content: dict, given: dict) -> dict:
     content = dict(content)
     rope = {kind: dict(entry) for kind, entry in (content.get("rope_parameters") or {}).items()}
     for key, kind in _THETAS.items():
-        if key in content and "rope_theta" not in rope.get(kind, {}):
+        if content.get(key) is not None and "rope_theta" not in rope.get(kind, {}):
             rope[kind] = {**rope.get(kind, {}), "rope_theta": content.pop(key)}
     for kind, entry in (given.pop("rope_parameters", None) or {}).items():
         theta = rope.get(kind, {}).get("rope_theta")

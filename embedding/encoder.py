@@ -113,10 +113,12 @@ class Opening:
 
         Raises:
             ValueError: if its vectors have fewer dimensions than are asked for, or a cross-encoder
-                has more than one output.
+                has more than one output, or dimensions are asked of it.
         """
         chosen = ARCHITECTURES[architecture]
         if architecture == "cross_encoder":
+            if self.dimensions is not None:
+                raise ValueError(f"{self.name}: a cross-encoder has no vectors; leave @… out.")
             check_outputs(self.path)
         options = dict(chosen.options)
         if architecture == "bi_encoder":

@@ -141,7 +141,9 @@ def evaluate(
         other = models.get(contender.label, {})
         if other.get("fingerprint") == mark:
             known["tasks"] = other["tasks"] | known["tasks"]
-        results["models"] = models | {contender.label: known}
+            if "speed" in other:
+                known.setdefault("speed", other["speed"])
+        results["models"] |= models | {contender.label: known}
         write_json(args.output, results)
 
     for name, task in tasks.items():

@@ -103,9 +103,8 @@ class Model:
             )
             _check_encoder(self.folder, model, report)
             fresh = {*report["missing_keys"]} | {name for name, *_ in report["mismatched_keys"]}
-            if not any(name.startswith(_CLASSIFIERS) for name in fresh) and self._has_another_head(
-                type(model).__name__, classes
-            ):
+            head_weights = {name for name in model.state_dict() if name.startswith(_CLASSIFIERS)}
+            if head_weights - fresh and self._has_another_head(type(model).__name__, classes):
                 new = head.auto.from_config(model.config, trust_remote_code=True).to(torch.float32)
                 for name in _CLASSIFIERS:
                     if hasattr(model, name):

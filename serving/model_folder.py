@@ -138,7 +138,9 @@ class ModelFolder:
                 trust_remote_code=True,
                 output_loading_info=True,
             )
-        except RuntimeError as error:  # of another size
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
             raise OSError(
                 f"{self.path}: its weights do not fit its config.json: {error}"
             ) from error

@@ -276,6 +276,7 @@ def test_round_trip_keeps_what_was_derived(tiny_config, tmp_path):
             [GLOBAL, LOCAL, LOCAL],
             7e3,
         ),
+        ({"global_rope_theta": None}, {"vocab_size": 400}, [GLOBAL, LOCAL, LOCAL], 8e4),
         (
             {"global_rope_theta": 9e4, "global_attn_every_n_layers": 2},
             {"layer_types": [GLOBAL, GLOBAL, LOCAL]},

@@ -26,7 +26,9 @@ def check_folder(settings: StageSettings, resume: bool) -> None:
             again under a second stage that has begun.
     """
     folder, final, steps = settings.folder, settings.final, settings.arguments.max_steps
-    if resume and not final.exists() and is_superseded(settings):
+    second = settings.run.stage2
+    follows = second is not None and second.init_from is None
+    if resume and follows and not final.exists() and is_superseded(settings):
         raise RunConfigError(
             f"stage 2 has begun, from a stage 1 whose {final} is not there. Go on with --stage 2; "
             f"or move {stage_folder(settings.run, 2)} away, and it begins again."

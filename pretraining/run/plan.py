@@ -104,7 +104,7 @@ def _measure(trainer: Trainer) -> Measurement:
 
 def _enable_checkpointing(trainer: Trainer) -> None:
     """Turns on, where it is asked for, what Trainer turns on when it trains."""
-    # "gradient" is what transformers called it before 5.2.
+    # "gradient" is what transformers 5.20 still called it.
     kind = "activation" if hasattr(trainer.args, "activation_checkpointing") else "gradient"
     if getattr(trainer.args, f"{kind}_checkpointing"):
         options = dict(getattr(trainer.args, f"{kind}_checkpointing_kwargs") or {})

@@ -175,7 +175,7 @@ def _training_arguments(run: Run, number: int) -> TrainingArguments:
             raise RunConfigError(
                 f"{key}.{what}: to Trainer the whole stage is one epoch; set it to steps."
             )
-    if values.get("load_best_model_at_end"):
+    if values.get("load_best_model_at_end") or values.get("save_strategy") == "best":
         # Trainer's choice, the loss, is a mean of the batches' means, and changes with their size.
         values.setdefault("metric_for_best_model", "bits_per_character")
     metric = values.get("metric_for_best_model", METRICS[0])
@@ -215,10 +215,10 @@ def _training_arguments(run: Run, number: int) -> TrainingArguments:
             f"{key}.accelerator_config: split_batches would divide rows_per_step by the number of "
             "processes once more; leave it out."
         )
-    if arguments.accelerator_config.gradient_accumulation_kwargs:
+    if "num_steps" in (arguments.accelerator_config.gradient_accumulation_kwargs or {}):
         raise RunConfigError(
-            f"{key}.accelerator_config: gradient_accumulation_kwargs would change how many rows a "
-            "step has; leave them out."
+            f"{key}.accelerator_config: num_steps would change how many rows a step has; leave it "
+            "out."
         )
     if arguments.dataloader_persistent_workers and not arguments.dataloader_num_workers:
         raise RunConfigError(

@@ -226,13 +226,30 @@ def test_two_commands_that_write_the_same_file_keep_both_figures(evaluated, tmp_
         monkeypatch.setattr(evaluate, "score", score)
         evaluated("--models", "bigrams", "--only", "cmrc")  # begins later and ends before
         evaluated("--models", "bm25", "--only", "cmrc")
+        written = json.loads(file.read_text(encoding="utf-8"))
+        written["models"]["bigrams"]["speed"] = {"latency_ms": 4.9}
+        file.write_text(json.dumps(written), encoding="utf-8")
+        return score(scorer, task)
+
+    file = tmp_path / "results.json"
+    monkeypatch.setattr(evaluate, "score", slowly)
+    evaluated("--models", "bigrams", "--only", "stsb")
+    models = json.loads(file.read_text(encoding="utf-8"))["models"]
+    assert models.keys() == {"bigrams", "bm25"}
+    assert models["bigrams"]["tasks"].keys() == {"stsb", "cmrc"}
+    assert models["bigrams"]["speed"] == {"latency_ms": 4.9}
+
+
+def test_figures_stay_where_their_file_goes_away_meanwhile(evaluated, tmp_path, monkeypatch):
+    score = evaluate.score
+
+    def slowly(scorer, task):
+        (tmp_path / "results.json").unlink(missing_ok=True)
         return score(scorer, task)
 
     monkeypatch.setattr(evaluate, "score", slowly)
-    evaluated("--models", "bigrams", "--only", "stsb")
-    models = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["models"]
-    assert models.keys() == {"bigrams", "bm25"}
-    assert models["bigrams"]["tasks"].keys() == {"stsb", "cmrc"}
+    lines = evaluated("--models", "bigrams", "bm25", "--only", "cmrc")
+    assert [line.split(" | ")[0] for line in lines[-2:]] == ["| bigrams", "| bm25"]
 
 
 def test_dimensions_that_a_model_does_not_have_are_refused(tiny_encoder):

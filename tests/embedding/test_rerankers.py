@@ -152,6 +152,12 @@ def test_a_cross_encoder_that_tells_several_labels_apart_is_no_reranker(tmp_path
         search.open_reranker(str(tmp_path))
 
 
+def test_a_cross_encoder_has_no_dimensions(trained):
+    folder = trained["cross_encoder"]
+    with pytest.raises(ValueError, match="@8: a cross-encoder has no vectors; leave @… out"):
+        Opening.of(f"{folder}@8").open("cross_encoder")
+
+
 def test_a_bi_encoder_is_no_reranker(tiny_encoder):
     with pytest.raises(ValueError, match="is no reranker: train one with architecture"):
         search.open_reranker(str(tiny_encoder))

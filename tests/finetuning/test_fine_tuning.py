@@ -9,7 +9,14 @@ import pytest
 import torch
 from made_up import made_up_splits, made_up_task
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from finetuning.heads import HEADS
 from finetuning.models import Model
@@ -130,6 +137,23 @@ def test_another_encoder_of_transformers_takes_its_place(bert_folder, head):
     assert not result["inexact"]["dev"]  # a token a character
     # The caches do not keep the tokenizer.
     assert frame.cache_info().currsize == _encode_short.cache_info().currsize == 0
+
+
+def test_no_part_of_a_head_for_other_classes_is_kept(bert_folder, tmp_path):
+    """RoBERTa's has two layers, of which the first fits any number of classes."""
+    sizes = json.loads((bert_folder / "config.json").read_text())
+    kept = ("vocab_size", "hidden_size", "intermediate_size")
+    kept += ("num_attention_heads", "num_hidden_layers")
+    config = RobertaConfig(num_labels=3, **{key: sizes[key] for key in kept})
+    model = RobertaForSequenceClassification(config)
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path)
+    other, _ = Model(str(tmp_path), "other").build(HEADS["classification"], ["a", "b"], 1)
+    assert not torch.equal(other.classifier.dense.weight, model.classifier.dense.weight)
+    assert torch.equal(
+        other.roberta.embeddings.word_embeddings.weight,
+        model.roberta.embeddings.word_embeddings.weight,
+    )
 
 
 def test_a_folder_that_told_classes_apart_learns_answers(bert_folder, tmp_path):

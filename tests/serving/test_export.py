@@ -468,9 +468,16 @@ def test_what_a_configuration_leaves_out_has_its_default(folder):
     assert opened.config["mask_token_id"] == 4 and opened.config["vocab_size"] == 32_000
 
 
-def test_weights_of_another_size_are_named(folder):
+def test_weights_of_another_size_are_named(folder, monkeypatch):
     change(folder / "config.json", hidden_size=64)
     with pytest.raises(OSError, match=r"its weights do not fit its config\.json"):
+        open_model_folder(folder).load()
+
+    def no_memory(*_, **__):
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr("transformers.AutoModelForMaskedLM.from_pretrained", no_memory)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
         open_model_folder(folder).load()
 
 
