@@ -157,36 +157,15 @@ def _learning_rate(settings: LearningRate, steps: int) -> Callable[[int], float]
 def _training_arguments(run: Run, number: int) -> TrainingArguments:
     stage, key = run.stage(number), f"stage{number}.training"
     values = run.training | stage.training
-    if run.seed < 0:
-        raise RunConfigError(f"seed must be at least 0, got {run.seed}.")
-    if values.get("max_steps", 0) < 1:
-        raise RunConfigError(
-            f"{key}.max_steps is missing: it fixes the length of the stage, on which both "
-            "schedules depend. Set it to at least 1."
-        )
-    if stage.eval_rows is None and values.get("eval_strategy", "no") != "no":
-        raise RunConfigError(
-            f"stage{number}.eval_rows is missing, but eval_strategy asks for evaluation."
-        )
     # All parameters take part in every step, so DDP need not search for those that do not.
     values.setdefault("ddp_find_unused_parameters", False)
-    for what in ("save_strategy", "eval_strategy", "logging_strategy"):
-        if values.get(what) == "epoch":
-            raise RunConfigError(
-                f"{key}.{what}: to Trainer the whole stage is one epoch; set it to steps."
-            )
     if values.get("load_best_model_at_end") or values.get("save_strategy") == "best":
         # Trainer's choice, the loss, is a mean of the batches' means, and changes with their size.
         values.setdefault("metric_for_best_model", "bits_per_character")
-    metric = values.get("metric_for_best_model", METRICS[0])
-    if metric.removeprefix("eval_").split("/")[0] not in METRICS:
-        raise RunConfigError(
-            f"{key}.metric_for_best_model: {metric} is not measured; choose from "
-            f"{', '.join(METRICS)}."
-        )
     # Trainer takes every metric but a loss for one of which more is better.
     if "bits_per_character" in (values.get("metric_for_best_model") or ""):
         values.setdefault("greater_is_better", False)
+    _check_values(run, number, values, key)
     try:
         arguments = TrainingArguments(
             output_dir=str(stage_folder(run, number)),
@@ -200,6 +179,40 @@ def _training_arguments(run: Run, number: int) -> TrainingArguments:
         )
     except (TypeError, ValueError) as error:
         raise RunConfigError(f"{key}: {error}") from error
+    _check_arguments(arguments, key)
+    _check_packages(arguments, key)
+    arguments.gradient_accumulation_steps = _accumulated(arguments, stage.rows_per_step, number)
+    return arguments
+
+
+def _check_values(run: Run, number: int, values: dict, key: str) -> None:
+    """Refuses what Trainer would take, and would fail by later or take for something else."""
+    if run.seed < 0:
+        raise RunConfigError(f"seed must be at least 0, got {run.seed}.")
+    if values.get("max_steps", 0) < 1:
+        raise RunConfigError(
+            f"{key}.max_steps is missing: it fixes the length of the stage, on which both "
+            "schedules depend. Set it to at least 1."
+        )
+    if run.stage(number).eval_rows is None and values.get("eval_strategy", "no") != "no":
+        raise RunConfigError(
+            f"stage{number}.eval_rows is missing, but eval_strategy asks for evaluation."
+        )
+    for what in ("save_strategy", "eval_strategy", "logging_strategy"):
+        if values.get(what) == "epoch":
+            raise RunConfigError(
+                f"{key}.{what}: to Trainer the whole stage is one epoch; set it to steps."
+            )
+    metric = values.get("metric_for_best_model", METRICS[0])
+    if metric.removeprefix("eval_").split("/")[0] not in METRICS:
+        raise RunConfigError(
+            f"{key}.metric_for_best_model: {metric} is not measured; choose from "
+            f"{', '.join(METRICS)}."
+        )
+
+
+def _check_arguments(arguments: TrainingArguments, key: str) -> None:
+    """Refuses arguments that do not go with a run that can be resumed, or with each other."""
     if arguments.fp16:
         raise RunConfigError(
             f"{key}.fp16: a step whose gradients overflow would stop the run. Set bf16: true."
@@ -231,24 +244,26 @@ def _training_arguments(run: Run, number: int) -> TrainingArguments:
             f"one process would use {arguments.n_gpu} GPUs. Start it with torchrun "
             f"--nproc_per_node {arguments.n_gpu}, or set CUDA_VISIBLE_DEVICES to one of them."
         )
-    _check_packages(arguments, key)
-    for name, rows in (
-        (f"stage{number}.rows_per_step", stage.rows_per_step),
-        (f"{key}.per_device_train_batch_size", arguments.per_device_train_batch_size),
+
+
+def _accumulated(arguments: TrainingArguments, rows: int, number: int) -> int:
+    """Batches that a process accumulates in a step of so many rows."""
+    batch, key = arguments.per_device_train_batch_size, f"stage{number}.training"
+    for name, count in (
+        (f"stage{number}.rows_per_step", rows),
+        (f"{key}.per_device_train_batch_size", batch),
     ):
-        if rows < 1:
-            raise RunConfigError(f"{name} must be at least 1, got {rows}.")
-    at_once = arguments.per_device_train_batch_size * arguments.world_size
-    accumulated, left = divmod(stage.rows_per_step, at_once)
+        if count < 1:
+            raise RunConfigError(f"{name} must be at least 1, got {count}.")
+    at_once = batch * arguments.world_size
+    accumulated, left = divmod(rows, at_once)
     if left or not accumulated:
         raise RunConfigError(
-            f"stage{number}.rows_per_step: {stage.rows_per_step} rows cannot be divided evenly "
-            f"among {arguments.world_size} processes in batches of "
-            f"{arguments.per_device_train_batch_size}. Make it a multiple of {at_once}, or change "
-            f"{key}.per_device_train_batch_size."
+            f"stage{number}.rows_per_step: {rows} rows cannot be divided evenly among "
+            f"{arguments.world_size} processes in batches of {batch}. Make it a multiple of "
+            f"{at_once}, or change {key}.per_device_train_batch_size."
         )
-    arguments.gradient_accumulation_steps = accumulated
-    return arguments
+    return accumulated
 
 
 def _check_packages(arguments: TrainingArguments, key: str) -> None:
