@@ -10,7 +10,7 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class HubStandIn(ThreadingHTTPServer):
@@ -91,7 +91,9 @@ class _Handler(BaseHTTPRequestHandler):
                 }
             )
         elif "/paths-info/" in path:
-            paths = json.loads(body)["paths"]
+            # huggingface_hub 1 sends a form.
+            is_form = "form" in self.headers.get("Content-Type", "")
+            paths = (parse_qs(body.decode()) if is_form else json.loads(body))["paths"]
             self.answer([entry for entry in self.entries("", True) if entry["path"] in paths])
         elif "/commit/" in path:
             lines = [json.loads(line) for line in body.splitlines()]
