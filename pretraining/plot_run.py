@@ -100,6 +100,8 @@ def plot_runs(run_dirs: list[Path], picture: Path) -> None:
 def draw_evaluations(axes, evaluations: dict[int, dict], run_dirs: list[Path]) -> None:
     """Bits per character by place as lines, and by domain as bars beside those of other runs.
 
+    Without domains their panel is left out.
+
     Args:
         axes: two, for places and for domains.
         evaluations: the log's entry by the run's number in `run_dirs`.
@@ -123,6 +125,8 @@ def draw_evaluations(axes, evaluations: dict[int, dict], run_dirs: list[Path]) -
         at = [domains.index(name) + number * height for name in bits]
         axes[1].barh(at, list(bits.values()), height, color=f"C{number}")
     axes[1].set_yticks(range(len(domains)), domains, fontsize="small")
+    # Rows tell domains apart where they were prepared with --separate_domains.
+    axes[1].set_visible(bool(domains))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
-from pretraining.plot_run import HELD_OUT, draw_evaluations
+from pretraining.plot_run import BY_PLACE, HELD_OUT, draw_evaluations
 from pretraining.run.pictures import save_picture
 
 
@@ -39,3 +39,9 @@ def test_domains_with_chinese_names_are_drawn_in_a_chinese_font_of_the_machine(
     (label,) = axes.get_yticklabels()
     assert label.get_fontfamily() == ["sans-serif", "Noto Sans CJK SC"]
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_that_do_not_tell_domains_apart_have_no_panel_of_them():
+    axes = Figure().subplots(1, 2)
+    draw_evaluations(axes, {0: {f"{BY_PLACE}0-127": 2.0}}, [Path("one")])
+    assert [axis.get_visible() for axis in axes] == [True, False]
