@@ -109,6 +109,15 @@ def find_file(model: str, name: str) -> Path | None:
         return None
 
 
+def _classifier_outputs(model: str) -> int:
+    """How many outputs a classifier of texts has; 0 if the model is none."""
+    config = find_file(model, "config.json")
+    content = read_json(config) if config else {}
+    [head, *_] = content.get("architectures") or [""]
+    # transformers leaves the labels out where there are two.
+    return len(content.get("id2label", "01")) if "SequenceClassification" in head else 0
+
+
 def check_outputs(model: str) -> None:
     """Refuses a classifier with several outputs as a cross-encoder.
 
@@ -116,11 +125,7 @@ def check_outputs(model: str) -> None:
         OSError: if it is a name of which the Hub has no model.
         ValueError: if it is one.
     """
-    config = find_file(model, "config.json")
-    content = read_json(config) if config else {}
-    [head, *_] = content.get("architectures") or [""]
-    outputs = len(content.get("id2label", "01"))
-    if "SequenceClassification" in head and outputs > 1:
+    if (outputs := _classifier_outputs(model)) > 1:
         raise ValueError(f"{model} tells {outputs} labels apart; a cross-encoder has one output.")
 
 
@@ -136,8 +141,4 @@ def architecture_of(model: str) -> str:
         kind = read_json(settings).get("model_type")
         names = (name for name, each in ARCHITECTURES.items() if each.model.__name__ == kind)
         return next(names, "bi_encoder")
-    config = find_file(model, "config.json")
-    content = read_json(config) if config else {}
-    [head, *_] = content.get("architectures") or [""]
-    one_output = len(content.get("id2label", "01")) == 1
-    return "cross_encoder" if one_output and "SequenceClassification" in head else "bi_encoder"
+    return "cross_encoder" if _classifier_outputs(model) == 1 else "bi_encoder"

@@ -117,10 +117,12 @@ class Model:
         Heads of different kinds may have a last layer of one name and size.
         """
         stored = AutoConfig.from_pretrained(self.folder, trust_remote_code=True)
-        if architecture not in (stored.architectures or (architecture,)):
+        if not stored.architectures:
+            return False
+        if architecture not in stored.architectures:
             return True
         known = [stored.id2label[index] for index in sorted(stored.id2label)]
-        return bool(stored.architectures) and classes is not None and known != classes
+        return classes is not None and known != classes
 
 
 def open_tokenizer(folder: str):

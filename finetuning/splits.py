@@ -172,24 +172,33 @@ def _check_gold(task: Task, splits: dict[str, Split]) -> None:
                     "labels, or put their file there."
                 )
             if task.head == "tokens":
-                for *_, label in example["entities"]:
-                    if label not in (task.labels or (label,)):
-                        raise ValueError(
-                            f"{where}: unknown label {label!r}; the labels are "
-                            f"{', '.join(task.labels)}. Give the task labels of its own."
-                        )
-            count = len(example["choices"]) if task.head == "choices" else 0
-            if count > task.choices and name == "train":
-                raise ValueError(
-                    f"{where}: has {count} choices, the task {task.choices}; raise choices."
-                )
-            if task.head == "tokens" and name != "train":
-                for (*_, end, label), (start, _, other) in pairwise(sorted(example["entities"])):
-                    if start < end:
-                        raise ValueError(
-                            f"{where}: an entity of {label!r} and one of {other!r} overlap, which "
-                            f"tags of characters cannot show; keep one of them in {name}."
-                        )
+                _check_entities(task, example["entities"], name, where)
+            elif task.head == "choices" and name == "train":
+                _check_choices(task, example["choices"], where)
+
+
+def _check_entities(task: Task, entities: list[list], name: str, where: str) -> None:
+    for *_, label in entities:
+        if task.labels and label not in task.labels:
+            raise ValueError(
+                f"{where}: unknown label {label!r}; the labels are {', '.join(task.labels)}. Give "
+                "the task labels of its own."
+            )
+    if name == "train":
+        return
+    for (*_, end, label), (start, _, other) in pairwise(sorted(entities)):
+        if start < end:
+            raise ValueError(
+                f"{where}: an entity of {label!r} and one of {other!r} overlap, which tags of "
+                f"characters cannot show; keep one of them in {name}."
+            )
+
+
+def _check_choices(task: Task, choices: list[str], where: str) -> None:
+    if len(choices) > task.choices:
+        raise ValueError(
+            f"{where}: has {len(choices)} choices, the task {task.choices}; raise choices."
+        )
 
 
 def check_metric(task: Task, splits: dict[str, Split]) -> None:
